@@ -1,0 +1,31 @@
+"""One way to tell a user that the input is at fault."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """The input is at fault, not the program.
+
+    The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
+    print it without a traceback (:func:`run_main`).
+    """
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command line ``main`` and leave the process with its exit status.
+
+    A :class:`UserError` becomes one line on standard error and status 2, an interrupt status 130; anything else is
+    a defect and keeps its traceback.
+    """
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
