@@ -19,8 +19,8 @@ def _parser() -> argparse.ArgumentParser:
     mmrec = commands.add_parser(
         "mmrec",
         help="a folder in MMRec's or MRLib's layout",
-        description="Read MMRec's layout (NAME.inter with x_label 0/1/2, *_feat.npy or *_feat.pt, optional id maps) or "
-        "MRLib's (inter.csv), check it, and write a dataset that keeps its split.",
+        description="Read MMRec's layout (NAME.inter with x_label 0/1/2, *_feat.npy or *_feat.pt, optional "
+        "id maps) or MRLib's (inter.csv), check it, and write a dataset that keeps its split.",
         epilog="example: python -m dataset_prep mmrec downloads/baby --name baby",
     )
     mmrec.add_argument("source", metavar="SOURCE", help="the folder, or the interaction file in it")
@@ -39,7 +39,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         type=_share,
         default=0.01,
         metavar="SHARE",
-        help="largest share of faulty lines that are skipped and counted before it is an error (default: 0.01)",
+        help="largest share of faulty lines that are skipped and counted; more is an error (default: 0.01)",
     )
 
 

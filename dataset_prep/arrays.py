@@ -95,5 +95,5 @@ def missing_rows(array: np.ndarray, label: str) -> np.ndarray:
 
 
 def modality_order(names: list[str]) -> list[str]:
-    """``names`` in the order in which models take them: image, text, audio, video, then the others by name."""
+    """``names`` in the order in which models take them: image, text, audio, video, the others by name."""
     return sorted(names, key=lambda name: (_LEADING.index(name) if name in _LEADING else len(_LEADING), name))

@@ -15,21 +15,20 @@ FORMAT = "recbole_mambarec.dataset/1"
 
 
 def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file: how the card names what it was made from and what belongs to it."""
+    """Size in bytes and SHA-256 of a file: how the card names its sources and its own files."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def describe_source(path: Path) -> dict:
-    """As :func:`describe_file`, with the file's own name (never its folder, which differs between machines)."""
+    """As :func:`describe_file`, with the file's own name (not its folder, which differs between machines)."""
     return {"name": path.name, **describe_file(path)}
 
 
 def count(interactions: Interactions, n_items: int) -> dict:
     """The counts of the card; ``n_items`` is the size of the catalogue.
 
-    ``density`` is interactions / (users x items). ``users_without_training_item`` and
-    ``items_without_training_user`` count among the users that occur and the whole catalogue; both are absent when
-    the data is not split.
+    ``density`` is interactions / (users x items). ``users_without_training_item`` counts among the users that
+    occur, ``items_without_training_user`` in the whole catalogue; both are absent without a split.
     """
     distinct = interactions.counts()
     users = distinct["users"]
@@ -58,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def summary(card: dict) -> str:
-    """The card for the eyes: a table as in the papers, then splits, modalities, steps and what was dropped."""
+    """The card for the eyes: a table as in the papers, splits, steps, modalities, what was dropped."""
     counts = card["counts"]
     parts = [
         table(

@@ -56,13 +56,13 @@ def _distinct(codes: np.ndarray) -> int:
 class Prepared:
     """A dataset that is ready to be written by :func:`dataset_prep.write.write_dataset`.
 
-    * ``user_ids``, ``item_ids``: raw ids (tokens); ``item_ids`` is the whole catalogue and its order is the order
-      of the lines of ``<name>.item`` and of the rows of every modality;
+    * ``user_ids``, ``item_ids``: raw ids (tokens); ``item_ids`` is the whole catalogue, in the order of the
+      lines of ``<name>.item`` and of the rows of every modality;
     * ``item_columns``: header with type (``"title:token_seq"``) -> one text per item;
-    * ``modalities``: name -> (items, width) floating point array, a row of NaN where the item lacks it; the order of
-      the names is the order in which the models use them;
-    * ``card``: what goes into ``dataset.json`` beside the facts which the writer measures itself (sources, split,
-      seed, steps, dropped rows, command).
+    * ``modalities``: name -> (items, width) floating point array, a row of NaN where the item lacks it; the
+      order of the names is the order in which the models use them;
+    * ``card``: what goes into ``dataset.json`` beside the facts which the writer measures itself (sources,
+      split, seed, steps, dropped rows, command).
     """
 
     name: str

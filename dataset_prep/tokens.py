@@ -1,8 +1,8 @@
 """Ids and texts that survive a tab-separated file.
 
-RecBole reads atomic files with ``pandas.read_csv``: tabs and line ends part fields, a double quote at the start of a
-field swallows what follows, and words such as ``NA`` or ``null`` turn into missing values. Ids that would be misread
-are refused, texts are cleaned.
+RecBole reads atomic files with ``pandas.read_csv``: tabs and line ends part fields, a double quote at the
+start of a field swallows what follows, and words such as ``NA`` or ``null`` turn into missing values. Ids
+that would be misread are refused, texts are cleaned.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ from pathlib import Path
 from recbole_mambarec.errors import UserError
 
 # what pandas.read_csv takes for a missing value
-_READ_AS_MISSING = frozenset(
-    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split(
-        "|"
-    )
-)
+_READ_AS_MISSING = re.compile(r"#N/A( N/A)?|#NA|-?1\.#(IND|QNAN)|-?(NaN|nan)|<NA>|N/A|NA|NULL|None|n/a|null")
 _BAD_IN_ID = re.compile('[\x00-\x1f\x7f"]')
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -28,7 +24,7 @@ MAX_ID_LENGTH = 256
 
 def id_fault(token: object) -> str | None:
     """Why ``token`` cannot be an id, as the reason under which its row is counted; None when it can."""
-    if not isinstance(token, str) or not token or token in _READ_AS_MISSING or token.isspace():
+    if not isinstance(token, str) or not token or _READ_AS_MISSING.fullmatch(token) or token.isspace():
         return "no id"
     if _BAD_IN_ID.search(token) or token != token.strip():
         return "id with a tab, a line end, a quote or blanks around it"
@@ -55,13 +51,13 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not beginning with '.'"
+            f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not first a '.'"
         )
     return name
 
 
 def check_modality_name(name: str) -> str:
-    """``name`` if it can name a modality: as :func:`check_name`, without dots (they part ``<name>.<modality>.npy``)."""
+    """``name`` if it can name a modality: as :func:`check_name`, without dots (they part file names)."""
     if "." in name or not _NAME.fullmatch(name):
         raise UserError(f"the modality name {name!r} cannot be used: take letters, digits, '_' and '-'")
     return name

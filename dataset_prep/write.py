@@ -25,43 +25,32 @@ _CHUNK = 1 << 17
 def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> tuple[Path, dict, bool]:
     """Write ``prepared`` to ``<out>/<name>/`` and give (folder, card, whether anything changed).
 
-    Everything is written into a temporary folder beside the target, which takes the target's place at the very end.
+    Everything is written into a temporary folder beside the target, which takes its place at the very end.
     Files in an existing folder which its card does not list (somebody's notes) are carried over. When the
     existing folder already holds the same bytes it is left alone.
 
     Raises:
-        UserError: the name is not plain, the folder exists and is not a prepared dataset, an id cannot be written,
-            an array does not fit the items.
+        UserError: the name is not plain, the folder exists and is not a prepared dataset, an id cannot be
+            written, an array does not fit the items.
     """
     name = check_name(prepared.name)
     target = Path(out) / name
     old_card = existing_card(target)
     _check(prepared)
-    with _undo() as undo, atomic_folder(target) as folder:
-        card = _write_files(prepared, folder)
-        if old_card is not None:
-            if _same(target, folder, card):
-                raise undo
-            _carry_over(target, old_card, folder)
-    if undo.happened:
+    try:
+        with atomic_folder(target) as folder:
+            card = _write_files(prepared, folder)
+            if old_card is not None:
+                if _same(target, folder, card):
+                    raise _Unchanged
+                _carry_over(target, old_card, folder)
+    except _Unchanged:
         return target, card, False
     return target, card, True
 
 
-class _Undo(Exception):
+class _Unchanged(Exception):
     """Raised inside ``atomic_folder`` to leave the target untouched."""
-
-    happened = False
-
-
-class _undo:
-    def __enter__(self) -> _Undo:
-        self.signal = _Undo()
-        return self.signal
-
-    def __exit__(self, kind, error, trace) -> bool:
-        self.signal.happened = error is self.signal
-        return self.signal.happened
 
 
 def existing_card(folder: Path) -> dict | None:
@@ -81,8 +70,8 @@ def existing_card(folder: Path) -> dict | None:
         known = False
     if not known:
         raise UserError(
-            f"{folder} exists and is not a prepared dataset (no dataset.json of ours in it), so it is left alone: "
-            "choose another --name or move it away"
+            f"{folder} exists and is not a prepared dataset (no dataset.json of ours in it), so it is left "
+            "alone: choose another --name or move it away"
         )
     return card
 
@@ -178,7 +167,7 @@ def _write_interactions(path: Path, header: list[str], rows: Interactions, prepa
 
 
 def _ratings(values: np.ndarray) -> list[str]:
-    # few distinct values: format each once; str() of a float32 gives the shortest text that reads back the same
+    # few distinct values: format each once; str() of a float32 is the shortest text that reads back the same
     distinct, position = np.unique(values, return_inverse=True)
     return np.array([str(value) for value in distinct], dtype=object)[position].tolist()
 

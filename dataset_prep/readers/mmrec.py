@@ -4,7 +4,7 @@
 
     baby/
       baby.inter             userID itemID [rating] [timestamp] x_label      (tab or comma; x_label 0/1/2)
-      image_feat.npy         (items, width); also text_feat.npy, v_feat.npy, t_feat.npy, anything_feat.npy or .pt
+      image_feat.npy         (items, width); also text_feat.npy, v_feat.npy, t_feat.npy, other_feat.pt
       i_id_mapping.csv       asin itemID                                     (optional)
       u_id_mapping.csv       user_id userID                                  (optional)
 
@@ -47,9 +47,9 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
         name: what the dataset is to be called.
         max_bad: largest share of interactions that may stand in two splits before that is an error.
 
-    Items are numbered as in the source; when id maps are there, the raw ids become the tokens. A pair (user, item)
-    that occurs twice in one split is kept once; one that occurs in two splits is kept in the earlier of train,
-    validation, test (the later one could not be recommended anyway, its item being known) and counted.
+    Items are numbered as in the source; when id maps are there, the raw ids become the tokens. A pair (user,
+    item) that occurs twice in one split is kept once; one that occurs in two splits is kept in the earlier of
+    train, validation, test (the later one could not be recommended anyway, its item being known) and counted.
 
     Raises:
         UserError: something in the files is wrong; the file, and the line or row, are named.
@@ -65,13 +65,15 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
         missing_rows(array, file.name)
         if arrays and len(array) != n_items:
             raise UserError(
-                f"{file.name} has {len(array)} rows, but {next(iter(feature_files.values())).name} has {n_items}"
+                f"{file.name} has {len(array)} rows, but "
+                f"{next(iter(feature_files.values())).name} has {n_items}"
             )
         arrays[modality], n_items = array, len(array)
     last_item = int(interactions.items.max())
     if arrays and last_item >= n_items:
         raise UserError(
-            f"{table_file.name} names item {last_item}, but the feature files have {n_items} rows (0 to {n_items - 1})"
+            f"{table_file.name} names item {last_item}, but the feature files have {n_items} rows "
+            f"(0 to {n_items - 1})"
         )
     n_items = n_items or last_item + 1
     n_users = int(interactions.users.max()) + 1
@@ -82,7 +84,7 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
     item_map, user_map = _find_map(folder, "i"), _find_map(folder, "u")
     item_ids = _read_map(item_map, ("itemID", "item_id"), n_items) if item_map else _numbers(n_items)
     user_ids = _read_map(user_map, ("userID",), n_users) if user_map else _numbers(n_users)
-    # a map may name items beyond the last interaction; without arrays it alone tells the size of the catalogue
+    # a map may name items beyond the last interaction; without arrays it alone tells how many there are
     if arrays and len(item_ids) != n_items:
         raise UserError(
             f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows"
@@ -162,13 +164,14 @@ def _read_table(path: Path) -> Interactions:
             columns[field] = column
         elif field in ("users", "items", "split"):
             raise UserError(
-                f"{path.name} has no column {' or '.join(names[:2])} (its columns: {', '.join(frame.columns)})"
+                f"{path.name} has no column {' or '.join(names[:2])} (columns: {', '.join(frame.columns)})"
             )
     split = _whole_numbers(frame[columns["split"]], path.name)
     if (strange := np.flatnonzero(split > 2)).size:
         line = int(strange[0]) + 2
         raise UserError(
-            f"{path.name}, line {line}: label {split[strange[0]]}, expected 0 (train), 1 (validation) or 2 (test)"
+            f"{path.name}, line {line}: label {split[strange[0]]}, expected 0 (train), 1 (validation) "
+            "or 2 (test)"
         )
     return Interactions(
         users=_whole_numbers(frame[columns["users"]], path.name).astype(np.int32),
@@ -269,7 +272,7 @@ def _drop_duplicates(
     n_leaks = int(np.count_nonzero(again & ~same_split))
     if n_leaks > max_bad * len(pair):
         raise UserError(
-            f"{file}: {n_leaks:,} of {len(pair):,} interactions stand in two splits, more than {max_bad:.1%}: "
+            f"{file}: {n_leaks:,} of {len(pair):,} interactions stand in two splits, over {max_bad:.1%}; "
             "the labels look wrong (a higher --max-bad lets them through)"
         )
     dropped = {
