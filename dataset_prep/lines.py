@@ -1,0 +1,148 @@
+"""Read files of lines, plain or gzip, in blocks of whole lines; parse one line safely."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+
+from .progress import bar
+
+#: Bytes per block: large enough to be parsed fast, small enough not to matter.
+BLOCK = 8 << 20
+#: A longer line is no line of a data file.
+MAX_LINE = 64 << 20
+
+
+class BadLine(ValueError):
+    """A line that cannot be used; the message is the reason under which it is counted."""
+
+
+class _Source(io.RawIOBase):
+    """Bytes of a file, unpacked when it is gzip (told by its first bytes, not by its name)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.raw = open(path, "rb")  # noqa: SIM115 (closed in close())
+        except FileNotFoundError:
+            raise UserError(f"there is no file {path}") from None
+        except IsADirectoryError:
+            raise UserError(f"{path} is a folder, expected a file") from None
+        packed = self.raw.read(2) == b"\x1f\x8b"
+        self.raw.seek(0)
+        self.stream = gzip.GzipFile(fileobj=self.raw) if packed else self.raw
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self.stream.read(size)
+        except EOFError:
+            raise UserError(
+                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, get it again"
+            ) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{self.path.name} is damaged gzip data ({error}): get it again") from None
+
+    def position(self) -> int:
+        """Bytes consumed of the file as it lies on disk."""
+        return self.raw.tell()
+
+    def close(self) -> None:
+        if self.stream is not self.raw:
+            self.stream.close()
+        self.raw.close()
+        super().close()
+
+
+def open_source(path: str | Path) -> _Source:
+    """Open a plain or gzip file for reading bytes.
+
+    Raises:
+        UserError: there is no such file; later, on reading: its gzip data is cut or damaged.
+    """
+    return _Source(Path(path))
+
+
+def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
+    """Blocks of whole lines of about ``size`` bytes, each ending with a line end, with a progress bar.
+
+    A byte order mark at the start is dropped, and a last line without a line end gets one.
+
+    Raises:
+        UserError: see :func:`open_source`; or a line is longer than :data:`MAX_LINE`.
+    """
+    path = Path(path)
+    with open_source(path) as source, bar(path.name, path.stat().st_size, "B") as shown:
+        rest = source.read(3)
+        rest = b"" if rest == b"\xef\xbb\xbf" else rest
+        while chunk := source.read(size):
+            shown.update(source.position() - shown.n)
+            cut = chunk.rfind(b"\n") + 1
+            if cut:
+                yield rest + chunk[:cut]
+                rest = chunk[cut:]
+            else:
+                rest += chunk
+                if len(rest) > MAX_LINE:
+                    raise UserError(
+                        f"{path.name} has a line of more than {MAX_LINE >> 20} MB: not a file of lines"
+                    )
+        if rest:
+            yield rest if rest.endswith(b"\n") else rest + b"\n"
+
+
+def parse_object(line: bytes, literals: bool = False) -> dict:
+    """One line as a dict: JSON or, where ``literals`` says so, a Python literal (Amazon 2014).
+
+    Of a key that occurs twice the first value counts, as in the fast parser. Nothing is ever evaluated:
+    ``ast.literal_eval`` knows constants and containers only.
+
+    Raises:
+        BadLine: not UTF-8, not an object.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadLine("not UTF-8") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_first_wins)
+    except (ValueError, RecursionError):
+        value = _literal(text) if literals else None
+    if not isinstance(value, dict):
+        raise BadLine("not an object")
+    return value
+
+
+def _first_wins(pairs: list[tuple]) -> dict:
+    return dict(reversed(pairs))
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def objects(path: str | Path, skips, literals: bool = False) -> Iterator[dict]:
+    """Every line of a file as a dict; lines that are none are counted in ``skips`` (and blank ones ignored)."""
+    import warnings
+
+    with warnings.catch_warnings():
+        # literal_eval warns of "\d" and the like in texts, which are not ours to mend
+        warnings.simplefilter("ignore")
+        for block in blocks(path):
+            for line in block.split(b"\n"):
+                if not line.strip():
+                    continue
+                skips.lines += 1
+                try:
+                    yield parse_object(line, literals)
+                except BadLine as fault:
+                    skips.add(str(fault))

@@ -1,0 +1,329 @@
+"""Stream interactions out of large files: batches of four columns, faulty rows counted by reason.
+
+polars parses a block of lines at once, about ten times as fast as Python's ``json`` does line by line. Where it
+refuses a block (one faulty line is enough), that block is read again line by line, so that each fault is seen by
+itself. Both ways end in :func:`screen`, which alone decides whether a row can be used.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+
+from ..extras import need
+from ..lines import BadLine, blocks, parse_object
+from ..skips import Skips
+from ..tokens import id_fault
+
+pl = need("polars", "prep")
+
+#: Seconds since 1970 between which a timestamp is taken for one: 1990-01-01 and 2100-01-01.
+EARLIEST, LATEST = 631_152_000, 4_102_444_800
+#: What one unit of a raw timestamp is worth in seconds; ``iso`` stands for texts such as 2018-06-17T02:00:00.
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "iso": None}
+
+_ROWS = 1 << 17
+# ids that need no closer look; everything else goes through id_fault
+_PLAIN_ID = r"^[A-Za-z0-9_\-]{5,256}$"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which raw column holds what. ``rating`` and ``timestamp`` may be None: not there."""
+
+    user: str
+    item: str
+    rating: str | None = None
+    timestamp: str | None = None
+    time_unit: str = "s"
+
+    def columns(self) -> dict[str, str]:
+        """Our name -> raw name of the columns that are there."""
+        named = {"user": self.user, "item": self.item, "rating": self.rating, "timestamp": self.timestamp}
+        return {ours: raw for ours, raw in named.items() if raw is not None}
+
+    def dtypes(self) -> dict:
+        """Our name -> polars type before screening."""
+        time = pl.String if self.time_unit == "iso" else pl.Float64
+        types = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": time}
+        return {ours: types[ours] for ours in self.columns()}
+
+
+def read_json_lines(
+    path: Path, layout: Layout, skips: Skips, literals: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Batches of a JSON-lines file (or one of Python literals), screened.
+
+    Each batch has the columns user, item (text), rating (float32), timestamp (float64 seconds), as far as the
+    layout names them.
+    """
+    for block in blocks(path):
+        batch = _json_block(block, layout)
+        if batch is None:
+            batch = _json_by_line(block, layout, skips, literals)
+        else:
+            skips.lines += batch.height
+        yield screen(batch, layout, skips)
+
+
+def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
+    """The fast way; None when anything about the block is out of the ordinary."""
+    columns, dtypes = layout.columns(), layout.dtypes()
+    if len(set(columns.values())) < len(columns):
+        return None
+    try:
+        batch = pl.read_ndjson(io.BytesIO(block), schema={columns[ours]: dtypes[ours] for ours in columns})
+    except (pl.exceptions.PolarsError, OverflowError, ValueError):
+        return None
+    if batch.height != block.count(b"\n"):
+        return None
+    batch = batch.rename({raw: ours for ours, raw in columns.items()})
+    texts = [ours for ours, dtype in dtypes.items() if dtype == pl.String]
+    # true, {..} and [..] turned into text, and half of a surrogate pair turned into \0
+    odd = pl.any_horizontal(pl.col(texts).str.contains(r"^(true|false|[\[{].*)$|\x00")).any()
+    return None if batch.select(odd.fill_null(False)).item() else batch
+
+
+def _json_by_line(block: bytes, layout: Layout, skips: Skips, literals: bool) -> pl.DataFrame:
+    columns, dtypes = layout.columns(), layout.dtypes()
+    found: dict[str, list] = {ours: [] for ours in columns}
+    for line in block.split(b"\n"):
+        if not line.strip():
+            continue
+        skips.lines += 1
+        try:
+            record = parse_object(line, literals)
+        except BadLine as fault:
+            skips.add(str(fault))
+            continue
+        for ours, raw in columns.items():
+            convert = _text if dtypes[ours] == pl.String else _number
+            found[ours].append(convert(record.get(raw)))
+    return pl.DataFrame(found, schema=dtypes)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, str):
+        # half of a surrogate pair cannot be written; the replacement is refused later, as part of an id
+        return value.encode("utf-8", "replace").decode("utf-8") if not value.isascii() else value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # an integer of thousands of digits
+            return None
+    return None
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, (int, float, str)) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_delimited(
+    path: Path, layout: Layout, skips: Skips, delimiter: str, header: list[str] | None = None
+) -> Iterator[pl.DataFrame]:
+    """Batches of a CSV or TSV file, screened. ``header`` names the columns of a file that has none itself."""
+    for names, rows in _delimited_rows(path, delimiter, header, skips):
+        missing = [raw for raw in layout.columns().values() if raw not in names]
+        if missing:
+            raise UserError(f"{path.name} has no column {missing[0]} (columns: {', '.join(names)})")
+        yield screen(_cast(rows, layout), layout, skips)
+
+
+def _cast(rows: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    dtypes = layout.dtypes()
+    return rows.select(
+        pl.col(raw).cast(dtypes[ours], strict=False).alias(ours) for ours, raw in layout.columns().items()
+    )
+
+
+def delimited_table(path: Path, delimiter: str, skips: Skips) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    """(column names, rows as text) of a CSV or TSV file with a header, batch by batch."""
+    return _delimited_rows(path, delimiter, None, skips)
+
+
+def _delimited_rows(path: Path, delimiter: str, names: list[str] | None, skips: Skips):
+    stream = blocks(path)
+    for block in stream:
+        if names is None:
+            if b'"' in block:
+                break
+            head, _, block = block.partition(b"\n")
+            names = _header(path, [cell.strip() for cell in _decode(head).rstrip("\r").split(delimiter)])
+            if not block:
+                continue
+        if b'"' in block:
+            break
+        yield names, _plain_rows(block, delimiter, names, skips)
+    else:
+        return
+    # a quote may hide line ends: from here on Python's csv module, which knows them, reads the rest
+    rows = _quoted_rows(itertools.chain([block], stream), delimiter, skips)
+    if names is None:
+        names = _header(path, [cell.strip() for cell in next(rows, [])])
+    while part := list(itertools.islice(rows, _ROWS)):
+        skips.lines += len(part)
+        yield names, _frame(part, names, skips)
+
+
+def _header(path: Path, names: list[str]) -> list[str]:
+    # RecBole's own headers carry types (user_id:token)
+    names = [name.partition(":")[0] if name.count(":") == 1 else name for name in names]
+    if len(set(names)) != len(names) or not any(names):
+        raise UserError(
+            f"{path.name}: the first line does not name the columns, each once: {', '.join(names)}"
+        )
+    return names
+
+
+def _decode(block: bytes) -> str:
+    # bytes that are not UTF-8 become lone surrogates, which _frame finds again
+    return block.decode("utf-8", "surrogateescape")
+
+
+def _plain_rows(block: bytes, delimiter: str, names: list[str], skips: Skips) -> pl.DataFrame:
+    n_lines = block.count(b"\n")
+    try:
+        rows = pl.read_csv(
+            io.BytesIO(block),
+            has_header=False,
+            separator=delimiter,
+            quote_char=None,
+            schema=dict.fromkeys(names, pl.String),
+            missing_utf8_is_empty_string=True,
+        )
+    except (pl.exceptions.PolarsError, ValueError):
+        rows = None
+    # a line with too few cells is padded with nulls, so look for the number of delimiters too
+    if (
+        rows is not None
+        and rows.height == n_lines
+        and block.count(delimiter.encode()) == n_lines * (len(names) - 1)
+    ):
+        skips.lines += n_lines
+        return rows
+    cells = [line.rstrip("\r").split(delimiter) for line in _decode(block).split("\n") if line.strip()]
+    skips.lines += len(cells)
+    return _frame(cells, names, skips)
+
+
+def _quoted_rows(parts: Iterable[bytes], delimiter: str, skips: Skips) -> Iterator[list[str]]:
+    lines = (line for part in parts for line in _decode(part).splitlines(keepends=True))
+    rows = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            skips.lines += 1
+            skips.add("not a row of cells")
+            continue
+        if row and (len(row) > 1 or row[0].strip()):
+            yield row
+
+
+def _frame(cells: list[list[str]], names: list[str], skips: Skips) -> pl.DataFrame:
+    good = []
+    for row in cells:
+        if len(row) != len(names):
+            skips.add("wrong number of cells")
+            continue
+        try:
+            "".join(row).encode("utf-8")
+        except UnicodeEncodeError:
+            skips.add("not UTF-8")
+            continue
+        good.append(row)
+    return pl.DataFrame(good, schema=dict.fromkeys(names, pl.String), orient="row")
+
+
+def read_parquet(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFrame]:
+    """Batches of a Parquet file, screened."""
+    for _, rows in parquet_table(path, skips, layout.columns().values()):
+        if layout.timestamp and rows.schema[layout.timestamp].is_temporal():
+            seconds = pl.col(layout.timestamp).cast(pl.Datetime("us")).dt.timestamp("us") / 1e6
+            rows = rows.with_columns(
+                seconds.cast(pl.String)
+                if layout.time_unit == "iso"
+                else seconds / TIME_UNITS[layout.time_unit]
+            )
+        yield screen(_cast(rows, layout), layout, skips)
+
+
+def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None):
+    """(column names, rows) of a Parquet file, batch by batch."""
+    try:
+        lazy = pl.scan_parquet(path)
+        names = lazy.collect_schema().names()
+        for raw in columns or ():
+            if raw not in names:
+                raise UserError(f"{path.name} has no column {raw} (columns: {', '.join(names)})")
+        wanted = list(dict.fromkeys(columns)) if columns is not None else names
+        for start in itertools.count(0, _ROWS * 8):
+            rows = lazy.select(wanted).slice(start, _ROWS * 8).collect()
+            if not rows.height:
+                return
+            skips.lines += rows.height
+            yield names, rows
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except pl.exceptions.PolarsError as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise UserError(f"{path.name} is not a whole Parquet file ({reason[:160]})") from None
+
+
+def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
+    """The rows that can be used; the others are counted by reason, each under the first that applies."""
+    batch = batch.with_columns(pl.col("user", "item").str.strip_chars())
+    for ours in ("user", "item"):
+        fine = pl.col(ours).str.contains(_PLAIN_ID)
+        batch = batch.with_row_index("row")
+        doubtful = batch.filter(~fine.fill_null(False))
+        faults = {token: id_fault(token) for token in doubtful[ours].unique().to_list()}
+        reasons = [faults[token] for token in doubtful[ours].to_list()]
+        bad = [row for row, reason in zip(doubtful["row"].to_list(), reasons) if reason]
+        for reason in filter(None, reasons):
+            skips.add(reason)
+        if bad:
+            batch = batch.filter(~pl.col("row").is_in(bad))
+        batch = batch.drop("row")
+    if layout.rating is not None:
+        batch = _keep(
+            batch, pl.col("rating").is_finite() & (pl.col("rating").abs() < 1e30), "no rating", skips
+        )
+        batch = batch.with_columns(pl.col("rating").cast(pl.Float32))
+    if layout.timestamp is not None:
+        batch = batch.with_columns(_seconds(layout.time_unit))
+        batch = _keep(batch, pl.col("timestamp").is_not_null(), "no timestamp", skips)
+        batch = _keep(batch, pl.col("timestamp").is_between(EARLIEST, LATEST), "absurd timestamp", skips)
+    return batch
+
+
+def _keep(batch: pl.DataFrame, fine: pl.Expr, reason: str, skips: Skips) -> pl.DataFrame:
+    kept = batch.filter(fine.fill_null(False))
+    skips.add(reason, batch.height - kept.height)
+    return kept
+
+
+def _seconds(unit: str) -> pl.Expr:
+    raw = pl.col("timestamp")
+    if unit != "iso":
+        return raw * TIME_UNITS[unit] if unit == "s" else raw / round(1 / TIME_UNITS[unit])
+    # a date alone, or date and time with a blank or a T, with or without zone: seconds, or NaN-free null
+    text = (
+        raw.str.strip_chars().str.replace("Z$", "+00:00").str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
+    )
+    text = text.str.replace(" ", "T", literal=True)
+    zoned = text.str.contains(r"[+-]\d\d:?\d\d$")
+    text = pl.when(zoned).then(text).otherwise(text + "+00:00")
+    moment = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
+    return (moment.dt.timestamp("us") / 1e6).alias("timestamp")

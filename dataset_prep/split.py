@@ -1,0 +1,99 @@
+"""Divide interactions into training (0), validation (1) and test (2)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+from .tables import SPLITS, Interactions
+
+METHODS = ("mmrec", "leave-one-out", "temporal-user", "temporal-global", "none")
+
+
+def split(interactions: Interactions, method: str, seed: int) -> np.ndarray | None:
+    """The part (n,) int8 of every interaction by one of :data:`METHODS`; None for ``none``.
+
+    Args:
+        interactions: needs timestamps for all but ``mmrec`` and ``none``.
+        seed: of the shuffle of ``mmrec``; the others have no chance in them.
+
+    Raises:
+        UserError: unknown method, no timestamps, or a part would be empty.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown split {method!r}; there are {', '.join(METHODS)}")
+    if method == "none":
+        return None
+    if method != "mmrec" and interactions.timestamp is None:
+        raise UserError(f"the split {method} needs timestamps, and the data has none; take --split mmrec")
+    if method == "mmrec":
+        parts = per_user(interactions.users, np.random.default_rng(seed).permutation(len(interactions)))
+    elif method == "temporal-user":
+        parts = per_user(interactions.users, interactions.timestamp)
+    elif method == "leave-one-out":
+        parts = leave_one_out(interactions.users, interactions.timestamp)
+    else:
+        parts = temporal_global(interactions.timestamp)
+    sizes = np.bincount(parts, minlength=3)
+    if not sizes.all():
+        empty = SPLITS[int(np.flatnonzero(sizes == 0)[0])]
+        raise UserError(f"the split {method} leaves the {empty} part empty: too few interactions per user")
+    return parts
+
+
+def held_out(n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(validation, test) sizes of users with ``n`` interactions, about 8:1:1 as MMRec does it.
+
+    Fewer than 10: one each. Otherwise int(0.2 n) are held out, of which half, rounded down, for validation. A
+    user with two keeps one for training and gives one to the test, a user with one keeps it.
+    """
+    n = np.asarray(n)
+    both = np.where(n < 10, 2, n // 5)
+    validation, test = both // 2, both - both // 2
+    return np.where(n < 3, 0, validation), np.where(n < 2, 0, test)
+
+
+def per_user(users: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Each user's interactions in the order of ``key``: first training, then validation, then test.
+
+    With random keys this is MMRec's random split; with timestamps it tests on each user's latest.
+    """
+    _, from_end = _ranks(users, key)
+    validation, test = held_out(np.bincount(users, minlength=1))
+    return _assign(from_end, validation[users], test[users])
+
+
+def leave_one_out(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+    """The last of each user for the test, the one before for validation (from three interactions on)."""
+    n, from_end = _ranks(users, timestamps)
+    return _assign(from_end, (n >= 3).astype(int), (n >= 2).astype(int))
+
+
+def temporal_global(timestamps: np.ndarray, training: float = 0.8, validation: float = 0.1) -> np.ndarray:
+    """Two moments divide all interactions: before, between and after them about 8:1:1.
+
+    Interactions of the same moment stay together, so that nothing in training is later than anything in test.
+    """
+    ordered = np.sort(timestamps)
+    n = len(ordered)
+    # half a row is rounded, not lost to binary fractions (0.8 + 0.1 < 0.9)
+    cuts = [min(round(share * n), n - 1) for share in (training, training + validation)]
+    return np.searchsorted(ordered[cuts], timestamps, side="right").astype(np.int8)
+
+
+def _ranks(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per interaction: how many its user has, and its place from the end (0 = last) in the order of ``key``."""
+    order = np.lexsort((key, users))  # stable: equal keys stay in the order of the file
+    counts = np.bincount(users, minlength=1)
+    ends = np.cumsum(counts)
+    from_end = np.empty(len(users), dtype=np.int64)
+    from_end[order] = ends[users[order]] - 1 - np.arange(len(users))
+    return counts[users], from_end
+
+
+def _assign(from_end: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
+    parts = np.zeros(len(from_end), dtype=np.int8)
+    parts[from_end < validation + test] = 1
+    parts[from_end < test] = 2
+    return parts
