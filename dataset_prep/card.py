@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,11 +50,12 @@ def count(interactions: Interactions, n_items: int) -> dict:
     return counts
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides about the bytes of a prepared dataset."""
+def versions(*modules: str) -> dict[str, str]:
+    """Versions of what decides about the bytes of a prepared dataset: this package, numpy and ``modules``."""
     from recbole_mambarec import __version__
 
-    return {"recbole_mambarec": __version__, "numpy": np.__version__}
+    others = {module: importlib.import_module(module).__version__ for module in ("numpy", *modules)}
+    return {"recbole_mambarec": __version__, **others}
 
 
 def summary(card: dict) -> str:

@@ -30,6 +30,8 @@ def id_fault(token: object) -> str | None:
         return "id with a tab, a line end, a quote or blanks around it"
     if len(token) > MAX_ID_LENGTH:
         return f"id longer than {MAX_ID_LENGTH} characters"
+    if not token.isascii() and not token.isprintable():
+        return "id with characters that cannot be written"  # half a surrogate pair, invisible signs
     return None
 
 
@@ -89,3 +91,11 @@ def _last_part(word: str) -> str:
     if word in (".", "..") or "/" in word or "\\" in word:
         return Path(word).resolve().name
     return word
+
+
+def file_stem(item_id: str) -> str:
+    """The file name, without ending, of an item's image: its id, with ``%XX`` for what file names cannot hold."""
+    from urllib.parse import quote
+
+    stem = quote(item_id, safe=" ")
+    return f"%2E{stem[1:]}" if stem.startswith(".") else stem

@@ -115,24 +115,13 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
         [prepared.item_ids, *prepared.item_columns.values()],
     )
     files.append(f"{name}.item")
+    described = {file: describe_file(folder / file) for file in files}
     modalities = {}
     made_by = prepared.card.get("encoders", {})
     for modality, array in prepared.modalities.items():
-        file = f"{name}.{modality}.npy"
-        missing = int(np.count_nonzero(missing_rows(array, f"modality {modality}")))
-        with open(folder / file, "wb") as stream:
-            np.save(stream, np.asarray(array, order="C"), allow_pickle=False)
-        modalities[modality] = {
-            "file": file,
-            "shape": list(array.shape),
-            "dtype": array.dtype.name,
-            "missing": missing,
-            **({"encoder": made_by[modality]} if modality in made_by else {}),
-        }
-        files.append(file)
-    described = {file: describe_file(folder / file) for file in files}
-    for facts in modalities.values():
-        facts["sha256"] = described[facts["file"]]["sha256"]
+        facts, file = write_modality(folder, name, modality, array)
+        modalities[modality] = facts | ({"encoder": made_by[modality]} if modality in made_by else {})
+        described[facts["file"]] = file
     card = {
         "format": FORMAT,
         "name": name,
@@ -151,6 +140,24 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
     card.update({key: value for key, value in prepared.card.items() if key != "encoders"})
     write_json(folder / "dataset.json", card)
     return card
+
+
+def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) -> tuple[dict, dict]:
+    """Write ``<name>.<modality>.npy``; gives what the card says of the modality and of the file.
+
+    A file of that name is removed first, since it may be a link that another folder shares.
+
+    Raises:
+        UserError: the array holds values that are not finite.
+    """
+    path = folder / f"{name}.{modality}.npy"
+    missing = int(np.count_nonzero(missing_rows(array, f"modality {modality}")))
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as stream:
+        np.save(stream, np.asarray(array, order="C"), allow_pickle=False)
+    described = describe_file(path)
+    facts = {"file": path.name, "shape": list(array.shape), "dtype": array.dtype.name, "missing": missing}
+    return {**facts, "sha256": described["sha256"]}, described
 
 
 def _write_interactions(path: Path, header: list[str], rows: Interactions, prepared: Prepared) -> None:

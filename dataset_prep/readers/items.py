@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..tokens import clean_text
+from ..skips import Skips
+from ..tokens import clean_text, id_fault
 
 #: Characters of text that are kept per item: pandas' reader refuses fields beyond 131,072.
 MAX_TEXT = 30_000
@@ -35,6 +36,30 @@ class Item:
         # the same category stands several times in nested lists
         parts = [self.title, self.brand, *dict.fromkeys(self.categories), self.description]
         return " ".join(filter(None, map(plain, parts)))[:MAX_TEXT].rstrip()
+
+
+class Catalogue:
+    """Collects the metadata of the wanted items; of an item that comes twice the first record counts.
+
+    ``items``: id -> :class:`Item`; ``again``: reason -> number of repeated records.
+    """
+
+    def __init__(self, wanted: set[str], skips: Skips) -> None:
+        self.wanted, self.skips = wanted, skips
+        self.items: dict[str, Item] = {}
+        self.again = {"item described twice": 0, "item described twice, with different texts": 0}
+
+    def add(self, item: Item) -> None:
+        """Take an item; one without a usable id is counted as a faulty line."""
+        item.id = item.id.strip()
+        if item.id not in self.wanted:
+            if fault := id_fault(item.id):
+                self.skips.add(fault)
+        elif item.id in self.items:
+            same, different = self.again
+            self.again[same if self.items[item.id].text() == item.text() else different] += 1
+        else:
+            self.items[item.id] = item
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,90 @@
+"""Read a prepared dataset back: its card, its items, its interactions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+from .progress import bar
+from .tables import SPLITS
+
+
+def read_card(folder: Path) -> dict:
+    """The card of a prepared dataset.
+
+    Raises:
+        UserError: there is no such folder, or no card of ours in it.
+    """
+    file = folder / "dataset.json"
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    if not file.is_file():
+        raise UserError(f"{folder} holds no dataset.json, so it is not a prepared dataset")
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+        if not card["format"].startswith("recbole_mambarec.dataset/") or not isinstance(card["name"], str):
+            raise KeyError("format")
+        for key in ("modalities", "files", "counts"):
+            if not isinstance(card[key], dict):
+                raise KeyError(key)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is not the card of a prepared dataset ({error})") from None
+    return card
+
+
+def rows(path: Path) -> Iterator[list[str]]:
+    """The cells of every line of an atomic file, the header first."""
+    try:
+        with open(path, encoding="utf-8", newline="\n") as stream:
+            with bar(path.name, path.stat().st_size, "B") as shown:
+                for line in stream:
+                    shown.update(len(line))
+                    yield line.rstrip("\n").split("\t")
+    except UnicodeDecodeError:
+        raise UserError(f"{path.name} is not UTF-8 text") from None
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+
+
+def read_items(folder: Path, name: str) -> dict[str, list[str]]:
+    """The columns of ``<name>.item`` by their header without type; ``item_id`` is among them.
+
+    Raises:
+        UserError: no such file, no item, or a line with too few or too many cells.
+    """
+    lines = rows(folder / f"{name}.item")
+    header = [cell.partition(":")[0] for cell in next(lines, [""])]
+    if "item_id" not in header:
+        raise UserError(f"{name}.item has no column item_id")
+    cells = []
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise UserError(f"{name}.item, line {number}: {len(line)} cells, expected {len(header)}")
+        cells.append(line)
+    if not cells:
+        raise UserError(f"{name}.item has no items")
+    return dict(zip(header, map(list, zip(*cells))))
+
+
+def interaction_files(card: dict) -> list[str]:
+    """Names of the interaction files of a dataset, in the order of :data:`dataset_prep.tables.SPLITS`."""
+    parts = [f".{part}" for part in SPLITS] if card.get("benchmark_filename") else [""]
+    return [f"{card['name']}{part}.inter" for part in parts]
+
+
+def degrees(folder: Path, card: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(interactions per user, interactions per item of the catalogue), each in descending order."""
+    of_users: dict[str, int] = {}
+    of_items = dict.fromkeys(read_items(folder, card["name"])["item_id"], 0)
+    for file in interaction_files(card):
+        lines = rows(folder / file)
+        next(lines, None)
+        for user, item, *_ in lines:
+            of_users[user] = of_users.get(user, 0) + 1
+            of_items[item] = of_items.get(item, 0) + 1
+    return tuple(np.sort(np.fromiter(d.values(), dtype=np.int64))[::-1] for d in (of_users, of_items))

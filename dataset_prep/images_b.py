@@ -1,0 +1,80 @@
+"""``image_features_Baby.b`` of Amazon 2014: records of 10 bytes of ASIN and 4096 little-endian float32.
+
+Source: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html ("Visual Features")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+from .lines import open_source
+from .progress import bar
+from .skips import Skips
+
+ID_BYTES, WIDTH = 10, 4096
+_RECORD = np.dtype([("id", f"V{ID_BYTES}"), ("row", "<f4", (WIDTH,))])
+#: Records read together (64 MB).
+_TOGETHER = 4096
+
+
+def read_b(
+    path: str | Path, item_ids: Sequence[str], target: Path, max_bad: float
+) -> tuple[np.ndarray, Skips]:
+    """The rows of ``item_ids`` out of a ``.b`` file, plain or gzip.
+
+    Args:
+        item_ids: the items wanted, n of them.
+        target: a ``.npy`` file to be made; the array lies there, not in memory.
+        max_bad: largest share of records that may be unusable (values that are not finite).
+
+    Returns:
+        a memory map (n, 4096) float32 with NaN rows for the items that the file does not have, and the counts of
+        records left out: not finite, or of an item that came before.
+
+    Raises:
+        UserError: no such file, it ends within a record, or too many records are unusable.
+    """
+    path = Path(path)
+    wanted = {item.encode("utf-8"): row for row, item in enumerate(item_ids)}
+    array = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(item_ids), WIDTH))
+    array[:] = np.nan
+    found = np.zeros(len(item_ids), dtype=bool)
+    skips = Skips(path.name)
+    with open_source(path) as source, bar(path.name, path.stat().st_size, "B") as shown:
+        while block := _read_full(source, _TOGETHER * _RECORD.itemsize):
+            shown.update(source.position() - shown.n)
+            whole = len(block) // _RECORD.itemsize
+            if whole * _RECORD.itemsize != len(block):
+                raise UserError(
+                    f"{path.name} ends in the middle of record {skips.lines + whole}: either the download is "
+                    f"incomplete, or these are not records of {ID_BYTES} bytes and {WIDTH} float32"
+                )
+            skips.lines += whole
+            records = np.frombuffer(block, dtype=_RECORD)
+            for record in records:
+                row = wanted.get(record["id"].tobytes().rstrip(b"\0 "))
+                if row is None:
+                    continue
+                if not np.isfinite(record["row"]).all():
+                    skips.add("image features that are not finite")
+                elif found[row]:
+                    skips.add("image features of an item given twice")
+                else:
+                    array[row], found[row] = record["row"], True
+    skips.check(max_bad)
+    array.flush()
+    return array, skips
+
+
+def _read_full(source, size: int) -> bytes:
+    """``size`` bytes, fewer only at the end: a gzip stream may give less at a time."""
+    parts, got = [], 0
+    while got < size and (part := source.read(size - got)):
+        parts.append(part)
+        got += len(part)
+    return b"".join(parts)

@@ -1,0 +1,371 @@
+"""From raw files to a written dataset: the steps in their order.
+
+read -> clean -> k-core -> split -> texts of the items -> modalities -> write
+
+:func:`prepare_amazon` and :func:`prepare_table` differ in how they read; all the rest is shared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+from .card import describe_source, versions
+from .clean import at_least, latest_of_duplicates
+from .extras import need
+from .factorise import gather, spill
+from .kcore import k_core
+from .skips import MAX_BAD, Skips
+from .split import METHODS, split
+from .stages import Stages, fingerprint
+from .tables import Interactions, Prepared
+from .tokens import check_name
+from .write import existing_card, write_dataset
+
+
+@dataclass
+class Options:
+    """How to prepare; every field has an option of the same name on the command line."""
+
+    #: Keep users and items with at least so many interactions, to the fixed point; 1 keeps all.
+    k_core: int = 5
+    #: Keep interactions rated so or better.
+    min_rating: float | None = None
+    #: One of :data:`dataset_prep.split.METHODS`.
+    split: str = "mmrec"
+    #: Of the random split and of TF-IDF's decomposition.
+    seed: int = 999
+    #: ``tfidf``, ``sentence-transformers:<name or folder>`` or ``none``.
+    text_encoder: str = "tfidf"
+    #: Width of ``tfidf``.
+    text_width: int = 384
+    #: Amazon's ``.b`` file of 4096-wide image features.
+    image_features: str | Path | None = None
+    #: A folder of images named by item id.
+    images: str | Path | None = None
+    #: ``timm:MODEL``, ``torchvision:MODEL`` or an :class:`dataset_prep.encoders.image.ImageEncoder`.
+    image_encoder: object = None
+    #: File of the network's weights.
+    image_weights: str | Path | None = None
+    #: Texts or images per step of an encoder.
+    batch: int = 64
+    #: Largest share of faulty lines in a file that is skipped.
+    max_bad: float = MAX_BAD
+
+    def check(self) -> None:
+        """Raises:
+        UserError: a value is out of its range, or two exclude each other; before any work is done.
+        """
+        if self.split not in METHODS:
+            raise UserError(f"unknown split {self.split!r}; there are {', '.join(METHODS)}")
+        if self.k_core < 0 or self.text_width < 1 or self.batch < 1:
+            raise UserError("k-core, text width and batch are whole numbers from 0, 1 and 1")
+        if self.image_features is not None and self.images is not None:
+            raise UserError("--image-features and --images both give the images: choose one")
+        if self.images is not None and self.image_encoder is None:
+            raise UserError("--images needs --image-encoder (timm:MODEL or torchvision:MODEL)")
+        if self.text_encoder.startswith("sentence-transformers:"):
+            need("sentence_transformers", "features")
+        elif self.text_encoder not in ("tfidf", "none"):
+            raise UserError(
+                f"unknown text encoder {self.text_encoder!r}; there are tfidf, "
+                "sentence-transformers:<name or folder> and none"
+            )
+
+
+def prepare_amazon(
+    reviews: str | Path,
+    meta: str | Path | None,
+    name: str,
+    out: str | Path = "dataset",
+    *,
+    version: str | None = None,
+    options: Options | None = None,
+    command: str | None = None,
+) -> tuple[Path, dict, bool]:
+    """Prepare a category of Amazon Reviews 2014, 2018 or 2023.
+
+    Args:
+        reviews: JSON lines or a ratings table, plain or gzip.
+        meta: the metadata file of the same version; without it there is no text.
+        name, out: the dataset is written to ``<out>/<name>/``.
+        version: "2014", "2018" or "2023"; None recognises it.
+        command: for the card.
+
+    Returns:
+        (folder, card, whether anything changed).
+
+    Raises:
+        UserError: the input is at fault; nothing is written then.
+    """
+    need("polars", "prep")
+    from .readers import amazon
+
+    reviews, meta = Path(reviews), None if meta is None else Path(meta)
+    for file in filter(None, (reviews, meta)):
+        _must_exist(file)
+    if version is not None and version not in amazon.VERSIONS:
+        raise UserError(f"unknown version {version!r}; there are {', '.join(amazon.VERSIONS)}")
+    module = amazon.recognise(reviews, meta) if version is None else amazon.VERSIONS[version]
+    return _prepare(
+        name,
+        Path(out),
+        reviews,
+        meta,
+        ["amazon", module.VERSION],
+        lambda skips: amazon.read_reviews(reviews, module, skips),
+        lambda wanted, skips: amazon.read_metadata(meta, module, wanted, skips),
+        options or Options(),
+        command,
+        {"format": f"Amazon Reviews {module.VERSION}"},
+    )
+
+
+def prepare_table(
+    interactions: str | Path,
+    items: str | Path | None,
+    name: str,
+    out: str | Path = "dataset",
+    *,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    rating_column: str | None = None,
+    time_column: str | None = None,
+    time_unit: str | None = None,
+    item_id_column: str | None = None,
+    text_columns: Sequence[str] = (),
+    options: Options | None = None,
+    command: str | None = None,
+) -> tuple[Path, dict, bool]:
+    """Prepare any table of interactions, with or without a table of items (CSV, TSV, Parquet, JSON lines).
+
+    Columns that are not given are guessed from usual names. ``time_unit`` is one of s, ms, us, ns, iso.
+    Returns and raises as :func:`prepare_amazon`.
+    """
+    need("polars", "prep")
+    from .readers import tabular
+
+    interactions, items = Path(interactions), None if items is None else Path(items)
+    layout = tabular.layout_of(
+        interactions,
+        user=user_column,
+        item=item_column,
+        rating=rating_column,
+        timestamp=time_column,
+        time_unit=time_unit,
+    )
+    item_options = {"item": item_id_column, "texts": list(text_columns)}
+    if items is not None:
+        tabular.format_of(items)
+    return _prepare(
+        name,
+        Path(out),
+        interactions,
+        items,
+        ["table", repr(layout), item_options],
+        lambda skips: tabular.read_interactions(interactions, layout, skips),
+        lambda wanted, skips: tabular.read_items(items, wanted, skips, **item_options),
+        options or Options(),
+        command,
+        {"format": "table", "columns": layout.columns(), "time_unit": layout.time_unit},
+    )
+
+
+def _must_exist(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+
+
+def _prepare(
+    name: str,
+    out: Path,
+    table: Path,
+    items: Path | None,
+    reader: list,
+    read_batches: Callable[[Skips], Iterator],
+    read_catalogue: Callable[[set[str], Skips], object],
+    options: Options,
+    command: str | None,
+    facts: dict,
+) -> tuple[Path, dict, bool]:
+    check_name(name)
+    options.check()
+    existing_card(out / name)  # what must not be replaced is refused before the work, not after
+    image_encoder = _image_encoder(options)
+    described = [describe_source(file) for file in filter(None, (table, items))]
+    stages = Stages(out, name)
+    key = fingerprint(reader, described[0], options.max_bad)
+
+    def read(folder: Path) -> None:
+        skips = Skips(table.name)
+        spill(read_batches(skips), folder, skips, options.max_bad)
+
+    raw = gather(stages.folder_of("interactions", key, read))
+    kept, steps, dropped = _clean(raw.interactions, options)
+    dropped = {f"{table.name}: {reason}": n for reason, n in sorted(raw.skips.counts.items())} | dropped
+    steps.insert(0, {"step": f"{raw.skips.lines:,} lines read", **raw.interactions.counts()})
+    user_codes, users = np.unique(kept.users, return_inverse=True)
+    item_codes, item_rows = np.unique(kept.items, return_inverse=True)
+    kept.users, kept.items = users.astype(np.int32), item_rows.astype(np.int32)
+    user_ids = raw.user_ids.gather(user_codes).to_list()
+    item_ids = raw.item_ids.gather(item_codes).to_list()
+    del raw
+    kept.split = split(kept, options.split, options.seed)
+
+    prepared = Prepared(name, user_ids, item_ids, kept)
+    notes: list[str] = []
+    encoders: dict[str, str] = {}
+    if options.image_features is not None or options.images is not None:
+        array, encoders["image"], skips, source = _images(options, image_encoder, item_ids, stages)
+        prepared.modalities["image"] = array
+        dropped |= {f"{skips.file}: {reason}": n for reason, n in sorted(skips.counts.items())}
+        described += source
+    if items is not None:
+        texts = _texts(prepared, stages, [reader, *described[:2]], read_catalogue, options, items.name)
+        dropped |= texts["dropped"]
+        notes += texts["notes"]
+        _encode(prepared, texts["texts"], stages, options, encoders, notes)
+    elif options.text_encoder != "none":
+        notes.append("no file tells about the items, so there is no text")
+
+    prepared.card = {
+        **facts,
+        "sources": described,
+        "split": None if options.split == "none" else {"method": options.split},
+        "seed": options.seed,
+        "options": {"k_core": options.k_core, "min_rating": options.min_rating, "max_bad": options.max_bad},
+        "steps": steps,
+        "dropped": dropped,
+        "notes": notes,
+        "encoders": encoders,
+        "command": command,
+        "versions": versions("polars", *(["sklearn"] if options.text_encoder == "tfidf" else [])),
+    }
+    result = write_dataset(prepared, out)
+    stages.clear()
+    return result
+
+
+def _image_encoder(options: Options):
+    if options.images is None or not isinstance(options.image_encoder, str):
+        return options.image_encoder
+    from .encoders.image import load_encoder
+
+    return load_encoder(options.image_encoder, options.image_weights)
+
+
+def _clean(rows: Interactions, options: Options) -> tuple[Interactions, list[dict], dict[str, int]]:
+    """The interactions that stay, the counts after each step, and how many each step dropped."""
+    steps, dropped = [], {}
+    for reason, step, mask_of in (
+        ("earlier of two of the same user and item", "duplicates", latest_of_duplicates),
+        (f"rated below {options.min_rating}", "rating", lambda t: at_least(t, options.min_rating)),
+        (
+            f"outside the {options.k_core}-core",
+            f"{options.k_core}-core",
+            lambda t: k_core(t.users, t.items, options.k_core),
+        ),
+    ):
+        mask = mask_of(rows)
+        before = len(rows)
+        if not mask.all():
+            rows = rows.take(np.flatnonzero(mask))
+        dropped[reason] = before - len(rows)
+        steps.append({"step": step, **rows.counts()})
+        if before and not len(rows):
+            hint = (
+                "a lower --k-core keeps more" if step.endswith("core") else "a lower --min-rating keeps more"
+            )
+            raise UserError(f"nothing is left of {before:,} interactions after the step '{step}': {hint}")
+    if options.min_rating is None:
+        dropped.pop(f"rated below {options.min_rating}")
+        steps = [step for step in steps if step["step"] != "rating"]
+    if not len(rows):
+        raise UserError("no interaction can be used, so there is nothing to write")
+    return rows, steps, dropped
+
+
+def _texts(
+    prepared: Prepared, stages: Stages, made_from: list, read_catalogue: Callable, options: Options, file: str
+) -> dict:
+    """Sets the item columns of ``prepared``; gives texts, dropped lines and notes."""
+
+    def read(folder: Path) -> None:
+        skips = Skips(file)
+        catalogue = read_catalogue(set(prepared.item_ids), skips)
+        skips.check(options.max_bad)
+        rows = [
+            (item.clean_title(), item.text()) if (item := catalogue.items.get(token)) else ("", "")
+            for token in prepared.item_ids
+        ]
+        notes = [f"{reason}: {n:,}" for reason, n in catalogue.again.items() if n]
+        if absent := len(prepared.item_ids) - len(catalogue.items):
+            notes.append(f"{absent:,} items are not in {file}; they are kept, without text")
+        value = {
+            "rows": rows,
+            "notes": notes,
+            "dropped": {f"{file}: {reason}": n for reason, n in sorted(skips.counts.items())},
+        }
+        (folder / "items.json").write_text(json.dumps(value), encoding="utf-8")
+
+    key = fingerprint(made_from, options.max_bad, list(prepared.item_ids))
+    value = json.loads((stages.folder_of("items", key, read) / "items.json").read_text(encoding="utf-8"))
+    texts = [text for _, text in value["rows"]]
+    prepared.item_columns = {
+        "title:token_seq": [title for title, _ in value["rows"]],
+        "text:token_seq": texts,
+    }
+    return {"texts": texts, "dropped": value["dropped"], "notes": value["notes"]}
+
+
+def _encode(
+    prepared: Prepared, texts: list[str], stages: Stages, options: Options, encoders: dict, notes: list[str]
+) -> None:
+    if options.text_encoder == "none":
+        return
+    if not any(texts):
+        notes.append("no item has a text, so there is no modality text")
+        return
+    from .encoders.text import encode_texts
+
+    prepared.modalities["text"], encoders["text"] = encode_texts(
+        texts, options.text_encoder, stages, width=options.text_width, seed=options.seed, batch=options.batch
+    )
+
+
+def _images(
+    options: Options, encoder, item_ids: list[str], stages: Stages
+) -> tuple[np.ndarray, str, Skips, list[dict]]:
+    """(array, line for the card, counts of what was left out, the source if it is a file)."""
+    if options.image_features is not None:
+        array, skips, source = b_features(options.image_features, item_ids, stages, options.max_bad)
+        return array, f"as given in {source['name']}", skips, [source]
+    from .encoders.image import encode_images
+
+    array, skips = encode_images(options.images, item_ids, encoder, stages, batch=options.batch)
+    return array, encoder.name, skips, []
+
+
+def b_features(
+    path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
+) -> tuple[np.ndarray, Skips, dict]:
+    """:func:`dataset_prep.images_b.read_b` as a stage: (memory map, counts, description of the source)."""
+    from .images_b import read_b
+
+    path = Path(path)
+    _must_exist(path)
+    source = describe_source(path)
+
+    def read(folder: Path) -> None:
+        _, skips = read_b(path, item_ids, folder / "rows.npy", max_bad)
+        (folder / "skips.json").write_text(json.dumps(skips.as_dict()), encoding="utf-8")
+
+    place = stages.folder_of("image-features", fingerprint(source, max_bad, list(item_ids)), read)
+    skips = Skips.from_dict(json.loads((place / "skips.json").read_text(encoding="utf-8")))
+    return np.load(place / "rows.npy", mmap_mode="r"), skips, source

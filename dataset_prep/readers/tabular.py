@@ -1,0 +1,213 @@
+"""Any table of interactions and any table of items: CSV, TSV, Parquet or JSON lines, plain or gzip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+
+from ..lines import objects
+from ..skips import Skips
+from .batches import (
+    TIME_UNITS,
+    Layout,
+    delimited_table,
+    parquet_table,
+    pl,
+    read_delimited,
+    read_json_lines,
+    read_parquet,
+)
+from .items import Catalogue, Item, joined, strings
+
+_DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
+_JSON = (".jsonl", ".ndjson", ".json")
+
+#: Column names that are tried, in this order, where the user names none.
+ALIASES = {
+    "user": ("user_id", "userId", "userID", "user", "reviewerID", "uid", "customer_id"),
+    "item": ("item_id", "itemId", "itemID", "item", "asin", "parent_asin", "product_id", "iid", "movieId"),
+    "rating": ("rating", "overall", "stars", "score"),
+    "timestamp": ("timestamp", "time", "unixReviewTime", "date", "datetime"),
+    "title": ("title", "name"),
+    "text": ("brand", "category", "categories", "genres", "tags", "description", "text"),
+}
+
+
+def format_of(path: Path) -> str:
+    """``csv``, ``parquet`` or ``jsonl``, by the ending of the file's name (before ``.gz``).
+
+    Raises:
+        UserError: another ending, or no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    endings = [ending.lower() for ending in path.suffixes]
+    ending = endings[-2] if endings[-1:] == [".gz"] and len(endings) > 1 else "".join(endings[-1:])
+    if ending in _DELIMITED:
+        return "csv"
+    if ending in _JSON:
+        return "jsonl"
+    if ending in (".parquet", ".pq"):
+        return "parquet"
+    raise UserError(
+        f"{path.name}: unknown kind of table; the name must end in .csv, .tsv, .jsonl or .parquet"
+    )
+
+
+def _delimiter(path: Path) -> str:
+    for ending in reversed(path.suffixes):
+        if ending.lower() in _DELIMITED:
+            return _DELIMITED[ending.lower()]
+    raise AssertionError(path)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a table (for JSON lines: the keys of the first 20 objects)."""
+    kind, skips = format_of(path), Skips(path.name)
+    if kind == "jsonl":
+        stream = objects(path, skips)
+        keys = [key for _, record in zip(range(20), stream) for key in record]
+        stream.close()
+        return list(dict.fromkeys(keys))
+    stream = (
+        parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
+    )
+    names, _ = next(stream, ([], None))
+    stream.close()
+    return names
+
+
+def choose(
+    what: str, given: str | None, names: Sequence[str], file: str, option: str | None = None
+) -> str | None:
+    """The column for ``what``: the one given, else the first alias that is there, else None.
+
+    Raises:
+        UserError: the given one is not there; or nothing is there and ``option`` (which would name it) is set.
+    """
+    if given is not None:
+        if given not in names:
+            raise UserError(f"{file} has no column {given} (columns: {', '.join(names)})")
+        return given
+    lower = {name.lower(): name for name in reversed(names)}
+    for alias in ALIASES[what]:
+        if alias.lower() in lower:
+            return lower[alias.lower()]
+    if option is not None:
+        raise UserError(f"{file}: which column holds the {what}? Give {option} (columns: {', '.join(names)})")
+    return None
+
+
+def layout_of(
+    path: Path,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    timestamp: str | None = None,
+    time_unit: str | None = None,
+) -> Layout:
+    """Which columns of an interactions table to read; what is not given is guessed from usual names.
+
+    ``time_unit`` is one of :data:`TIME_UNITS`; when it is not given, the first value tells (a text with ``-`` is
+    a date, otherwise its size tells seconds from milli-, micro- and nanoseconds).
+    """
+    names = columns_of(path)
+    layout = Layout(
+        choose("user", user, names, path.name, "--user-column"),
+        choose("item", item, names, path.name, "--item-column"),
+        choose("rating", rating, names, path.name),
+        choose("timestamp", timestamp, names, path.name),
+    )
+    if layout.timestamp is None:
+        return layout
+    unit = time_unit or _guess_unit(path, layout.timestamp)
+    return Layout(layout.user, layout.item, layout.rating, layout.timestamp, unit)
+
+
+def _guess_unit(path: Path, column: str) -> str:
+    for value in _values(path, column):
+        try:
+            size = float(value)
+        except (TypeError, ValueError):
+            if isinstance(value, str) and not value.strip():
+                continue
+            return "iso"
+        for unit, limit in (("s", 1e10), ("ms", 1e13), ("us", 1e16)):
+            if abs(size) < limit:
+                return unit
+        return "ns"
+    return "s"
+
+
+def _values(path: Path, column: str) -> Iterator[object]:
+    kind, skips = format_of(path), Skips(path.name)
+    if kind == "jsonl":
+        for _, record in zip(range(20), objects(path, skips)):
+            if record.get(column) is not None:
+                yield record[column]
+        return
+    stream = (
+        parquet_table(path, skips, [column])
+        if kind == "parquet"
+        else delimited_table(path, _delimiter(path), skips)
+    )
+    for _, rows in stream:
+        yield from rows[column].head(20).drop_nulls().to_list()
+        return
+
+
+def read_interactions(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFrame]:
+    """Screened batches of an interactions table of any kind."""
+    if layout.time_unit not in TIME_UNITS:
+        raise UserError(f"unknown unit of time {layout.time_unit!r}; there are {', '.join(TIME_UNITS)}")
+    kind = format_of(path)
+    if kind == "jsonl":
+        return read_json_lines(path, layout, skips)
+    if kind == "parquet":
+        return read_parquet(path, layout, skips)
+    return read_delimited(path, layout, skips, _delimiter(path))
+
+
+def read_items(
+    path: Path,
+    wanted: set[str],
+    skips: Skips,
+    *,
+    item: str | None = None,
+    texts: Sequence[str] = (),
+) -> Catalogue:
+    """Texts of the ``wanted`` items out of an items table; as :func:`dataset_prep.readers.amazon.read_metadata`.
+
+    Args:
+        item: the column of the ids.
+        texts: columns that make up the text, in this order; the first is the title.
+    """
+    names = columns_of(path)
+    id_column = choose("item", item, names, path.name, "--item-id-column")
+    if texts:
+        columns = [choose("text", column, names, path.name) for column in texts]
+    else:
+        usual = [*ALIASES["title"], *ALIASES["text"]]
+        columns = [name for alias in usual for name in names if name.lower() == alias and name != id_column]
+    catalogue = Catalogue(wanted, skips)
+    for record in _records(path, [id_column, *columns], skips):
+        title, *others = [record.get(column) for column in columns] or [None]
+        rest = [text for value in others for text in strings(value)]
+        catalogue.add(Item(joined(record.get(id_column)), joined(title), categories=rest))
+    return catalogue
+
+
+def _records(path: Path, columns: list[str], skips: Skips) -> Iterator[dict]:
+    kind = format_of(path)
+    if kind == "jsonl":
+        yield from objects(path, skips)
+        return
+    if kind == "parquet":
+        stream = parquet_table(path, skips, columns)
+    else:
+        stream = delimited_table(path, _delimiter(path), skips)
+    for _, rows in stream:
+        yield from rows.select(dict.fromkeys(columns)).iter_rows(named=True)
