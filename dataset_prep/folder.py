@@ -40,11 +40,11 @@ def read_card(folder: Path) -> dict:
 def rows(path: Path) -> Iterator[list[str]]:
     """The cells of every line of an atomic file, the header first."""
     try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
-            with bar(path.name, path.stat().st_size, "B") as shown:
-                for line in stream:
-                    shown.update(len(line))
-                    yield line.rstrip("\n").split("\t")
+        size = path.stat().st_size
+        with open(path, encoding="utf-8", newline="\n") as stream, bar(path.name, size, "B") as shown:
+            for line in stream:
+                shown.update(len(line))
+                yield line.rstrip("\n").split("\t")
     except UnicodeDecodeError:
         raise UserError(f"{path.name} is not UTF-8 text") from None
     except FileNotFoundError:

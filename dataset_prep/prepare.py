@@ -123,7 +123,7 @@ def prepare_amazon(
         lambda wanted, skips: amazon.read_metadata(meta, module, wanted, skips),
         options or Options(),
         command,
-        {"format": f"Amazon Reviews {module.VERSION}"},
+        {"source_format": f"Amazon Reviews {module.VERSION}"},
     )
 
 
@@ -173,7 +173,7 @@ def prepare_table(
         lambda wanted, skips: tabular.read_items(items, wanted, skips, **item_options),
         options or Options(),
         command,
-        {"format": "table", "columns": layout.columns(), "time_unit": layout.time_unit},
+        {"source_format": "table", "columns": layout.columns(), "time_unit": layout.time_unit},
     )
 
 

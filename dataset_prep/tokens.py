@@ -8,6 +8,7 @@ that would be misread are refused, texts are cleaned.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -66,24 +67,23 @@ def check_modality_name(name: str) -> str:
 
 
 def only_path_names(argv: list[str]) -> str:
-    """The command line for the card: paths cut to their last part, ``--out`` left out.
+    """The command line for the card: paths cut to their last part; where the result went is left out.
 
     A card must be the same on every machine, so no folder of this one may appear in it.
     """
     words, skip = [], False
     for word in argv:
-        if skip or word == "--out" or word.startswith("--out="):
-            skip = word == "--out"
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if skip or name in _WHERE or word in _WHERE:
+            skip = not skip and not equals
             continue
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         kind, colon, rest = value.partition(":")
-        if colon and kind in _ENCODER_KINDS:
-            words.append(f"{option}{equals}{kind}:{_last_part(rest)}")
-        else:
-            words.append(f"{option}{equals}{_last_part(value)}")
-    return " ".join(["python -m dataset_prep", *words])
+        cut = f"{kind}:{_last_part(rest)}" if colon and kind in _ENCODER_KINDS else _last_part(value)
+        words.append(f"{name}{equals}{cut}")
+    return shlex.join(["python", "-m", "dataset_prep", *words])
 
 
+_WHERE = ("--out", "--plot")
 _ENCODER_KINDS = ("sentence-transformers", "timm", "torchvision")
 
 

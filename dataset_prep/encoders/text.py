@@ -64,12 +64,10 @@ def tfidf(texts: Sequence[str], width: int, seed: int) -> tuple[np.ndarray, str]
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # words of a single text link nothing, but in a tiny catalogue there may be no others
+    # rare words stay, and frequent ones too: a title of nothing else must not end up without a vector
     vectorizer = TfidfVectorizer(
         sublinear_tf=True,
         strip_accents="unicode",
-        min_df=2 if len(texts) > 100 else 1,
-        max_df=0.5 if len(texts) > 100 else 1.0,
         max_features=100_000,
         dtype=np.float64,
     )
