@@ -11,7 +11,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
@@ -25,8 +25,8 @@ pl = need("polars", "prep")
 
 #: Seconds since 1970 between which a timestamp is taken for one: 1990-01-01 and 2100-01-01.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
-#: What one unit of a raw timestamp is worth in seconds; ``iso`` stands for texts such as 2018-06-17T02:00:00.
-TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "iso": None}
+#: How many units of a raw timestamp make a second; ``iso`` stands for texts such as 2018-06-17T02:00:00.
+TIME_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "iso": None}
 
 _ROWS = 1 << 17
 # ids that need no closer look; everything else goes through id_fault
@@ -177,10 +177,11 @@ def _delimited_rows(path: Path, delimiter: str, names: list[str] | None, skips: 
 def _header(path: Path, names: list[str]) -> list[str]:
     # RecBole's own headers carry types (user_id:token)
     names = [name.partition(":")[0] if name.count(":") == 1 else name for name in names]
+    shown = ", ".join(names)
+    if not shown.isascii() and any("\udc80" <= sign <= "\udcff" for sign in shown):
+        raise UserError(f"{path.name} is not UTF-8 text")
     if len(set(names)) != len(names) or not any(names):
-        raise UserError(
-            f"{path.name}: the first line does not name the columns, each once: {', '.join(names)}"
-        )
+        raise UserError(f"{path.name}: the first line does not name each column once: {shown[:200]}")
     return names
 
 
@@ -198,8 +199,7 @@ def _plain_rows(block: bytes, delimiter: str, names: list[str], skips: Skips) ->
             separator=delimiter,
             quote_char=None,
             schema=dict.fromkeys(names, pl.String),
-            missing_utf8_is_empty_string=True,
-        )
+        ).fill_null("")
     except (pl.exceptions.PolarsError, ValueError):
         rows = None
     # a line with too few cells is padded with nulls, so look for the number of delimiters too
@@ -249,14 +249,12 @@ def _frame(cells: list[list[str]], names: list[str], skips: Skips) -> pl.DataFra
 def read_parquet(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFrame]:
     """Batches of a Parquet file, screened."""
     for _, rows in parquet_table(path, skips, layout.columns().values()):
+        here = layout
         if layout.timestamp and rows.schema[layout.timestamp].is_temporal():
-            seconds = pl.col(layout.timestamp).cast(pl.Datetime("us")).dt.timestamp("us") / 1e6
-            rows = rows.with_columns(
-                seconds.cast(pl.String)
-                if layout.time_unit == "iso"
-                else seconds / TIME_UNITS[layout.time_unit]
-            )
-        yield screen(_cast(rows, layout), layout, skips)
+            moment = pl.col(layout.timestamp).cast(pl.Datetime("us"))
+            rows = rows.with_columns(moment.dt.timestamp("us") / 1e6)
+            here = replace(layout, time_unit="s")
+        yield screen(_cast(rows, here), here, skips)
 
 
 def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None):
@@ -303,7 +301,7 @@ def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
         batch = batch.with_columns(pl.col("rating").cast(pl.Float32))
     if layout.timestamp is not None:
         batch = batch.with_columns(_seconds(layout.time_unit))
-        batch = _keep(batch, pl.col("timestamp").is_not_null(), "no timestamp", skips)
+        batch = _keep(batch, pl.col("timestamp").is_not_nan(), "no timestamp", skips)
         batch = _keep(batch, pl.col("timestamp").is_between(EARLIEST, LATEST), "absurd timestamp", skips)
     return batch
 
@@ -317,8 +315,8 @@ def _keep(batch: pl.DataFrame, fine: pl.Expr, reason: str, skips: Skips) -> pl.D
 def _seconds(unit: str) -> pl.Expr:
     raw = pl.col("timestamp")
     if unit != "iso":
-        return raw * TIME_UNITS[unit] if unit == "s" else raw / round(1 / TIME_UNITS[unit])
-    # a date alone, or date and time with a blank or a T, with or without zone: seconds, or NaN-free null
+        return raw / TIME_UNITS[unit]
+    # a date alone, or date and time with a blank or a T between, with or without zone (then UTC)
     text = (
         raw.str.strip_chars().str.replace("Z$", "+00:00").str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
     )
