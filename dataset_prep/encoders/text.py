@@ -75,16 +75,16 @@ def tfidf(texts: Sequence[str], width: int, seed: int) -> tuple[np.ndarray, str]
         weights = vectorizer.fit_transform(texts)
     except ValueError:  # sklearn's "empty vocabulary"
         raise UserError("the texts of the items hold no words, so TF-IDF has nothing to count") from None
-    width = min(width, min(weights.shape) - 1)
-    if width < 1:
-        reduced = weights.toarray()  # one text or one word
+    width = min(width, *weights.shape)
+    if weights.shape[1] > 1:
+        svd = TruncatedSVD(width, algorithm="randomized", n_iter=7, random_state=seed)
+        reduced = svd.fit_transform(weights)
     else:
-        reduced = TruncatedSVD(width, algorithm="randomized", n_iter=7, random_state=seed).fit_transform(
-            weights
-        )
+        reduced = weights.toarray()  # one word: nothing to reduce
+    # the rows of weights have norm 1; what is left of a text after the reduction may be rounding errors only
     norm = np.linalg.norm(reduced, axis=1, keepdims=True)
-    # a row of rounding errors points nowhere
-    unit = np.where(norm > 1e-9, reduced / np.maximum(norm, 1e-9), np.nan)
+    known = (weights.getnnz(axis=1) > 0)[:, None] & (norm > 1e-6)
+    unit = np.where(known, reduced / np.maximum(norm, 1e-6), np.nan)
     return unit.astype(np.float32), f"tfidf (svd {unit.shape[1]}, seed {seed})"
 
 

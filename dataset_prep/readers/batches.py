@@ -300,7 +300,7 @@ def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
         )
         batch = batch.with_columns(pl.col("rating").cast(pl.Float32))
     if layout.timestamp is not None:
-        batch = batch.with_columns(_seconds(layout.time_unit))
+        batch = _in_seconds(batch, layout.time_unit)
         batch = _keep(batch, pl.col("timestamp").is_not_nan(), "no timestamp", skips)
         batch = _keep(batch, pl.col("timestamp").is_between(EARLIEST, LATEST), "absurd timestamp", skips)
     return batch
@@ -312,16 +312,16 @@ def _keep(batch: pl.DataFrame, fine: pl.Expr, reason: str, skips: Skips) -> pl.D
     return kept
 
 
-def _seconds(unit: str) -> pl.Expr:
-    raw = pl.col("timestamp")
+def _in_seconds(batch: pl.DataFrame, unit: str) -> pl.DataFrame:
+    raw = batch["timestamp"]
+    if unit == "s":
+        return batch
     if unit != "iso":
-        return raw / TIME_UNITS[unit]
+        # numpy divides; polars multiplies with the reciprocal, which may be off in the last digit
+        return batch.with_columns(pl.Series("timestamp", raw.to_numpy() / TIME_UNITS[unit]))
     # a date alone, or date and time with a blank or a T between, with or without zone (then UTC)
-    text = (
-        raw.str.strip_chars().str.replace("Z$", "+00:00").str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
-    )
-    text = text.str.replace(" ", "T", literal=True)
-    zoned = text.str.contains(r"[+-]\d\d:?\d\d$")
-    text = pl.when(zoned).then(text).otherwise(text + "+00:00")
+    text = raw.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
+    text = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
+    text = text.str.replace(r"^([^+]*T[^+-]*)$", "${1}+00:00")
     moment = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
-    return (moment.dt.timestamp("us") / 1e6).alias("timestamp")
+    return batch.with_columns(pl.Series("timestamp", moment.dt.timestamp("us").to_numpy() / 1e6))

@@ -210,4 +210,4 @@ def _records(path: Path, columns: list[str], skips: Skips) -> Iterator[dict]:
     else:
         stream = delimited_table(path, _delimiter(path), skips)
     for _, rows in stream:
-        yield from rows.select(dict.fromkeys(columns)).iter_rows(named=True)
+        yield from rows.select(list(dict.fromkeys(columns))).iter_rows(named=True)
