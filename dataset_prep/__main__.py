@@ -36,8 +36,9 @@ def _add_amazon(commands) -> None:
         commands,
         "amazon",
         "a category of Amazon Reviews 2014, 2018 or 2023",
-        "Read reviews and metadata (plain or gzip), clean, take the k-core, split, encode the texts and images, "
-        "and write a dataset. The version is recognised. Interrupted, the same command goes on where it stopped.",
+        "Read reviews and metadata (plain or gzip), clean, take the k-core, split, encode the texts and "
+        "images, and write a dataset. The version is recognised. Interrupted, the "
+        "same command goes on where it stopped.",
         "amazon --reviews reviews_Baby_5.json.gz --meta meta_Baby.json.gz --name baby",
         _amazon,
     )
@@ -55,8 +56,8 @@ def _add_mmrec(commands) -> None:
         commands,
         "mmrec",
         "a folder in MMRec's or MRLib's layout",
-        "Read MMRec's layout (NAME.inter with x_label 0/1/2, *_feat.npy or *_feat.pt, optional id maps) or MRLib's "
-        "(inter.csv), check it, and write a dataset that keeps its split.",
+        "Read MMRec's layout (NAME.inter with x_label 0/1/2, *_feat.npy or *_feat.pt, optional id maps) or "
+        "MRLib's (inter.csv), check it, and write a dataset that keeps its split.",
         "mmrec downloads/baby --name baby",
         _mmrec,
     )
@@ -69,8 +70,8 @@ def _add_csv(commands) -> None:
         commands,
         "csv",
         "any table of interactions: CSV, TSV, Parquet or JSON lines",
-        "Read a table of interactions and, if there is one, a table of items; then as 'amazon'. Columns that are not "
-        "named are guessed from usual names (user_id, item_id, rating, timestamp, title, description, ...).",
+        "Read a table of interactions and, if there is one, a table of items; then as 'amazon'. "
+        "Columns that are not named are guessed from usual names (user_id, item_id, rating, title, ...).",
         "csv --interactions ratings.csv --items movies.csv --name movies --text-columns title,genres",
         _csv,
     )
@@ -85,7 +86,7 @@ def _add_csv(commands) -> None:
     command.add_argument(
         "--time-unit",
         choices=("s", "ms", "us", "ns", "iso"),
-        help="of the timestamps; iso: texts such as 2018-06-17 02:00:00 (default: guessed from the first value)",
+        help="of the timestamps; iso: texts such as 2018-06-17 02:00:00 (default: guessed)",
     )
     command.add_argument("--item-id-column", metavar="NAME", help="in the table of items")
     command.add_argument(
@@ -100,8 +101,8 @@ def _add_features(commands) -> None:
         commands,
         "features",
         "add, replace or remove one modality of a prepared dataset",
-        "Give one source of features for a modality of a prepared dataset, or --remove it. Items that the source "
-        "does not have get a row of NaN.",
+        "Give one source of features for a modality of a prepared dataset, or --remove it. Items that the "
+        "source does not have get a row of NaN.",
         "features dataset/baby --modality text --text-encoder sentence-transformers:all-MiniLM-L6-v2",
         _features,
     )
@@ -124,8 +125,8 @@ def _add_fetch_images(commands) -> None:
         commands,
         "fetch-images",
         "download the images named in Amazon metadata",
-        "Download one image per item of a prepared dataset, politely: one at a time, limited rate, retries, and "
-        "started again it goes on where it stopped. Failures are counted and listed in DIR/failed.tsv.",
+        "Download one image per item of a prepared dataset, politely: one at a time, limited rate, retries, "
+        "and started again it goes on where it stopped. Failures are counted and listed in DIR/failed.tsv.",
         "fetch-images --meta meta_Baby.json.gz --dataset dataset/baby --images images/baby",
         _fetch_images,
     )
@@ -152,8 +153,8 @@ def _add_check(commands) -> None:
         commands,
         "check",
         "validate a prepared dataset and print its card",
-        "Compare a prepared dataset with its card: files, hashes, ids, arrays, interactions. Exit status 1 when "
-        "something is wrong.",
+        "Compare a prepared dataset with its card: files, hashes, ids, arrays, interactions. Exit status 1 "
+        "when something is wrong.",
         "check dataset/baby",
         _check,
     )

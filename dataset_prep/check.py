@@ -71,7 +71,8 @@ def _modality(folder: Path, modality: str, facts: dict, n_items: int) -> list[st
         problems.append(f"modality {modality}: {len(array)} rows, but there are {n_items} items")
     if (list(array.shape), array.dtype.name, missing) != told:
         problems.append(
-            f"modality {modality}: {array.shape} {array.dtype.name} with {missing} missing, the card says otherwise"
+            f"modality {modality}: {array.shape} {array.dtype.name} with {missing} missing, "
+            "the card says otherwise"
         )
     return problems
 

@@ -26,7 +26,7 @@ def latest_of_duplicates(interactions: Interactions) -> np.ndarray:
 
 
 def at_least(interactions: Interactions, min_rating: float | None) -> np.ndarray:
-    """Mask (n,) of the interactions rated ``min_rating`` or more; all when it is None or there are no ratings."""
+    """Mask (n,) of the interactions rated ``min_rating`` or more; all if it is None or none has a rating."""
     if min_rating is None or interactions.rating is None:
         return np.ones(len(interactions), dtype=bool)
     return interactions.rating >= min_rating

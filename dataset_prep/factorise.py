@@ -57,8 +57,8 @@ def _write_shard(batches: list[pl.DataFrame], folder: Path, number: int) -> None
 def gather(folder: Path) -> RawTable:
     """Read back what :func:`spill` wrote, with ids replaced by numbers.
 
-    Ids are sorted, so that the numbers depend neither on the order of lines nor on threads. Memory: the distinct
-    ids, and 20 bytes per interaction.
+    Ids are sorted, so that the numbers depend neither on the order of lines nor on threads. Memory: the
+    distinct ids, and 20 bytes per interaction.
     """
     skips = Skips.from_dict(json.loads((folder / "skips.json").read_text(encoding="utf-8")))
     shards = sorted(folder.glob("*.parquet"))

@@ -83,7 +83,8 @@ def set_modality(
 
     Args:
         array: a ``.npy`` or ``.pt`` file (see :func:`from_array` for ``ids``).
-        text_encoder: encodes the texts in ``<name>.item`` (see :func:`dataset_prep.encoders.text.encode_texts`).
+        text_encoder: encodes the texts in ``<name>.item`` (see
+            :func:`dataset_prep.encoders.text.encode_texts`).
         image_features: Amazon's ``.b`` file.
         images: a folder of images, with ``image_encoder`` and ``image_weights``.
 

@@ -1,8 +1,8 @@
 """Download the images whose addresses stand in the metadata, politely.
 
-One request at a time, no faster than the given rate; retries with growing pauses; goes on where it stopped; only
-http and https, only images, only up to a size; and never to a private address (a metadata file from somewhere must
-not make this machine ask the machines beside it) unless that is allowed.
+One request at a time, no faster than the given rate; retries with growing pauses; goes on where it stopped;
+only http and https, only images, only up to a size; and never to a private address (a metadata file from
+somewhere must not make this machine ask the machines beside it) unless that is allowed.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Fetcher:
         return b"".join(parts), _ENDING[kind]
 
     def _resolve(self, host: str, port: int) -> str:
-        """An address of ``host`` that may be asked; the connection is made to it, whatever the name says later."""
+        """An address of ``host`` that may be asked; the connection goes to it, not to the name."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
@@ -212,7 +212,8 @@ def fetch_images(
         retry_failed: ask again for items that failed for good in an earlier run (listed in ``failed.tsv``).
 
     Returns:
-        counts: ``fetched``, ``there already``, ``without address``, ``failed before`` and, per reason, failures.
+        counts: ``fetched``, ``there already``, ``without address``, ``failed before`` and, per reason,
+            failures.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -280,7 +281,7 @@ def _write_failed(path: Path, failed: dict[str, str]) -> None:
 def addresses_of(
     metadata: str | Path, item_ids: Iterable[str], version: str | None = None, max_bad: float = 0.01
 ) -> dict[str, list[str]]:
-    """Item id -> image addresses out of Amazon metadata, in the order of ``item_ids``; [] where there is none.
+    """Item id -> image addresses out of Amazon metadata, in the order of ``item_ids``; [] for those without.
 
     Raises:
         UserError: the file is no metadata of a known version, or too much of it is faulty.

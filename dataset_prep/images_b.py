@@ -33,8 +33,8 @@ def read_b(
         max_bad: largest share of records that may be unusable (values that are not finite).
 
     Returns:
-        a memory map (n, 4096) float32 with NaN rows for the items that the file does not have, and the counts of
-        records left out: not finite, or of an item that came before.
+        a memory map (n, 4096) float32 with NaN rows for the items that the file does not have, and the
+        counts of records left out: not finite, or of an item that came before.
 
     Raises:
         UserError: no such file, it ends within a record, or too many records are unusable.

@@ -44,7 +44,8 @@ class _Source(io.RawIOBase):
             return self.stream.read(size)
         except EOFError:
             raise UserError(
-                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, get it again"
+                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, "
+                "get it again"
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{self.path.name} is damaged gzip data ({error}): get it again") from None
@@ -131,7 +132,7 @@ def _literal(text: str) -> object:
 
 
 def objects(path: str | Path, skips, literals: bool = False) -> Iterator[dict]:
-    """Every line of a file as a dict; lines that are none are counted in ``skips`` (and blank ones ignored)."""
+    """Every line of a file as a dict; others are counted in ``skips``, blank ones ignored."""
     import warnings
 
     with warnings.catch_warnings():

@@ -13,7 +13,8 @@ MAX_BAD = 0.01
 class Skips:
     """What was wrong with the lines of one file, by reason.
 
-    ``lines`` is the number of lines looked at (blank ones do not count), ``counts`` reason -> number of lines.
+    ``lines`` is the number of lines looked at (blank ones do not count), ``counts`` reason -> number of
+    lines.
     """
 
     def __init__(self, file: str) -> None:
@@ -35,8 +36,8 @@ class Skips:
         if bad > max_bad * self.lines:
             reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.counts.most_common())
             raise UserError(
-                f"{self.file}: {bad:,} of {self.lines:,} lines cannot be used ({reasons}), more than the limit of "
-                f"{max_bad:.2%}, which --max-bad changes"
+                f"{self.file}: {bad:,} of {self.lines:,} lines cannot be used ({reasons}), more than "
+                f"the limit of {max_bad:.2%}, which --max-bad changes"
             )
 
     def as_dict(self) -> dict:

@@ -83,7 +83,7 @@ def temporal_global(timestamps: np.ndarray, training: float = 0.8, validation: f
 
 
 def _ranks(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per interaction: how many its user has, and its place from the end (0 = last) in the order of ``key``."""
+    """Per interaction: how many its user has, and its place from the end (0 = last) by ``key``."""
     order = np.lexsort((key, users))  # stable: equal keys stay in the order of the file
     counts = np.bincount(users, minlength=1)
     ends = np.cumsum(counts)

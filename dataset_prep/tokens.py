@@ -94,7 +94,7 @@ def _last_part(word: str) -> str:
 
 
 def file_stem(item_id: str) -> str:
-    """The file name, without ending, of an item's image: its id, with ``%XX`` for what file names cannot hold."""
+    """The file name, without ending, of an item's image: its id, ``%XX`` for what file names cannot hold."""
     from urllib.parse import quote
 
     stem = quote(item_id, safe=" ")

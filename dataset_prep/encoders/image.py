@@ -1,8 +1,8 @@
 """Image files to vectors.
 
-``timm:MODEL`` and ``torchvision:MODEL`` take a network by its name, without its classifier, with weights from a
-local file; ``torchvision:vgg16`` gives the 4096-wide features of the papers. Any other callable on a batch of
-images can be wrapped in an :class:`ImageEncoder`.
+``timm:MODEL`` and ``torchvision:MODEL`` take a network by its name, without its classifier, with weights
+from a local file; ``torchvision:vgg16`` gives the 4096-wide features of the papers. Any other callable on a
+batch of images can be wrapped in an :class:`ImageEncoder`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ImageEncoder:
 
 
 def find_images(folder: Path, item_ids: Sequence[str]) -> list[Path | None]:
-    """The file of each item, named by its id (see :func:`dataset_prep.tokens.file_stem`), None where there is none."""
+    """The file of each item, None where there is none; :func:`dataset_prep.tokens.file_stem` names them."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     found: dict[str, Path] = {}
@@ -165,8 +165,8 @@ def load_encoder(spec: str, weights: str | Path | None) -> ImageEncoder:
     """The network named by ``timm:MODEL`` or ``torchvision:MODEL`` with ``weights`` from a local file.
 
     Args:
-        weights: a file of weights (``.pth``, ``.safetensors``), or ``pretrained`` to let timm or torchvision fetch
-            theirs.
+        weights: a file of weights (``.pth``, ``.safetensors``), or ``pretrained`` to let timm or
+            torchvision fetch theirs.
 
     Raises:
         UserError: unknown kind or model, missing package, weights that do not fit or are not given.

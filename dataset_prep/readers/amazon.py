@@ -127,7 +127,7 @@ def _ratings_header(cells: list[list[str]], module: ModuleType) -> list[str]:
 
 
 def read_metadata(path: Path, module: ModuleType, wanted: set[str], skips: Skips) -> Catalogue:
-    """The metadata of the ``wanted`` items; lines that are no objects or have no id are counted in ``skips``."""
+    """The metadata of the ``wanted`` items; lines without object or id are counted in ``skips``."""
     catalogue = Catalogue(wanted, skips)
     for record in objects(path, skips, module.LITERALS):
         catalogue.add(module.item(record))

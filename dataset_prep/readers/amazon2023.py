@@ -28,7 +28,8 @@ def is_metadata(record: dict) -> bool:
 def item(record: dict) -> Item:
     """The item of a metadata record; missing or odd values become empty texts.
 
-    Many items of this release have bullet points (``features``) and no description; both count as description.
+    Many items of this release have bullet points (``features``) and no description; both count as
+    description.
     """
     details = record.get("details")
     brand = details.get("Brand") if isinstance(details, dict) else None

@@ -1,8 +1,8 @@
 """Stream interactions out of large files: batches of four columns, faulty rows counted by reason.
 
-polars parses a block of lines at once, about ten times as fast as Python's ``json`` does line by line. Where it
-refuses a block (one faulty line is enough), that block is read again line by line, so that each fault is seen by
-itself. Both ways end in :func:`screen`, which alone decides whether a row can be used.
+polars parses a block of lines at once, about ten times as fast as Python's ``json`` does line by line.
+Where it refuses a block (one faulty line is enough), that block is read again line by line, so that each
+fault is seen by itself. Both ways end in :func:`screen`, which alone decides whether a row can be used.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def choose(
     """The column for ``what``: the one given, else the first alias that is there, else None.
 
     Raises:
-        UserError: the given one is not there; or nothing is there and ``option`` (which would name it) is set.
+        UserError: the given one is not there; or nothing is there and ``option`` (which would name it) is
+            set.
     """
     if given is not None:
         if given not in names:
@@ -111,8 +112,8 @@ def layout_of(
 ) -> Layout:
     """Which columns of an interactions table to read; what is not given is guessed from usual names.
 
-    ``time_unit`` is one of :data:`TIME_UNITS`; when it is not given, the first value tells (a text with ``-`` is
-    a date, otherwise its size tells seconds from milli-, micro- and nanoseconds).
+    ``time_unit`` is one of :data:`TIME_UNITS`; when it is not given, the first value tells (a text with
+    ``-`` is a date, otherwise its size tells seconds from milli-, micro- and nanoseconds).
     """
     names = columns_of(path)
     layout = Layout(
@@ -179,7 +180,7 @@ def read_items(
     item: str | None = None,
     texts: Sequence[str] = (),
 ) -> Catalogue:
-    """Texts of the ``wanted`` items out of an items table; as :func:`dataset_prep.readers.amazon.read_metadata`.
+    """Texts of the ``wanted`` items out of an items table, as a :class:`Catalogue`.
 
     Args:
         item: the column of the ids.

@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WORDS = "soft baby bottle stroller warm night light toy wooden train crib blanket safe monitor".split()
+WORDS = [
+    "soft",
+    "baby",
+    "bottle",
+    "stroller",
+    "warm",
+    "night",
+    "light",
+    "toy",
+    "wooden",
+    "train",
+    "crib",
+    "safe",
+]
 
 
 def real_data(name: str) -> Path:

@@ -87,7 +87,7 @@ def test_golden_2014_category_is_the_same_twice(tmp_path):
 
 def test_steps_are_counted(tmp_path):
     rows = raw.pairs()
-    user, item, rating, seconds = rows[0]
+    user, item, _, seconds = rows[0]
     rows.append((user, item, 1.0, seconds + 10))  # later: replaces the first
     rows += [(77, 0, 5.0, 1_300_000_000)]  # a user with one interaction
     reviews, meta = raw.write_category(tmp_path / "raw", "2018", rows=rows)
@@ -141,7 +141,7 @@ def test_forced_version(tmp_path):
     assert list((tmp_path / "out").rglob("*.inter")) == []
 
 
-# --- interruption ---------------------------------------------------------------------------------------------
+# --- interruption ---------------------------------------------------------------------------------
 
 
 def test_finished_stages_are_not_done_again(tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_killed_while_reading_leaves_nothing_half_written(tmp_path):
     assert check_dataset(tmp_path / "out" / "tiny")[1] == []
 
 
-# --- bad input ------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def broken_review(folder, line, n=1):
@@ -211,7 +211,7 @@ def test_a_few_bad_lines_are_reported(tmp_path, capsys):
 
 def test_too_many_bad_lines_are_an_error_unless_allowed(tmp_path, capsys):
     words = broken_review(tmp_path, b'{"reviewerID": "A\\t1", "asin": "B1"}\n', 3)
-    with pytest.raises(UserError, match="3 of 243 lines cannot be used .* --max-bad"):
+    with pytest.raises(UserError, match=r"3 of 243 lines cannot be used .* --max-bad"):
         main(words)
     assert not (tmp_path / "out" / "tiny").exists()
     assert main([*words, "--max-bad", "0.02"]) == 0
@@ -295,19 +295,22 @@ def test_command_line_prints_no_traceback(tmp_path):
     "command", [[], ["amazon"], ["mmrec"], ["csv"], ["features"], ["fetch-images"], ["check"]]
 )
 def test_help_is_instant_and_imports_nothing_heavy(command):
-    code = (
-        "import sys, runpy; sys.argv = ['dataset_prep', *%r, '--help']\n"
-        "try: runpy.run_module('dataset_prep', run_name='__main__')\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'polars', 'recbole_mambarec'} & set(sys.modules)\n"
-        "assert not heavy, heavy" % (command,)
-    )
+    code = f"""
+import runpy, sys
+sys.argv = ["dataset_prep", *{command!r}, "--help"]
+try:
+    runpy.run_module("dataset_prep", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+heavy = {{"torch", "numpy", "pandas", "polars", "recbole_mambarec"}} & set(sys.modules)
+assert not heavy, heavy
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=raw.REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage: python -m dataset_prep" in done.stdout
 
 
-# --- tables ---------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -338,7 +341,7 @@ def test_table_without_times_or_ratings(tmp_path):
         prepare_table(tmp_path / "t.csv", None, "p", tmp_path / "out", options=Options(split="leave-one-out"))
 
 
-# --- real data ------------------------------------------------------------------------------------------------
+# --- real data ------------------------------------------------------------------------------------
 
 
 def test_gift_cards(tmp_path, capsys):

@@ -29,7 +29,7 @@ def read(path, layout=LAYOUT, literals=False, reader=None):
     return (pl.concat(parts) if parts else None), skips
 
 
-# --- lines ----------------------------------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1 << 20])
@@ -55,7 +55,7 @@ def test_damaged_gzip_is_named(tmp_path):
     packed = bytearray(gzip.compress(b'{"a": 1}\n' * 10_000))
     packed[30:40] = b"\0" * 10
     path.write_bytes(bytes(packed))
-    with pytest.raises(UserError, match="damaged gzip|middle of its gzip"):
+    with pytest.raises(UserError, match=r"damaged gzip|middle of its gzip"):
         list(blocks(path))
 
 
@@ -98,7 +98,7 @@ def test_hostile_lines_are_counted(tmp_path, line):
     assert skips.lines == 1 and (len(got) + skips.counts.total()) == 1
 
 
-# --- interactions ---------------------------------------------------------------------------------------------
+# --- interactions ---------------------------------------------------------------------------------
 
 FAULTY = {
     b"nonsense": "not an object",
@@ -110,13 +110,13 @@ FAULTY = {
     b'{"reviewerID": "", "asin": "B000000001", "overall": 1, "unixReviewTime": 1300000000}': "no id",
     b'{"reviewerID": "NA", "asin": "B000000001", "overall": 1, "unixReviewTime": 1300000000}': "no id",
     b'{"reviewerID": ["A"], "asin": "B000000001", "overall": 1, "unixReviewTime": 1300000000}': "no id",
-    b'{"reviewerID": "A\\tB", "asin": "B000000001", "overall": 1, "unixReviewTime": 1300000000}': "id with a tab",
-    b'{"reviewerID": "A\\nB", "asin": "B000000001", "overall": 1, "unixReviewTime": 1300000000}': "id with a tab",
+    b'{"reviewerID": "A\\tB", "asin": "B000000001", "overall": 1, "unixReviewTime": 13e8}': "id with a tab",
+    b'{"reviewerID": "A\\nB", "asin": "B000000001", "overall": 1, "unixReviewTime": 13e8}': "id with a tab",
     b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": 1300000000}': "no rating",
     b'{"reviewerID": "A", "asin": "B1", "overall": NaN, "unixReviewTime": 1300000000}': "no rating",
     b'{"reviewerID": "A", "asin": "B1", "overall": "good", "unixReviewTime": 1300000000}': "no rating",
     b'{"reviewerID": "A", "asin": "B1", "overall": 5.0}': "no timestamp",
-    b'{"reviewerID": "A", "asin": "B1", "overall": 5.0, "unixReviewTime": 99999999999999}': "absurd timestamp",
+    b'{"reviewerID": "A", "asin": "B1", "overall": 5.0, "unixReviewTime": 9999999999999}': "absurd timestamp",
     b'{"reviewerID": "A", "asin": "B1", "overall": 5.0, "unixReviewTime": -5}': "absurd timestamp",
 }
 
@@ -188,7 +188,7 @@ def test_the_fast_way_gives_what_the_slow_way_gives(written):
     assert fast_skips.counts == slow_skips.counts
 
 
-# --- any bytes ------------------------------------------------------------------------------------------------
+# --- any bytes ------------------------------------------------------------------------------------
 
 json_like = st.lists(
     st.one_of(
@@ -280,13 +280,13 @@ def test_odd_values_in_metadata_become_texts(value, key):
         assert all(url.startswith("http") for url in item.image_urls)
 
 
-# --- metadata -------------------------------------------------------------------------------------------------
+# --- metadata -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", [amazon2014, amazon2018, amazon2023])
 def test_metadata_of_each_version(module):
     item = module.item(raw.metadata(module.VERSION, 3))
-    assert item.id == raw.item_id(3) and item.image_urls == [item.image_urls[0]] or module is amazon2023
+    assert item.id == raw.item_id(3) and len(item.image_urls) == (2 if module is amazon2023 else 1)
     assert item.image_urls[0].endswith("/3.jpg")
     text = item.text()
     assert text.startswith("The ") and "Baby Toys" in text and "model1003" in text
@@ -314,16 +314,16 @@ def test_repeated_items_are_counted(tmp_path):
     assert catalogue.items[raw.item_id(1)].title == same["title"]
 
 
-# --- recognition ----------------------------------------------------------------------------------------------
+# --- recognition ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["2014", "2018", "2023"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_versions_are_recognised(tmp_path, version, packed):
     reviews, meta = raw.write_category(tmp_path, version, packed=packed)
-    assert amazon.recognise(reviews, meta).VERSION == version
-    assert amazon.recognise(reviews).VERSION == version
-    assert amazon.recognise_metadata(meta).VERSION == version
+    assert version == amazon.recognise(reviews, meta).VERSION
+    assert version == amazon.recognise(reviews).VERSION
+    assert version == amazon.recognise_metadata(meta).VERSION
 
 
 def test_versions_that_differ_are_refused(tmp_path):
@@ -356,7 +356,7 @@ def test_ratings_table_of_2023(tmp_path):
     assert table.rows() == [(raw.user_id(1), raw.item_id(2), 4.0, 1300000000.5)]
 
 
-# --- any table ------------------------------------------------------------------------------------------------
+# --- any table ------------------------------------------------------------------------------------
 
 ROWS = [("ann@home", "thing one", 4.0, 1_300_000_000), ("bob", 'say, "cheese"', 5.0, 1_300_000_060)]
 

@@ -104,7 +104,7 @@ def test_faulty_tables_are_refused(tmp_path):
         write.write_dataset(prepared, tmp_path)
     with pytest.raises(UserError, match="does not fit 2 items"):
         write.write_dataset(small(modalities={"text": np.zeros((3, 2), np.float32)}), tmp_path)
-    with pytest.raises(UserError, match="modality name 'a.b'"):
+    with pytest.raises(UserError, match=r"modality name 'a\.b'"):
         write.write_dataset(small(modalities={"a.b": np.zeros((2, 2), np.float32)}), tmp_path)
 
 
