@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -134,18 +135,23 @@ def _read_text_table(path: Path) -> pd.DataFrame:
     try:
         with open(path, encoding="utf-8") as stream:
             header = stream.readline()
-        frame = pd.read_csv(
-            path,
-            sep="\t" if "\t" in header else ",",
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            quoting=csv.QUOTE_NONE,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            # a line with too many cells would lose them, with no more than a warning
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                sep="\t" if "\t" in header else ",",
+                dtype=str,
+                keep_default_na=False,
+                na_filter=False,
+                quoting=csv.QUOTE_NONE,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
     except UnicodeDecodeError:
         raise UserError(f"{path.name} is not UTF-8 text") from None
+    except pd.errors.ParserWarning:
+        raise UserError(f"{path.name} has lines with more cells than its header") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise UserError(f"{path.name} is not a table: {str(error).strip().splitlines()[0]}") from None
     # RecBole's own headers carry types (user_id:token)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+#: Times the usual number of examples that hypothesis tries on the parsers: FUZZ=20 pytest tests/dataset_prep
+FUZZ = int(os.environ.get("FUZZ", "1"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORDS = [
     "soft",

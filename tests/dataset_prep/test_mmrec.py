@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataset_prep.__main__ import main
 from dataset_prep.check import check_dataset
@@ -16,7 +18,7 @@ from dataset_prep.split import held_out
 from dataset_prep.write import write_dataset
 from recbole_mambarec.errors import UserError
 
-from .raw import content, item_id, real_data, user_id, write_mmrec
+from .raw import FUZZ, content, item_id, real_data, user_id, write_mmrec
 
 
 def prepare(source, out, name="small"):
@@ -169,6 +171,7 @@ FAULTS = {
     "negative id": (spoil_table("\n0\t", "\n-1\t"), "line 2: userID is '-1'"),
     "fractional id": (spoil_table("\n0\t", "\n0.5\t"), "expected a whole number"),
     "missing cell": (spoil_table(r"\t0\n", "\n"), "line 2: x_label is"),
+    "a cell too many": (spoil_table(r"\t0\n", "\t0\t0\n"), "more cells than its header|is not a table"),
     "too large id": (spoil_table("\n0\t", "\n9999999999\t"), "expected a whole number"),
     "item beyond the arrays": (
         spoil_table(r"\n0\t\d+", "\n0\t10"),
@@ -242,6 +245,36 @@ def test_pickle_in_pt_runs_nothing(tmp_path):
     with pytest.raises(UserError, match="plain tensors"):
         read_mmrec(source, "small")
     assert not (tmp_path / "made").exists()
+
+
+cells = st.one_of(st.integers(-2, 12).map(str), st.text(alphabet='0123.,"\t é', max_size=4))
+tables = st.one_of(
+    st.binary(max_size=120),
+    st.lists(st.lists(cells, min_size=2, max_size=4), max_size=12).map(
+        lambda rows: "\n".join(map("\t".join, [["userID", "itemID", "x_label"], *rows])).encode()
+    ),
+)
+
+
+@given(tables, st.one_of(st.none(), st.binary(max_size=200), st.integers(0, 400)))
+@settings(max_examples=300 * FUZZ, deadline=None)
+def test_fuzz_mmrec(tmp_path_factory, table, array):
+    """Any bytes as table; any bytes, or a whole array with one byte changed, as features."""
+    source = write_mmrec(tmp_path_factory.getbasetemp() / "fuzz_mmrec")
+    (source / "small.inter").write_bytes(table)
+    file = source / "image_feat.npy"
+    if isinstance(array, bytes):
+        file.write_bytes(array)
+    elif array is not None:
+        whole = bytearray(file.read_bytes())
+        whole[array % len(whole)] ^= 0x55
+        file.write_bytes(bytes(whole))
+    try:
+        prepared = read_mmrec(source, "small")
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert len(prepared.interactions) and prepared.interactions.items.max() < len(prepared.item_ids)
 
 
 @pytest.mark.parametrize(

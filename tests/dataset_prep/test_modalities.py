@@ -11,6 +11,8 @@ import types
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataset_prep.__main__ import main
 from dataset_prep.check import check_dataset
@@ -262,6 +264,20 @@ def test_b_file_without_any_byte(tmp_path):
     (tmp_path / "f.b").write_bytes(b"")
     with pytest.raises(UserError, match="is empty"):
         read_b(tmp_path / "f.b", ["a"], tmp_path / "rows.npy", max_bad=0.01)
+
+
+@given(st.binary(max_size=64), st.integers(0, 3), st.booleans(), st.integers(0, 20_000))
+@settings(max_examples=150 * raw.FUZZ, deadline=None)
+def test_fuzz_b(tmp_path_factory, head, n, packed, cut):
+    folder = tmp_path_factory.getbasetemp()
+    content = (head.ljust(16_394, b"\x7f") * n)[: max(16_394 * n - cut, 0)]
+    (folder / "fuzz.b").write_bytes(gzip.compress(content, 1)[: len(content)] if packed else content)
+    try:
+        array, skips = read_b(folder / "fuzz.b", ["a", "B000000001"], folder / "rows.npy", max_bad=1)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert skips.lines <= n and (np.isfinite(array).all(axis=1) | np.isnan(array).all(axis=1)).all()
 
 
 # --- one modality of a dataset --------------------------------------------------------------------

@@ -175,7 +175,7 @@ records = st.one_of(
 
 
 @given(st.lists(records, min_size=1, max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * raw.FUZZ, deadline=None)
 def test_the_fast_way_gives_what_the_slow_way_gives(written):
     block = "".join(json.dumps(record) + "\n" for record in written).encode()
     fast = batches._json_block(block, LAYOUT)
@@ -202,7 +202,7 @@ json_like = st.lists(
 
 
 @given(json_like, st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 * raw.FUZZ, deadline=None)
 def test_fuzz_json_lines(tmp_path_factory, content, literals):
     path = tmp_path_factory.getbasetemp() / "fuzz.json"
     path.write_bytes(content)
@@ -221,7 +221,7 @@ def test_fuzz_json_lines(tmp_path_factory, content, literals):
         ).map(lambda rows: ("user,item,rating,time\n" + "\n".join(",".join(row) for row in rows)).encode()),
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 * raw.FUZZ, deadline=None)
 def test_fuzz_tables(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     path.write_bytes(content)
@@ -234,7 +234,7 @@ def test_fuzz_tables(tmp_path_factory, content):
 
 
 @given(json_like)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * raw.FUZZ, deadline=None)
 def test_fuzz_metadata(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "meta.json"
     path.write_bytes(content)
@@ -249,7 +249,7 @@ def test_fuzz_metadata(tmp_path_factory, content):
 
 
 @given(st.binary(max_size=300), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * raw.FUZZ, deadline=None)
 def test_fuzz_gzip_and_recognition(tmp_path_factory, content, packed):
     path = tmp_path_factory.getbasetemp() / "any.gz"
     path.write_bytes(gzip.compress(content)[: 10 + len(content)] if packed else content)
@@ -272,7 +272,7 @@ deep = st.recursive(
         ["title", "brand", "categories", "category", "description", "images", "imUrl", "details"]
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * raw.FUZZ, deadline=None)
 def test_odd_values_in_metadata_become_texts(value, key):
     for module in amazon.VERSIONS.values():
         item = module.item({"asin": "B1", "parent_asin": "B1", key: value})
