@@ -74,8 +74,8 @@ def write_metadata(path: Path, n_items: int, seed: int = 0) -> None:
             stream.write(json.dumps(record) + "\n")
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak resident memory in MB) of a command run as a child."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """(seconds, seconds of all cores together, peak resident memory in MB) of a command run as a child."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
@@ -85,7 +85,8 @@ def measure(command: list[str]) -> tuple[float, float]:
         raise SystemExit(f"the preparation failed\n{output}")
     print(output)
     # Linux counts kilobytes, macOS bytes
-    return seconds, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    cpu = usage.ru_utime + usage.ru_stime
+    return seconds, cpu, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def main() -> None:
@@ -103,21 +104,21 @@ def main() -> None:
         write_metadata(meta, n_items)
     base = [sys.executable, "-m", "dataset_prep"]
     nothing = "import recbole_mambarec, polars, numpy"
-    _, empty = measure([sys.executable, "-c", nothing])
+    _, _, empty = measure([sys.executable, "-c", nothing])
     words = ["amazon", "--reviews", str(reviews), "--meta", str(meta), "--name", "generated"]
-    seconds, peak = measure([*base, *words, "--out", str(args.folder / "out")])
+    seconds, cpu, peak = measure([*base, *words, "--out", str(args.folder / "out")])
     card = json.loads((args.folder / "out" / "generated" / "dataset.json").read_text())
     kept = card["counts"]["interactions"]
     table_mb = kept * 20 / 1e6  # user and item int32, rating float32, timestamp float64
     text_mb = sum(facts["bytes"] for file, facts in card["files"].items() if file.endswith(".inter")) / 1e6
     print(f"machine: {os.cpu_count()} cores, Python {platform.python_version()}, {card['versions']}")
     print(
-        "| reviews | kept | seconds | lines/s | peak memory MB | imports alone MB "
+        "| reviews | kept | seconds | CPU seconds | lines/s | peak memory MB | imports alone MB "
         "| kept, as numbers MB | kept, as text MB |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     print(
-        f"| {n:,} | {kept:,} | {seconds:.0f} | {n / seconds:,.0f} | {peak:,.0f} | {empty:,.0f} "
+        f"| {n:,} | {kept:,} | {seconds:.0f} | {cpu:.0f} | {n / seconds:,.0f} | {peak:,.0f} | {empty:,.0f} "
         f"| {table_mb:,.0f} | {text_mb:,.0f} |"
     )
     if not args.keep:

@@ -13,15 +13,25 @@ def latest_of_duplicates(interactions: Interactions) -> np.ndarray:
     Without timestamps the last row of each pair.
     """
     n = len(interactions)
-    mask = np.zeros(n, dtype=bool)
     if not n:
-        return mask
+        return np.ones(0, dtype=bool)
     pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
-    keys = (pair,) if interactions.timestamp is None else (interactions.timestamp, pair)
+    # sorting all rows by two keys costs time and memory; few rows share their pair, so only those are sorted
+    ordered = np.sort(pair)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    mask = np.ones(n, dtype=bool)
+    if not len(repeated):
+        return mask
+    place = np.searchsorted(repeated, pair)
+    place[place == len(repeated)] = 0
+    rows = np.flatnonzero(repeated[place] == pair)
+    del place
+    pair = pair[rows]
+    keys = (pair,) if interactions.timestamp is None else (interactions.timestamp[rows], pair)
     order = np.lexsort(keys)  # stable: equal ones stay in the order of the file
     pair = pair[order]
-    last = np.append(pair[1:] != pair[:-1], True)
-    mask[order[last]] = True
+    mask[rows[order[:-1][pair[1:] == pair[:-1]]]] = False
     return mask
 
 

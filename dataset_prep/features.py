@@ -114,9 +114,9 @@ def set_modality(
             items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch
         )
     elif image_features is not None:
-        from .prepare import b_features
+        from .images_b import read_b_once
 
-        values, _, source = b_features(image_features, items["item_id"], stages, max_bad)
+        values, _, source = read_b_once(image_features, items["item_id"], stages, max_bad)
         sources, made_by = [source], f"as given in {source['name']}"
     else:
         values, made_by = _from_images(images, image_encoder, image_weights, items["item_id"], stages, batch)

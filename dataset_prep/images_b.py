@@ -5,6 +5,7 @@ Source: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html ("Visual Fe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from recbole_mambarec.errors import UserError
 
+from .card import describe_source
 from .lines import open_source
 from .progress import bar
 from .skips import Skips
+from .stages import Stages, fingerprint
 
 ID_BYTES, WIDTH = 10, 4096
 _RECORD = np.dtype([("id", f"V{ID_BYTES}"), ("row", "<f4", (WIDTH,))])
@@ -69,6 +72,24 @@ def read_b(
     skips.check(max_bad)
     array.flush()
     return array, skips
+
+
+def read_b_once(
+    path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
+) -> tuple[np.ndarray, Skips, dict]:
+    """:func:`read_b`, whose result is kept among ``stages``: (memory map, counts, description of the source)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    source = describe_source(path)
+
+    def read(folder: Path) -> None:
+        _, skips = read_b(path, item_ids, folder / "rows.npy", max_bad)
+        (folder / "skips.json").write_text(json.dumps(skips.as_dict()), encoding="utf-8")
+
+    place = stages.folder_of("image-features", fingerprint(source, max_bad, list(item_ids)), read)
+    skips = Skips.from_dict(json.loads((place / "skips.json").read_text(encoding="utf-8")))
+    return np.load(place / "rows.npy", mmap_mode="r"), skips, source
 
 
 def _read_full(source, size: int) -> bytes:

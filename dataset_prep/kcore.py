@@ -16,12 +16,13 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
         k: at most 1 keeps everything.
     """
     users, items = np.asarray(users), np.asarray(items)
-    rows = np.arange(len(users))
+    # int32 where it will do: half the memory
+    rows = np.arange(len(users), dtype=np.int32 if len(users) < 2**31 else np.int64)
     while k > 1 and len(rows):
         before = len(rows)
         for codes in (users, items):
-            degree = np.bincount(codes[rows], minlength=1)
-            rows = rows[degree[codes[rows]] >= k]
+            enough = np.bincount(codes[rows], minlength=1) >= k
+            rows = rows[enough[codes[rows]]]
             if not len(rows):
                 break
         if len(rows) == before:

@@ -19,7 +19,7 @@ from recbole_mambarec.errors import UserError
 from .card import describe_source, versions
 from .clean import at_least, latest_of_duplicates
 from .extras import need
-from .factorise import gather, spill
+from .factorise import RawTable, gather, spill
 from .kcore import k_core
 from .skips import MAX_BAD, Skips
 from .split import METHODS, split
@@ -207,12 +207,11 @@ def _prepare(
         spill(read_batches(skips), folder, skips, options.max_bad)
 
     raw = gather(stages.folder_of("interactions", key, read))
-    kept, steps, dropped = _clean(raw.interactions, options)
+    steps = [{"step": f"{raw.skips.lines:,} lines read", **raw.interactions.counts()}]
+    kept, dropped = _clean(raw, options, steps)
     dropped = {f"{table.name}: {reason}": n for reason, n in sorted(raw.skips.counts.items())} | dropped
-    steps.insert(0, {"step": f"{raw.skips.lines:,} lines read", **raw.interactions.counts()})
-    user_codes, users = np.unique(kept.users, return_inverse=True)
-    item_codes, item_rows = np.unique(kept.items, return_inverse=True)
-    kept.users, kept.items = users.astype(np.int32), item_rows.astype(np.int32)
+    user_codes, kept.users = _renumber(kept.users)
+    item_codes, kept.items = _renumber(kept.items)
     user_ids = raw.user_ids.gather(user_codes).to_list()
     item_ids = raw.item_ids.gather(item_codes).to_list()
     del raw
@@ -252,6 +251,12 @@ def _prepare(
     return result
 
 
+def _renumber(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the codes that occur, in order; their positions in that list (n,) int32 instead of them)."""
+    occurs = np.bincount(codes) > 0
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[codes].astype(np.int32, copy=False)
+
+
 def _image_encoder(options: Options):
     if options.images is None or not isinstance(options.image_encoder, str):
         return options.image_encoder
@@ -260,35 +265,38 @@ def _image_encoder(options: Options):
     return load_encoder(options.image_encoder, options.image_weights)
 
 
-def _clean(rows: Interactions, options: Options) -> tuple[Interactions, list[dict], dict[str, int]]:
-    """The interactions that stay, the counts after each step, and how many each step dropped."""
-    steps, dropped = [], {}
-    for reason, step, mask_of in (
-        ("earlier of two of the same user and item", "duplicates", latest_of_duplicates),
-        (f"rated below {options.min_rating}", "rating", lambda t: at_least(t, options.min_rating)),
-        (
-            f"outside the {options.k_core}-core",
-            f"{options.k_core}-core",
-            lambda t: k_core(t.users, t.items, options.k_core),
-        ),
-    ):
+def _clean(raw: RawTable, options: Options, steps: list[dict]) -> tuple[Interactions, dict[str, int]]:
+    """The interactions that stay, and how many each step dropped; counts after each step go to ``steps``.
+
+    Takes the interactions out of ``raw``, so that they are not held in memory twice.
+    """
+    rows, raw.interactions = raw.interactions, None
+    if not len(rows):
+        raise UserError("no interaction can be used, so there is nothing to write")
+    dropped = {}
+    for step, reason, mask_of in _steps(options):
         mask = mask_of(rows)
         before = len(rows)
         if not mask.all():
             rows = rows.take(np.flatnonzero(mask))
         dropped[reason] = before - len(rows)
         steps.append({"step": step, **rows.counts()})
-        if before and not len(rows):
-            hint = (
-                "a lower --k-core keeps more" if step.endswith("core") else "a lower --min-rating keeps more"
+        if not len(rows):
+            option = "--min-rating" if step == "rating" else "--k-core"
+            raise UserError(
+                f"nothing is left of {before:,} interactions after the step '{step}': "
+                f"a lower {option} keeps more"
             )
-            raise UserError(f"nothing is left of {before:,} interactions after the step '{step}': {hint}")
-    if options.min_rating is None:
-        dropped.pop(f"rated below {options.min_rating}")
-        steps = [step for step in steps if step["step"] != "rating"]
-    if not len(rows):
-        raise UserError("no interaction can be used, so there is nothing to write")
-    return rows, steps, dropped
+    return rows, dropped
+
+
+def _steps(options: Options) -> Iterator[tuple[str, str, Callable[[Interactions], np.ndarray]]]:
+    """(step, why rows are dropped in it, mask of the rows that stay)."""
+    yield "duplicates", "earlier of two of the same user and item", latest_of_duplicates
+    if options.min_rating is not None:
+        yield "rating", f"rated below {options.min_rating}", lambda rows: at_least(rows, options.min_rating)
+    k = options.k_core
+    yield f"{k}-core", f"outside the {k}-core", lambda rows: k_core(rows.users, rows.items, k)
 
 
 def _texts(
@@ -344,28 +352,11 @@ def _images(
 ) -> tuple[np.ndarray, str, Skips, list[dict]]:
     """(array, line for the card, counts of what was left out, the source if it is a file)."""
     if options.image_features is not None:
-        array, skips, source = b_features(options.image_features, item_ids, stages, options.max_bad)
+        from .images_b import read_b_once
+
+        array, skips, source = read_b_once(options.image_features, item_ids, stages, options.max_bad)
         return array, f"as given in {source['name']}", skips, [source]
     from .encoders.image import encode_images
 
     array, skips = encode_images(options.images, item_ids, encoder, stages, batch=options.batch)
     return array, encoder.name, skips, []
-
-
-def b_features(
-    path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
-) -> tuple[np.ndarray, Skips, dict]:
-    """:func:`dataset_prep.images_b.read_b` as a stage: (memory map, counts, description of the source)."""
-    from .images_b import read_b
-
-    path = Path(path)
-    _must_exist(path)
-    source = describe_source(path)
-
-    def read(folder: Path) -> None:
-        _, skips = read_b(path, item_ids, folder / "rows.npy", max_bad)
-        (folder / "skips.json").write_text(json.dumps(skips.as_dict()), encoding="utf-8")
-
-    place = stages.folder_of("image-features", fingerprint(source, max_bad, list(item_ids)), read)
-    skips = Skips.from_dict(json.loads((place / "skips.json").read_text(encoding="utf-8")))
-    return np.load(place / "rows.npy", mmap_mode="r"), skips, source

@@ -59,15 +59,14 @@ def per_user(users: np.ndarray, key: np.ndarray) -> np.ndarray:
 
     With random keys this is MMRec's random split; with timestamps it tests on each user's latest.
     """
-    _, from_end = _ranks(users, key)
     validation, test = held_out(np.bincount(users, minlength=1))
-    return _assign(from_end, validation[users], test[users])
+    return _cut(users, key, validation, test)
 
 
 def leave_one_out(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
     """The last of each user for the test, the one before for validation (from three interactions on)."""
-    n, from_end = _ranks(users, timestamps)
-    return _assign(from_end, (n >= 3).astype(int), (n >= 2).astype(int))
+    n = np.bincount(users, minlength=1)
+    return _cut(users, timestamps, (n >= 3).astype(int), (n >= 2).astype(int))
 
 
 def temporal_global(timestamps: np.ndarray, training: float = 0.8, validation: float = 0.1) -> np.ndarray:
@@ -82,18 +81,14 @@ def temporal_global(timestamps: np.ndarray, training: float = 0.8, validation: f
     return np.searchsorted(ordered[cuts], timestamps, side="right").astype(np.int8)
 
 
-def _ranks(users: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per interaction: how many its user has, and its place from the end (0 = last) by ``key``."""
+def _cut(users: np.ndarray, key: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Of each user, in the order of ``key``, the last ``test[user]`` and the ``validation[user]`` before."""
     order = np.lexsort((key, users))  # stable: equal keys stay in the order of the file
-    counts = np.bincount(users, minlength=1)
-    ends = np.cumsum(counts)
-    from_end = np.empty(len(users), dtype=np.int64)
-    from_end[order] = ends[users[order]] - 1 - np.arange(len(users))
-    return counts[users], from_end
-
-
-def _assign(from_end: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
-    parts = np.zeros(len(from_end), dtype=np.int8)
-    parts[from_end < validation + test] = 1
-    parts[from_end < test] = 2
+    users = users[order]
+    # where each user's test and validation begin in that order
+    ends = np.cumsum(np.bincount(users, minlength=1))
+    row = np.arange(len(users), dtype=order.dtype)
+    parts = np.zeros(len(users), dtype=np.int8)
+    parts[order[row >= (ends - test - validation)[users]]] = 1
+    parts[order[row >= (ends - test)[users]]] = 2
     return parts
