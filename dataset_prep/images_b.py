@@ -77,7 +77,7 @@ def read_b(
 def read_b_once(
     path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
 ) -> tuple[np.ndarray, Skips, dict]:
-    """:func:`read_b`, whose result is kept among ``stages``: (memory map, counts, description of the source)."""
+    """:func:`read_b`, kept among ``stages``: (memory map, counts, description of the source)."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")

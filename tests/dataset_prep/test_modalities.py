@@ -54,6 +54,15 @@ def test_tfidf_brings_like_texts_together(stages):
     np.testing.assert_array_equal(vectors, encode_texts(texts, "tfidf", stages, width=3, seed=1)[0])
 
 
+def test_tfidf_of_many_texts_is_fitted_on_some(stages, monkeypatch):
+    monkeypatch.setattr(text_module, "FIT_ON", 60)
+    texts = [f"{raw.text_of(n % 10)}" for n in range(200)]
+    vectors, _ = encode_texts(texts, "tfidf", stages, width=10)
+    assert np.isfinite(vectors).all()
+    same = vectors @ vectors.T
+    assert (same[0, ::10] > 0.999).all() and (same[0, 1:10] < 0.9).all()
+
+
 @pytest.mark.parametrize("texts", [["one"], ["one", "one"], ["one", "two"], ["", "one", ""]])
 def test_tfidf_of_tiny_catalogues(stages, texts):
     vectors, _ = encode_texts(texts, "tfidf", stages)

@@ -12,15 +12,16 @@ import time
 import numpy as np
 import pytest
 
-import dataset_prep.prepare as prepare
 from dataset_prep.__main__ import main
 from dataset_prep.check import check_dataset
-from dataset_prep.prepare import Options, prepare_amazon, prepare_table
 from recbole_mambarec.errors import UserError
 
 from . import raw
 
 pl = pytest.importorskip("polars")
+
+import dataset_prep.prepare as prepare  # noqa: E402
+from dataset_prep.prepare import Options, prepare_amazon, prepare_table  # noqa: E402
 
 
 def amazon(folder, version="2014", *more, **changes):
