@@ -394,7 +394,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         # no space, no rights, not a folder: the system's own words say it best
         where = f": {error.filename}" if error.filename else ""
-        raise UserError(f"{error.strerror or error}{where}") from error
+        # numpy reports a full disk as "n requested and m written", without the system's words
+        words = error.strerror or f"not everything could be written or read ({error}): is the disk full?"
+        raise UserError(f"{words}{where}") from error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec.errors import UserError
+
 from .extras import need
 from .skips import Skips
 from .tables import Interactions
@@ -51,7 +53,14 @@ def spill(batches: Iterator[pl.DataFrame], folder: Path, skips: Skips, max_bad: 
 
 
 def _write_shard(batches: list[pl.DataFrame], folder: Path, number: int) -> None:
-    pl.concat(batches).write_parquet(folder / f"{number:05d}.parquet", compression="zstd")
+    try:
+        pl.concat(batches).write_parquet(folder / f"{number:05d}.parquet", compression="zstd")
+    except pl.exceptions.PolarsError as error:
+        # polars wraps the system's error into its own
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"a stage could not be written to {folder.parent} ({reason}): is the disk full?"
+        ) from None
 
 
 def gather(folder: Path) -> RawTable:

@@ -246,6 +246,17 @@ def test_faulty_files_get_one_sentence(tmp_path, spoil, sentence):
     assert not (tmp_path / "out" / "tiny").exists()
 
 
+def test_no_space_for_a_stage_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+
+    words = amazon(tmp_path, "2018")
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        main(words)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
