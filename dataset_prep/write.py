@@ -15,7 +15,7 @@ from recbole_mambarec.files import atomic_folder, write_json
 
 from .arrays import missing_rows
 from .card import FORMAT, count, describe_file, versions
-from .tables import SPLITS, Interactions, Prepared
+from .tables import SPLITS, Prepared
 from .tokens import check_modality_name, check_name, id_fault
 
 #: Rows turned into text at a time.
@@ -102,12 +102,12 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
     header += ["timestamp:float"] if interactions.timestamp is not None else []
     files = []
     if interactions.split is None:
-        _write_interactions(folder / f"{name}.inter", header, interactions, prepared)
+        _write_interactions(folder / f"{name}.inter", header, prepared, np.arange(len(interactions)))
         files.append(f"{name}.inter")
     else:
         for number, part in enumerate(SPLITS):
-            rows = interactions.take(np.flatnonzero(interactions.split == number))
-            _write_interactions(folder / f"{name}.{part}.inter", header, rows, prepared)
+            rows = np.flatnonzero(interactions.split == number)
+            _write_interactions(folder / f"{name}.{part}.inter", header, prepared, rows)
             files.append(f"{name}.{part}.inter")
     write_rows(
         folder / f"{name}.item",
@@ -160,13 +160,13 @@ def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) ->
     return {**facts, "sha256": described["sha256"]}, described
 
 
-def _write_interactions(path: Path, header: list[str], rows: Interactions, prepared: Prepared) -> None:
+def _write_interactions(path: Path, header: list[str], prepared: Prepared, rows: np.ndarray) -> None:
     users = np.asarray(prepared.user_ids, dtype=object)
     items = np.asarray(prepared.item_ids, dtype=object)
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         stream.write("\t".join(header) + "\n")
         for start in range(0, len(rows), _CHUNK):
-            part = rows.take(slice(start, start + _CHUNK))
+            part = prepared.interactions.take(rows[start : start + _CHUNK])
             columns = [users[part.users].tolist(), items[part.items].tolist()]
             columns += [_ratings(part.rating)] if part.rating is not None else []
             columns += [_timestamps(part.timestamp)] if part.timestamp is not None else []
