@@ -1,0 +1,221 @@
+"""User-item and item-item graphs: built once, on arrays, and propagated as CSR matrices.
+
+Node numbers here are those of the real users and items, from 0; RecBole's padding row does not exist in a graph.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+# both say what we know when a CSR matrix is wrapped, once per process, in the middle of the training log
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
+
+# similarities held at a time while the neighbours are searched, in float32 values (128 MiB)
+_BLOCK_VALUES = 1 << 25
+# raise it when the search or its tie rule changes, so that kept neighbour lists are not taken for new ones
+NEIGHBOURS_VERSION = 1
+
+
+class SparseGraph(nn.Module):
+    """A fixed sparse matrix with a stored transpose, ready to be multiplied with embeddings.
+
+    The arrays are buffers that are not saved with a model: they follow ``model.to(device)`` and are rebuilt from the
+    data when a checkpoint is loaded.
+
+    Args:
+        matrix: scipy sparse matrix, shape ``(rows, columns)``; row = receiving node.
+        symmetric: the matrix equals its transpose, which is then not stored.
+    """
+
+    def __init__(self, matrix: sp.sparray | sp.spmatrix, symmetric: bool = False) -> None:
+        super().__init__()
+        self.shape = tuple(matrix.shape)
+        self.symmetric = symmetric
+        self._store("forward", sp.csr_array(matrix))
+        if not symmetric:
+            self._store("backward", sp.csr_array(matrix.T))
+
+    def _store(self, side: str, matrix: sp.csr_array) -> None:
+        matrix.sort_indices()
+        # 32-bit indices are what MKL's and cuSPARSE's kernels take without a conversion per product
+        index = np.int32 if matrix.nnz < 2**31 - 1 else np.int64
+        self.register_buffer(f"{side}_rows", torch.from_numpy(matrix.indptr.astype(index)), persistent=False)
+        self.register_buffer(f"{side}_columns", torch.from_numpy(matrix.indices.astype(index)), persistent=False)
+        self.register_buffer(f"{side}_values", torch.from_numpy(matrix.data.astype(np.float32)), persistent=False)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of stored entries."""
+        return len(self.forward_values)
+
+    def csr(self, transposed: bool = False) -> Tensor:
+        """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor that shares the buffers."""
+        side = "backward" if transposed and not self.symmetric else "forward"
+        shape = self.shape[::-1] if transposed else self.shape
+        return torch.sparse_csr_tensor(
+            getattr(self, f"{side}_rows"),
+            getattr(self, f"{side}_columns"),
+            getattr(self, f"{side}_values"),
+            size=shape,
+            check_invariants=False,
+        )
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """Matrix times ``x``: ``(columns, d)`` -> ``(rows, d)`` float32, differentiable in ``x``."""
+        return _Propagate.apply(x.float(), self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as :meth:`propagate`."""
+        return self.propagate(x)
+
+    def scipy(self) -> sp.csr_array:
+        """A copy as a scipy CSR array."""
+        parts = (self.forward_values, self.forward_columns, self.forward_rows)
+        return sp.csr_array(tuple(part.cpu().numpy() for part in parts), shape=self.shape)
+
+    def extra_repr(self) -> str:
+        """Shape and edge count for ``print(model)``."""
+        return f"{self.shape[0]} x {self.shape[1]}, {self.n_edges} edges"
+
+
+class _Propagate(torch.autograd.Function):
+    """Sparse product whose backward pass multiplies with the stored transpose instead of transposing each time."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, graph: SparseGraph) -> Tensor:
+        ctx.graph = graph
+        with torch.autocast(x.device.type, enabled=False):
+            return graph.csr() @ x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return ctx.graph.csr(transposed=True) @ gradient.contiguous(), None
+
+
+def interaction_matrix(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
+    """Binary ``(n_users, n_items)`` matrix of interactions; a pair that occurs twice counts once."""
+    ones = np.ones(len(users), dtype=np.float32)
+    matrix = sp.coo_array((ones, (users, items)), shape=(n_users, n_items)).tocsr()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def user_item_block(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
+    """The user x item block of the normalised bipartite adjacency: each edge weighs ``1 / sqrt(d_u d_i)``.
+
+    Degrees are counted in the interactions given (the training ones); a node without any keeps an empty row.
+    """
+    return SparseGraph(_normalised_block(users, items, n_users, n_items))
+
+
+def bipartite_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
+    """``D^-1/2 A D^-1/2`` of the user-item graph without self-loops, shape ``(U + I, U + I)``, users first.
+
+    It is not kept on disk: building it takes less time than fingerprinting its input would.
+    """
+    block = _normalised_block(users, items, n_users, n_items)
+    return SparseGraph(sp.block_array([[None, block], [block.T, None]], format="csr"), symmetric=True)
+
+
+def _normalised_block(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
+    matrix = interaction_matrix(users, items, n_users, n_items).astype(np.float64)
+    scale_users = _inverse_sqrt(matrix.sum(axis=1))
+    scale_items = _inverse_sqrt(matrix.sum(axis=0))
+    return (sp.diags_array(scale_users) @ matrix @ sp.diags_array(scale_items)).tocsr()
+
+
+def _inverse_sqrt(degrees: np.ndarray) -> np.ndarray:
+    """``1 / sqrt(d)``, and 0 where the degree is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(degrees > 0, 1.0 / np.sqrt(degrees), 0.0)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The ``k`` most similar items of each item, itself included.
+
+    Attributes:
+        indices: int32, shape ``(n_items, k)``, most similar first, so column 0 is the item itself; -1 where an item
+            has fewer neighbours.
+        cosines: float32, same shape; 1 for the item itself, 0 where the index is -1.
+    """
+
+    indices: np.ndarray
+    cosines: np.ndarray
+
+
+def nearest_neighbours(
+    features: np.ndarray,
+    k: int,
+    present: np.ndarray | None = None,
+    block: int | None = None,
+    progress: bool = False,
+) -> Neighbours:
+    """Exact cosine top-k in row blocks; memory is O(block x items), never items x items.
+
+    Args:
+        features: float32, shape ``(n_items, dim)``; a zero row has cosine 0 with everything but itself.
+        k: neighbours per item, itself included; more than there are items gives all of them.
+        present: bool, shape ``(n_items,)``. An item that lacks the modality is linked to itself alone and is nobody's
+            neighbour: its features are a stand-in that would otherwise make all such items neighbours of each other.
+        block: rows searched at a time; by default as many as keep the block within 128 MiB.
+        progress: show a progress bar.
+    """
+    n_items = len(features)
+    k = min(int(k), n_items)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    unit = torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), dim=1)
+    block = block or max(1, min(n_items, _BLOCK_VALUES // max(n_items, 1)))
+    absent = None if present is None else torch.from_numpy(~np.asarray(present, dtype=bool))
+    indices = np.empty((n_items, k), dtype=np.int32)
+    cosines = np.empty((n_items, k), dtype=np.float32)
+    starts = range(0, n_items, block)
+    for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2):
+        stop = min(start + block, n_items)
+        similarity = unit[start:stop] @ unit.T
+        if absent is not None:
+            similarity[:, absent] = -torch.inf
+            similarity[absent[start:stop], :] = -torch.inf
+        # the item itself always comes first, also among items with equal features
+        similarity[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
+        values, columns = similarity.topk(k, dim=1)
+        none = torch.isneginf(values)
+        values[:, 0] = 1.0
+        indices[start:stop] = columns.masked_fill(none, -1).numpy()
+        cosines[start:stop] = values.masked_fill(none, 0.0).numpy()
+    return Neighbours(indices, cosines)
+
+
+def knn_graph(neighbours: Neighbours, weighting: str = "cosine") -> SparseGraph:
+    """Directed item graph from neighbour lists: row i receives from the items in i's list.
+
+    Args:
+        neighbours: lists of :func:`nearest_neighbours`.
+        weighting: ``cosine``: ``s_ij / sqrt(d_i d_j)`` with ``d`` the row sums of the kept cosines (LATTICE, MGCN,
+            MambaRec); ``uniform``: every neighbour weighs ``1 / k``, rows sum to 1 (FREEDOM).
+    """
+    kept = neighbours.indices >= 0
+    rows = np.repeat(np.arange(len(kept)), kept.sum(axis=1))
+    columns = neighbours.indices[kept]
+    shape = (len(kept), len(kept))
+    if weighting == "cosine":
+        cosines = neighbours.cosines[kept].astype(np.float64)
+        degrees = np.bincount(rows, weights=cosines, minlength=len(kept))
+        # a row sum is at least 1 - k; anything not positive means "no usable neighbours"
+        scale = _inverse_sqrt(degrees)
+        weights = cosines * scale[rows] * scale[columns]
+    elif weighting == "uniform":
+        weights = 1.0 / kept.sum(axis=1)[rows]
+    else:
+        raise ValueError(f"unknown weighting '{weighting}': use 'cosine' or 'uniform'")
+    return SparseGraph(sp.coo_array((weights, (rows, columns)), shape=shape))
