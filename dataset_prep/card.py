@@ -1,0 +1,124 @@
+"""``dataset.json``, the card of a prepared dataset, and the table that is printed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.files import sha256_file
+
+from .tables import SPLITS, Interactions
+
+FORMAT = "recbole_mambarec.dataset/1"
+
+
+def describe_file(path: Path) -> dict:
+    """Size in bytes and SHA-256 of a file: how the card names what it was made from and what belongs to it."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def describe_source(path: Path) -> dict:
+    """As :func:`describe_file`, with the file's own name (never its folder, which differs between machines)."""
+    return {"name": path.name, **describe_file(path)}
+
+
+def count(interactions: Interactions, n_items: int) -> dict:
+    """The counts of the card; ``n_items`` is the size of the catalogue.
+
+    ``density`` is interactions / (users x items). ``users_without_training_item`` and
+    ``items_without_training_user`` count among the users that occur and the whole catalogue; both are absent when
+    the data is not split.
+    """
+    distinct = interactions.counts()
+    users = distinct["users"]
+    counts: dict = {
+        "users": users,
+        "items": n_items,
+        "items_without_interaction": n_items - distinct["items"],
+        "interactions": len(interactions),
+        "density": round(len(interactions) / (users * n_items), 8) if users and n_items else 0.0,
+    }
+    if interactions.split is not None:
+        training = interactions.split == 0
+        counts["per_split"] = {
+            name: int(np.count_nonzero(interactions.split == number)) for number, name in enumerate(SPLITS)
+        }
+        counts["users_without_training_item"] = users - len(np.unique(interactions.users[training]))
+        counts["items_without_training_user"] = n_items - len(np.unique(interactions.items[training]))
+    return counts
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about the bytes of a prepared dataset."""
+    from recbole_mambarec import __version__
+
+    return {"recbole_mambarec": __version__, "numpy": np.__version__}
+
+
+def summary(card: dict) -> str:
+    """The card for the eyes: a table as in the papers, then splits, modalities, steps and what was dropped."""
+    counts = card["counts"]
+    parts = [
+        table(
+            ["dataset", "users", "items", "interactions", "density"],
+            [
+                [
+                    card["name"],
+                    f"{counts['users']:,}",
+                    f"{counts['items']:,}",
+                    f"{counts['interactions']:,}",
+                    f"{100 * counts['density']:.3f} %",
+                ]
+            ],
+        )
+    ]
+    if "per_split" in counts:
+        parts.append("split: " + ", ".join(f"{name} {n:,}" for name, n in counts["per_split"].items()))
+    if card.get("steps"):
+        rows = [
+            [step["step"], *(f"{step[key]:,}" for key in ("users", "items", "interactions"))]
+            for step in card["steps"]
+        ]
+        parts.append(table(["after step", "users", "items", "interactions"], rows))
+    if card["modalities"]:
+        rows = []
+        for name, facts in card["modalities"].items():
+            n_rows, width = facts["shape"]
+            rows.append(
+                [
+                    name,
+                    f"{n_rows:,} x {width:,}",
+                    facts["dtype"],
+                    f"{facts['missing']:,} ({100 * facts['missing'] / max(n_rows, 1):.1f} %)",
+                    facts.get("encoder", "as given"),
+                ]
+            )
+        parts.append(table(["modality", "shape", "type", "items without", "made by"], rows))
+    notes = [f"{reason}: {n:,}" for reason, n in card.get("dropped", {}).items() if n]
+    if notes:
+        parts.append("left out:\n" + "\n".join(f"  {note}" for note in notes))
+    for key, sentence in (
+        (
+            "users_without_training_item",
+            "users have no training item; they cannot be recommended anything learnt",
+        ),
+        ("items_without_training_user", "items occur in no training interaction"),
+    ):
+        if counts.get(key):
+            parts.append(f"note: {counts[key]:,} {sentence}")
+    parts.extend(f"note: {note}" for note in card.get("notes", []))
+    return "\n\n".join(parts)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned first column, right-aligned others, two blanks between."""
+    widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            str(cell).ljust(width) if not column else str(cell).rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in [header, *rows]
+    )

@@ -1,0 +1,1 @@
+"""From the texts and images of items to one row of numbers each."""

@@ -1,0 +1,95 @@
+"""Ids and texts that survive a tab-separated file.
+
+RecBole reads atomic files with ``pandas.read_csv``: tabs and line ends part fields, a double quote at the start of a
+field swallows what follows, and words such as ``NA`` or ``null`` turn into missing values. Ids that would be misread
+are refused, texts are cleaned.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+
+# what pandas.read_csv takes for a missing value
+_READ_AS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split(
+        "|"
+    )
+)
+_BAD_IN_ID = re.compile('[\x00-\x1f\x7f"]')
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+#: Longest id that is taken for an id.
+MAX_ID_LENGTH = 256
+
+
+def id_fault(token: object) -> str | None:
+    """Why ``token`` cannot be an id, as the reason under which its row is counted; None when it can."""
+    if not isinstance(token, str) or not token or token in _READ_AS_MISSING or token.isspace():
+        return "no id"
+    if _BAD_IN_ID.search(token) or token != token.strip():
+        return "id with a tab, a line end, a quote or blanks around it"
+    if len(token) > MAX_ID_LENGTH:
+        return f"id longer than {MAX_ID_LENGTH} characters"
+    return None
+
+
+def clean_text(text: str) -> str:
+    """One line of text: control characters and runs of blanks become one blank, double quotes single ones."""
+    if not text.isascii():
+        # unpaired surrogates (from \\ud800 escapes in JSON) cannot be written as UTF-8
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = unicodedata.normalize("NFC", text)
+    text = "".join(c if c.isprintable() else " " for c in text) if not text.isprintable() else text
+    return " ".join(text.replace('"', "'").split())
+
+
+def check_name(name: str) -> str:
+    """``name`` if it can name a dataset, that is a folder and a part of file names.
+
+    Raises:
+        UserError: it is not made of letters, digits, ``.``, ``_``, ``-`` only, or begins with a dot.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not beginning with '.'"
+        )
+    return name
+
+
+def check_modality_name(name: str) -> str:
+    """``name`` if it can name a modality: as :func:`check_name`, without dots (they part ``<name>.<modality>.npy``)."""
+    if "." in name or not _NAME.fullmatch(name):
+        raise UserError(f"the modality name {name!r} cannot be used: take letters, digits, '_' and '-'")
+    return name
+
+
+def only_path_names(argv: list[str]) -> str:
+    """The command line for the card: paths cut to their last part, ``--out`` left out.
+
+    A card must be the same on every machine, so no folder of this one may appear in it.
+    """
+    words, skip = [], False
+    for word in argv:
+        if skip or word == "--out" or word.startswith("--out="):
+            skip = word == "--out"
+            continue
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        kind, colon, rest = value.partition(":")
+        if colon and kind in _ENCODER_KINDS:
+            words.append(f"{option}{equals}{kind}:{_last_part(rest)}")
+        else:
+            words.append(f"{option}{equals}{_last_part(value)}")
+    return " ".join(["python -m dataset_prep", *words])
+
+
+_ENCODER_KINDS = ("sentence-transformers", "timm", "torchvision")
+
+
+def _last_part(word: str) -> str:
+    if word in (".", "..") or "/" in word or "\\" in word:
+        return Path(word).resolve().name
+    return word
