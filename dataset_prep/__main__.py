@@ -30,9 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--name", required=True, help="what to call the dataset: letters, digits, '.', '_', '-'"
-    )
+    parser.add_argument("--name", required=True, help="what to call the dataset: letters, digits, '.', '_', '-'")
     parser.add_argument("--out", default="dataset", metavar="DIR", help="where to put it (default: dataset)")
     parser.add_argument(
         "--max-bad",
@@ -92,9 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    arguments = (
-        _parser().parse_args()
-    )  # answers --help and refuses wrong arguments before anything is imported
+    arguments = _parser().parse_args()  # answers --help and refuses wrong arguments before anything is imported
     from recbole_mambarec.errors import run_main
 
     run_main(main)

@@ -15,9 +15,7 @@ from recbole_mambarec.errors import UserError
 
 # what pandas.read_csv takes for a missing value
 _READ_AS_MISSING = frozenset(
-    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split(
-        "|"
-    )
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
 _BAD_IN_ID = re.compile('[\x00-\x1f\x7f"]')
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

@@ -9,8 +9,4 @@ from recbole_mambarec import config, registry  # noqa: E402  (RecBole can be imp
 config.install()
 registry.register_built_in()
 
-from recbole_mambarec import compat
-
 __version__ = "0.1.0"
-
-compat.apply()

@@ -162,8 +162,7 @@ def ray_at_import() -> None:
     """
     name = "recbole.quick_start.quick_start"
     if name not in sys.modules:
-        # first all that quick_start needs besides ray, so that the stand-in is in place as shortly as
-        # possible
+        # first all that quick_start needs besides ray: the stand-in is to be there for a moment only
         for needed in ("recbole.config", "recbole.data", "recbole.data.transform", "recbole.utils"):
             importlib.import_module(needed)
         stand_in = types.ModuleType("ray")
@@ -195,8 +194,7 @@ class _RayTune:
         if tune is None:
             return
         takes_keywords = hasattr(tune, "report") and any(
-            parameter.kind is parameter.VAR_KEYWORD
-            for parameter in inspect.signature(tune.report).parameters.values()
+            parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(tune.report).parameters.values()
         )
         if takes_keywords and hasattr(tune, "is_session_enabled"):
             if tune.is_session_enabled():
@@ -230,13 +228,12 @@ def _chained_fillna_is_lost() -> bool:
     frame = pd.DataFrame({"x": [np.nan]})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frame["x"].fillna(0.0, inplace=True)  # noqa: PD002 - this is the question
+        frame["x"].fillna(0.0, inplace=True)
     return bool(frame["x"].isna().any())
 
 
 def _read_csv_with_blank_sequences(*args, **kwargs) -> pd.DataFrame:
-    """``pandas.read_csv`` of an atomic file in which a blank sequence is an empty string, not a missing
-    value."""
+    """``pandas.read_csv`` of an atomic file that reads a blank sequence as an empty string."""
     frame = pd.read_csv(*args, **kwargs)
     if _chained_fillna_is_lost():
         sequences = [name for name in frame if str(name).endswith((":token_seq", ":float_seq"))]
@@ -344,14 +341,15 @@ def _load_checkpoint(f, *args, **kwargs):
         trusted = _written.get(os.path.realpath(path)) == _fingerprint(os.fstat(stream.fileno()))
         trusted = trusted or os.environ.get(TRUST_VARIABLE) == "1"
         try:
-            return _torch_load(stream, *args, weights_only=True, **kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch doubts RecBole's pickle protocol 4
+                return _torch_load(stream, *args, weights_only=True, **kwargs)
         except Exception as error:
             failure = error
             if not trusted and isinstance(error, pickle.UnpicklingError) and _is_pickled(stream):
                 raise UserError(
-                    f"the checkpoint {path} was not written by this process and holds more than plain values,
-                    so " f"that loading it would run code stored in it; if you trust it, set
-                    {TRUST_VARIABLE}=1."
+                    f"the checkpoint {path} holds more than plain values and was not written by this process; "
+                    f"loading it would run code stored in it, so if you trust it, set {TRUST_VARIABLE}=1."
                 ) from error
         if trusted:
             stream.seek(0)
@@ -395,8 +393,7 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
 
 
 def _with_recbole_config(checkpoint):
-    """Turn the plain ``config`` of one of this package's checkpoints into the ``Config`` that RecBole
-    expects."""
+    """Turn the plain ``config`` of this package's checkpoints into the ``Config`` that RecBole expects."""
     if isinstance(checkpoint, Mapping) and str(checkpoint.get("format")).startswith(CHECKPOINT_FORMAT):
         from recbole_mambarec.config import config_from_checkpoint
 
@@ -435,8 +432,7 @@ def hyperopt_generator() -> None:
 
 
 class _RandomState(np.random.RandomState):
-    """A ``RandomState`` that also answers to the ``Generator`` name of ``randint``; old hyperopt uses the
-    latter."""
+    """A ``RandomState`` (for hyperopt < 0.2.7) that answers to ``Generator``'s name for ``randint``, too."""
 
     def integers(self, low: int, high: int | None = None, size=None):
         return self.randint(low, high, size)
@@ -462,8 +458,7 @@ def distributed_on_cpu() -> None:
 
 
 def _init_device(original: Callable, self) -> None:
-    """Ask RecBole which device a run of one process would get, and if it is the CPU, set up the group for
-    it."""
+    """Ask RecBole which device a single process would get; if the CPU, set up the process group for it."""
     values = self.final_config_dict
     if "local_rank" not in values:
         return original(self)
@@ -526,8 +521,7 @@ def _share_checkpoint_name(original: Callable, self, config, model) -> None:
 def _wait_for_checkpoint(original: Callable, self, *args, **kwargs) -> None:
     original(self, *args, **kwargs)
     if not self.config["single_spec"]:
-        # every process comes here after the same epochs: RecBole averages the validation score they decide
-        # upon
+        # all processes come here after the same epochs: they decide upon the validation score they share
         torch.distributed.barrier()
         if self.config["local_rank"] != 0:
             # not there on another machine's disk; then this process cannot load it either

@@ -10,8 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
+import pkgutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 _FAMILY = "recbole.model.general_recommender"
@@ -42,9 +45,9 @@ def register(name: str, entry: Entry) -> None:
     """
     if _entries.get(name) == entry:
         return
-    taken = {known.lower(): known for known in [*_entries, *recbole_models()]}
+    taken = {known.lower() for known in _entries}.union(*_recbole_files().values())
     if name.lower() in taken:
-        raise ValueError(f"model name '{name}' is taken by {taken[name.lower()]}: choose another")
+        raise ValueError(f"model name '{name}' is taken: choose another")
     trainers = importlib.import_module("recbole.trainer")
     datasets = importlib.import_module("recbole.data.dataset")
     setattr(trainers, f"{name}Trainer", _load(entry.trainer))
@@ -66,18 +69,26 @@ def names() -> list[str]:
 
 
 def recbole_models() -> list[str]:
-    """Class names of RecBole's own models."""
+    """Class names of RecBole's own models (those whose libraries are installed)."""
     from recbole.model.abstract_recommender import AbstractRecommender
 
     found = set()
-    for family in ("general", "context_aware", "sequential", "knowledge_aware", "exlib"):
-        package = importlib.import_module(f"recbole.model.{family}_recommender")
+    for family, files in _recbole_files().items():
+        try:
+            package = importlib.import_module(f"recbole.model.{family}")
+        except ImportError:  # the external ones need xgboost or lightgbm
+            continue
         for value in vars(package).values():
-            is_model = isinstance(value, type) and issubclass(value, AbstractRecommender)
-            # a model is a class in a file of its own name; helper classes are not
-            if is_model and value.__module__.rsplit(".", 1)[-1] == value.__name__.lower():
+            if isinstance(value, type) and issubclass(value, AbstractRecommender) and value.__name__.lower() in files:
                 found.add(value.__name__)
     return sorted(found)
+
+
+def _recbole_files() -> dict[str, set[str]]:
+    """RecBole's model families and the names of their files, read from the folders without importing them."""
+    root = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "model"
+    families = [folder for folder in sorted(root.glob("*_recommender")) if folder.is_dir()]
+    return {f.name: {module.name for module in pkgutil.iter_modules([str(f)])} for f in families}
 
 
 def _load(path: str) -> type:

@@ -186,12 +186,12 @@ def read_checkpoint(path: str, device: torch.device | str = "cpu") -> dict:
 
 def plain(value: object) -> object:
     """``value`` as nested dicts, lists, numbers, strings and None; enums and devices by name, classes not at all."""
+    if isinstance(value, np.generic):  # before float, of which numpy's float64 is a subclass
+        return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Enum):
         return value.name
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set)):

@@ -82,6 +82,12 @@ class MultimodalDataset(Dataset):
             progress=bool(self.config["show_progress"]),
         )
 
+    def __copy__(self) -> MultimodalDataset:
+        # RecBole copies a dataset for each split; the copies share the features
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def __getstate__(self) -> dict:
         # a pickled dataset (save_dataset, save_dataloaders) must not carry gigabytes nor outlive changed arrays
         state = self.__dict__.copy()

@@ -1,0 +1,176 @@
+"""Recompute a file of golden numbers with our model and measure the difference of every array in it.
+
+A file holds data, parameters, a batch, and what a published implementation made of them. Its keys say what an array is:
+``data/``, ``batch_*`` and ``param/`` are inputs, everything else is a result to reproduce.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.utils import get_model
+from torch import Tensor, nn
+
+import recbole_mambarec  # noqa: F401  (RecBole's look-ups must know our models)
+from recbole_mambarec.errors import UserError
+from tests.helpers import InMemoryDataset, batch, model_config
+
+# published in the README of the golden files
+OUTPUT_TOLERANCE = 2e-5
+GRADIENT_SHARE = 1e-5
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis."""
+
+    name: str
+    rows: slice = field(default_factory=lambda: slice(None))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What the runner must know of one model.
+
+    Attributes:
+        config: configuration of the file -> our configuration keys.
+        slots: model -> published parameter name -> :class:`Slot`.
+        results: (model, fixture) -> pairs of a result's key and our value for it, beyond those every model has.
+        part_names: published loss part -> function of our (weighted) parts and configuration that gives it.
+    """
+
+    config: Callable[[dict], dict]
+    slots: Callable[[nn.Module], dict[str, Slot]]
+    results: Callable[[nn.Module, Fixture], Iterator[tuple[str, object]]]
+    part_names: dict[str, Callable[[dict, dict], object]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One compared array: the largest absolute difference and what is allowed."""
+
+    quantity: str
+    error: float
+    allowed: float
+
+    @property
+    def ok(self) -> bool:
+        """Within the tolerance; a NaN is not."""
+        return bool(self.error <= self.allowed)
+
+
+class Fixture:
+    """A golden file and the model built from it."""
+
+    def __init__(self, path: str | Path, adapters: dict[str, Adapter]) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                self.arrays = {key: stored[key] for key in stored.files}
+            self.meta = json.loads(str(self.arrays["config"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is no readable file of golden numbers ({error})") from None
+        self.model_name = self.meta["model"]
+        if self.model_name not in adapters:
+            known = ", ".join(sorted(adapters))
+            raise UserError(f"{path} is about {self.model_name}, for which no adapter exists: there are {known}")
+        self.adapter = adapters[self.model_name]
+        self.config = self.adapter.config(self.meta["config"])
+
+    def dataset(self) -> InMemoryDataset:
+        """The file's training interactions and features."""
+        rows = self.arrays["data/interactions"]
+        rows = rows[rows[:, 2] == 0]
+        features = {key[len("data/") : -len("_feat")]: self.arrays[key] for key in self.arrays if key.endswith("_feat")}
+        return InMemoryDataset(rows[:, 0], rows[:, 1], self.meta["n_users"], self.meta["n_items"], features)
+
+    def build(self, **overrides) -> nn.Module:
+        """A fresh model with the file's configuration and parameters."""
+        config = model_config(self.model_name, **(self.config | overrides))
+        model = get_model(self.model_name)(config, self.dataset())
+        self.load(model, "param/")
+        return model
+
+    def load(self, model: nn.Module, prefix: str) -> None:
+        """Copy the file's arrays under ``prefix`` into the model; every one must have a place."""
+        state = dict(model.named_parameters()) | dict(model.named_buffers())
+        slots = self.adapter.slots(model)
+        for key in self.keys(prefix):
+            slot = slots[key[len(prefix) :]]
+            target = state[slot.name].data[slot.rows] if state[slot.name].ndim else state[slot.name].data
+            target.copy_(torch.as_tensor(self.arrays[key]).reshape(target.shape))
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of the file under ``prefix``."""
+        return [key for key in self.arrays if key.startswith(prefix)]
+
+    def batch(self) -> dict[str, Tensor]:
+        """The file's batch in RecBole's ids."""
+        return batch(*(self.arrays[f"batch_{name}"] for name in ("users", "pos", "neg")))
+
+
+def check(path: str | Path, adapters: dict[str, Adapter]) -> list[Result]:
+    """Compare every result of a file.
+
+    Raises:
+        UserError: the file is unreadable or of a model without adapter.
+    """
+    fixture = Fixture(path, adapters)
+    arrays = fixture.arrays
+    computed = dict(_common_results(fixture))
+    model = fixture.build()
+    computed.update(fixture.adapter.results(model, fixture))
+
+    largest_gradient = max((np.abs(arrays[key]).max() for key in fixture.keys("grad/")), default=0.0)
+    results = []
+    for key, golden in arrays.items():
+        if key == "config" or key.startswith(("data/", "batch_", "param/", "dream/param/")) or key in INPUTS:
+            continue
+        if key not in computed:
+            results.append(Result(key, float("nan"), 0.0))  # a result that nothing here recomputes is a failure
+            continue
+        golden = np.asarray(golden, dtype=np.float64)
+        ours = np.asarray(computed[key], dtype=np.float64).reshape(golden.shape)
+        allowed = OUTPUT_TOLERANCE * np.abs(golden).max()
+        if key.startswith("grad/"):
+            allowed += GRADIENT_SHARE * largest_gradient
+        results.append(Result(key, float(np.abs(ours - golden).max()), float(allowed)))
+    return results
+
+
+# arrays that feed a result of another key
+INPUTS = frozenset(
+    ["mmd/x", "mmd/y", "infonce/alone_view1", "infonce/alone_view2"]
+    + [f"dream/{shape}_x" for shape in ("vec", "map", "tallmap", "widemap", "seq")]
+)
+
+
+def _common_results(fixture: Fixture) -> Iterator[tuple[str, object]]:
+    """Scores, embeddings, loss, its parts and the gradients, which every file has."""
+    model = fixture.build().eval()
+    n_users, n_items = fixture.meta["n_users"], fixture.meta["n_items"]
+    with torch.no_grad():
+        users, items = model.scored_embeddings()
+        everyone = {"user_id": torch.arange(1, n_users + 1)}
+        yield "eval/user_embeddings", users[1:]
+        yield "eval/item_embeddings", items[1:]
+        yield "eval/scores", model.full_sort_predict(everyone).view(n_users, n_items + 1)[:, 1:]
+
+    model = fixture.build().train()
+    losses = model.calculate_loss(fixture.batch())
+    parts = dict(zip(model.loss_names, losses))
+    loss = sum(losses)
+    loss.backward()
+    yield "train/loss", loss.item()
+    for name, compute in fixture.adapter.part_names.items():
+        yield f"train/part/{name}", compute({k: v.item() for k, v in parts.items()}, fixture.config)
+
+    parameters = dict(model.named_parameters())
+    for name, slot in fixture.adapter.slots(model).items():
+        gradient = parameters[slot.name].grad if slot.name in parameters else None
+        if gradient is not None:
+            yield f"grad/{name}", gradient[slot.rows]
