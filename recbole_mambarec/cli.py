@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
@@ -18,6 +19,21 @@ def _existing_files(text: str) -> list[str]:
         if not Path(file).is_file():
             raise UserError(f"configuration file '{file}' not found: --config_files names existing YAML files")
     return files
+
+
+def _explained(run: Callable, parser_error: type[Exception]) -> Callable:
+    """``run`` with the one input error of RecBole that our checks cannot see in advance put into a sentence."""
+
+    def explained(*args, **kwargs):
+        try:
+            return run(*args, **kwargs)
+        except parser_error as error:
+            raise UserError(
+                f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check "
+                "that every line has as many tab-separated columns as the first"
+            ) from error
+
+    return explained
 
 
 def run_recbole(argv: list[str] | None = None) -> int:
@@ -58,8 +74,10 @@ def run_recbole(argv: list[str] | None = None) -> int:
             reason = str(error).splitlines()[0]
             raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
 
+    from pandas.errors import ParserError
     from recbole.quick_start import run
 
+    run = _explained(run, ParserError)
     result = run(
         options.model or files.get("model") or DEFAULT_MODEL,
         options.dataset or files.get("dataset") or DEFAULT_DATASET,

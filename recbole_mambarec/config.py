@@ -70,10 +70,11 @@ def install() -> None:
 def config_from_checkpoint(values: dict) -> Config:
     """A ``Config`` with the values that a checkpoint of ours was written with.
 
-    The command line of the present process still comes first, as RecBole has it; derived entries are computed anew.
+    The command line of the present process still comes first, as RecBole has it; derived entries are computed anew,
+    and the machine at hand decides on the device.
     """
     derived = {"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "data_path"}
-    derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", "resume_from"}
+    derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", "resume_from", "gpu_id"}
     given = {key: value for key, value in values.items() if key not in derived}
     if values["dataset"] != "ml-100k":
         # Config appends the dataset's name to the path
@@ -94,7 +95,8 @@ def _wrap(name: str, step) -> None:
 def _explain_unknown_model(config: Config, original, model, dataset):
     try:
         return original(model, dataset)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, ImportError) as error:
+        # ImportError: the look-up ends in a family that needs lightgbm
         name = model or config.external_config_dict.get("model")
         known = [*registry.names(), *registry.recbole_models()]
         if not isinstance(name, str) or name in known:

@@ -32,15 +32,24 @@ class MultimodalDataset(Dataset):
 
     def _load_data(self, token, dataset_path) -> None:
         super()._load_data(token, dataset_path)
-        # RecBole would silently drop the interactions of items that .item does not list
         if self.item_feat is not None:
-            known = set(self.item_feat[self.iid_field])
-            unknown = [item for item in self.inter_feat[self.iid_field].dropna().unique() if item not in known]
-            if unknown:
-                raise UserError(
-                    f"{len(unknown)} items of the interactions have no line in "
-                    f"{Path(dataset_path) / f'{token}.item'}, e.g. '{unknown[0]}': add a line (and a row to each array)"
-                )
+            self._check_catalogue(Path(dataset_path) / f"{token}.item")
+
+    def _check_catalogue(self, item_file: Path) -> None:
+        """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""
+        read = set(self.item_feat[self.iid_field])
+        swallowed = [item for item in item_tokens(item_file, self.iid_field) if item not in read]
+        if swallowed:
+            raise UserError(
+                f"RecBole reads only {len(read)} items of {item_file}, not e.g. '{swallowed[0]}': "
+                "remove quotation marks and empty or 'NA' ids from the file"
+            )
+        unknown = [item for item in self.inter_feat[self.iid_field].dropna().unique() if item not in read]
+        if unknown:
+            raise UserError(
+                f"{len(unknown)} items of the interactions have no line in {item_file}, e.g. '{unknown[0]}': "
+                "add a line (and a row to each array)"
+            )
 
     def _load_item_features(self) -> None:
         folder, name = Path(self.dataset_path), self.dataset_name

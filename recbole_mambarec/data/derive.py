@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_mambarec.data.cache import ArrayCache
-from recbole_mambarec.data.folder import item_tokens
+from recbole_mambarec.data.folder import item_tokens, read_atomic
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import sha256_file
@@ -35,9 +35,7 @@ def derive_modality(name: str, recipe: dict, item_file: Path, item_column: str, 
     key = {"file": sha256_file(item_file), "recipe": recipe, "version": _RECIPES_VERSION}
 
     def build() -> dict[str, np.ndarray]:
-        header = pd.read_csv(item_file, sep="\t", nrows=0).columns
-        table = pd.read_csv(item_file, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
-        table.columns = [column.split(":")[0] for column in header]
+        table = read_atomic(item_file)
         unknown = [f for f in [*recipe.get("fields", []), *recipe.get("numeric", [])] if f not in table]
         if unknown:
             raise UserError(f"{item_file} has no column '{unknown[0]}' that modality '{name}' is to be derived from")

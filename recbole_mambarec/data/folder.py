@@ -113,6 +113,14 @@ def _check_interactions(path: Path) -> list[str]:
     return columns
 
 
+def read_atomic(path: Path) -> pd.DataFrame:
+    """An atomic file as a table of strings, columns without their types."""
+    # quoting is off because titles carry bare quotation marks
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
+    table.columns = [column.split(":")[0] for column in table.columns]
+    return table
+
+
 def item_tokens(path: Path, column: str = "item_id") -> np.ndarray:
     """The item tokens of a ``.item`` file in line order, shape ``(n_items,)`` of str.
 
@@ -120,21 +128,14 @@ def item_tokens(path: Path, column: str = "item_id") -> np.ndarray:
         UserError: the file is missing, lacks the column, or lists an item twice.
     """
     try:
-        header = pd.read_csv(path, sep="\t", nrows=0, encoding="utf-8").columns
-        wanted = [name for name in header if name.split(":")[0] == column]
-        if not wanted:
-            raise UserError(f"{path} has no column '{column}': its columns are {', '.join(header)}")
-        # quoting is off because RecBole's own files carry bare quotation marks in titles
-        table = pd.read_csv(
-            path, sep="\t", usecols=wanted, dtype=str, keep_default_na=False, quoting=3, encoding="utf-8"
-        )
+        table = read_atomic(path)
     except FileNotFoundError:
         raise UserError(f"{path} not found: feature rows are matched to items through it") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except ValueError as error:
         raise UserError(f"{path} is no tab-separated UTF-8 table ({error})") from None
-    tokens = table[wanted[0]].to_numpy(dtype=object)
+    if column not in table:
+        raise UserError(f"{path} has no column '{column}': its columns are {', '.join(table)}")
+    tokens = table[column].to_numpy(dtype=object)
     unique, counts = np.unique(tokens.astype(str), return_counts=True)
     if (counts > 1).any():
         raise UserError(f"{path} lists item '{unique[np.argmax(counts > 1)]}' more than once: each item needs one line")
