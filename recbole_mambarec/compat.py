@@ -45,6 +45,7 @@ def apply() -> None:
     scipy_dok_update()
     ray_at_import()
     pandas_copy_on_write()
+    pandas_series_agg()
     torch_load()
     anomaly_detection()
     torch_grad_scaler()
@@ -52,6 +53,7 @@ def apply() -> None:
     distributed_on_cpu()
     distributed_checkpoint()
     distributed_children()
+    distributed_folders()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -215,7 +217,8 @@ def pandas_copy_on_write() -> None:
 
     ``Dataset`` fills them by ``frame[column].fillna(value, inplace=True)``, which now changes a temporary
     copy: float features keep their NaN (and give NaN scores) without an error, and a blank ``token_seq`` or
-    ``float_seq`` is a crash ("'float' object has no attribute 'split'").
+    ``float_seq`` is a crash ("'float' object has no attribute 'split'"). Besides, the tensors of a dataset
+    share their memory with a frame's arrays, which are now read-only as other frames may share them, too.
 
     No upstream issue known; see https://pandas.pydata.org/docs/user_guide/copy_on_write.html
     """
@@ -223,6 +226,7 @@ def pandas_copy_on_write() -> None:
     _overlay(module, "pd", read_csv=_read_csv_with_blank_sequences)
     _wrap(module.Dataset, "_load_feat", _without_chained_assignment_warnings)
     _wrap(module.Dataset, "_fill_nan", _fill_nan)
+    _wrap(module.Dataset, "_dataframe_to_interaction", _dataframe_to_interaction)
 
 
 def _chained_fillna_is_lost() -> bool:
@@ -263,6 +267,38 @@ def _fill_nan(original: Callable, self) -> None:
             fills |= {field: feat[field].mean() for field in feat if types_of[field] == FeatureType.FLOAT}
             setattr(self, name, feat.fillna(fills))
     _without_chained_assignment_warnings(original, self)
+
+
+def _dataframe_to_interaction(original: Callable, self, data: pd.DataFrame):
+    """Give every tensor memory of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        interaction = original(self, data)
+    if _chained_fillna_is_lost():
+        for name, values in interaction.interaction.items():
+            interaction.interaction[name] = values.clone()
+    return interaction
+
+
+def pandas_series_agg() -> None:
+    """Measure sequences one by one: since pandas 3.0 ``series.agg(len)`` is the length of the series.
+
+    It was that of each element, and RecBole splits flattened sequences by it: every dataset with a
+    ``token_seq`` (and normalising or discretising a ``float_seq``) is a crash ("Length of values ... does not
+    match length of index").
+
+    No upstream issue known; see https://github.com/pandas-dev/pandas/issues/53325
+    """
+    if isinstance(pd.Series([[0]]).agg(len), pd.Series):
+        return
+    for name in ("dataset", "kg_dataset", "sequential_dataset"):
+        importlib.import_module(f"recbole.data.dataset.{name}").len = _len
+
+
+def _len(values):
+    """``len`` for modules that take the length of a series of sequences only as ``series.agg(len)``."""
+    sequences = isinstance(values, pd.Series) and values.dtype == object
+    return values.map(len) if sequences else len(values)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -349,7 +385,7 @@ def _load_checkpoint(f, *args, **kwargs):
             failure = error
             if not trusted and isinstance(error, pickle.UnpicklingError) and _is_pickled(stream):
                 raise UserError(
-                    f"the checkpoint {path} holds more than plain values and was not written by this process; "
+                    f"the checkpoint {path} holds more than plain values, which this process did not write; "
                     f"loading it would run code stored in it, so if you trust it, set {TRUST_VARIABLE}=1."
                 ) from error
         if trusted:
@@ -377,15 +413,14 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
     Other threads keep the ``torch.load`` they know.
     """
     thread = threading.get_ident()
-    previous = torch.load
-
-    def load(*load_args, **load_kwargs):
-        if threading.get_ident() != thread:
-            return previous(*load_args, **load_kwargs)
-        return _with_recbole_config(_load_checkpoint(*load_args, **load_kwargs))
-
     with _swap_lock:
         previous = torch.load
+
+        def load(*load_args, **load_kwargs):
+            if threading.get_ident() != thread:
+                return previous(*load_args, **load_kwargs)
+            return _with_recbole_config(_load_checkpoint(*load_args, **load_kwargs))
+
         torch.load = load
         try:
             return original(*args, **kwargs)
@@ -548,6 +583,24 @@ def run_recboles(rank: int, *args) -> None:
     run_recboles.original(rank, *args)
 
 
+def distributed_folders() -> None:
+    """Let processes that start together make the same folder.
+
+    ``ensure_dir`` looks whether a folder exists and then makes it; of two processes of a run, the slower one fails.
+
+    No upstream issue known.
+    """
+    for name in ("utils.utils", "utils", "utils.logger", "trainer.trainer", "data.utils", "data.dataset.dataset"):
+        module = importlib.import_module(f"recbole.{name}")
+        if hasattr(module, "ensure_dir"):
+            module.ensure_dir = _ensure_dir
+
+
+def _ensure_dir(dir_path: str | os.PathLike) -> None:
+    """Make the folder and its parents; one that exists is fine."""
+    os.makedirs(dir_path, exist_ok=True)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # speed
 
@@ -555,10 +608,12 @@ def run_recboles(rank: int, *args) -> None:
 def anomaly_detection() -> None:
     """Switch autograd's anomaly detection off again after RecBole has switched it on for everybody.
 
-    ``recbole.model.sequential_recommender.sine`` calls ``torch.autograd.set_detect_anomaly(True)`` when it is
-    imported, which happens with any sequential model and with RecBole's look-up of some others. Every backward pass of
-    the process then checks every gradient for NaN, which made a MambaRec step 1.6 times slower (RecBole checks the loss
-    itself). No upstream issue known. Who wants the detection switches it on after the import.
+    ``recbole.model.sequential_recommender.sine`` calls ``torch.autograd.set_detect_anomaly(True)`` when it is imported,
+    which importing the package of sequential models does. Every backward pass of the process then checks every gradient
+    for NaN, which took 38 % of a MambaRec step (RecBole checks the loss itself). Who wants the detection switches it on
+    after importing this package.
+
+    No upstream issue known.
     """
     module = importlib.import_module("recbole.model.sequential_recommender.sine")
     if not getattr(module, "_recbole_mambarec_anomaly", False):

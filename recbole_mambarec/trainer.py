@@ -87,9 +87,15 @@ class MultimodalTrainer(Trainer):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
         """Write tensors and plain values only, so that loading the file can run no code; whole or not at all."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
-            return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
+        if self.config["single_spec"] or self.config["local_rank"] == 0:
+            self._write_checkpoint(path, epoch)
+            if verbose:
+                self.logger.info(set_color("Saving current", "blue") + f": {path}")
+        if not self.config["single_spec"]:
+            torch.distributed.barrier()  # no process may load the file before it is there
+
+    def _write_checkpoint(self, path: str, epoch: int) -> None:
         state = {
             "format": CHECKPOINT_FORMAT,
             "model": self.config["model"],
@@ -106,8 +112,6 @@ class MultimodalTrainer(Trainer):
         }
         with atomic_file(path) as temporary:
             torch.save(state, temporary)
-        if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
     def resume_checkpoint(self, resume_file) -> None:
         """Continue from a checkpoint of this class: weights, optimizer, schedule, patience and random state.
