@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
@@ -21,19 +22,26 @@ def _existing_files(text: str) -> list[str]:
     return files
 
 
-def _explained(run: Callable, parser_error: type[Exception]) -> Callable:
-    """``run`` with the one input error of RecBole that our checks cannot see in advance put into a sentence."""
+@contextmanager
+def _user_errors_of_recbole() -> Iterator[None]:
+    """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
+    from pandas.errors import ParserError
+    from torch.multiprocessing import ProcessRaisedException
 
-    def explained(*args, **kwargs):
-        try:
-            return run(*args, **kwargs)
-        except parser_error as error:
-            raise UserError(
-                f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check "
-                "that every line has as many tab-separated columns as the first"
-            ) from error
-
-    return explained
+    try:
+        yield
+    except ParserError as error:
+        raise UserError(
+            f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check that "
+            "every line has as many tab-separated columns as the first"
+        ) from error
+    except ProcessRaisedException as error:
+        # a child's exception arrives as the text of its traceback
+        last = str(error).strip().splitlines()[-1]
+        name, _, sentence = last.partition(": ")
+        if name != f"{UserError.__module__}.{UserError.__name__}":
+            raise
+        raise UserError(sentence) from error
 
 
 def run_recbole(argv: list[str] | None = None) -> int:
@@ -74,20 +82,19 @@ def run_recbole(argv: list[str] | None = None) -> int:
             reason = str(error).splitlines()[0]
             raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
 
-    from pandas.errors import ParserError
     from recbole.quick_start import run
 
-    run = _explained(run, ParserError)
-    result = run(
-        options.model or files.get("model") or DEFAULT_MODEL,
-        options.dataset or files.get("dataset") or DEFAULT_DATASET,
-        config_file_list=config_files,
-        nproc=options.nproc,
-        world_size=options.world_size,
-        ip=options.ip,
-        port=options.port,
-        group_offset=options.group_offset,
-    )
+    with _user_errors_of_recbole():
+        result = run(
+            options.model or files.get("model") or DEFAULT_MODEL,
+            options.dataset or files.get("dataset") or DEFAULT_DATASET,
+            config_file_list=config_files,
+            nproc=options.nproc,
+            world_size=options.world_size,
+            ip=options.ip,
+            port=options.port,
+            group_offset=options.group_offset,
+        )
     if result is not None:
         for part in ("best_valid_result", "test_result"):
             scores = "    ".join(f"{name}: {value:.4f}" for name, value in (result[part] or {}).items())

@@ -37,11 +37,11 @@ VARIANTS = {
 
 
 class Views(NamedTuple):
-    """Intermediate results of one pass; node rows are users first, ``(U + I, d)``."""
+    """What one pass knows of every node before fusion; rows are users first, ``(U + I, d)``."""
 
     refined: dict[str, Tensor]  # DREAM outputs per modality, (I, d)
+    modal: dict[str, Tensor]
     behaviour: Tensor
-    side: Tensor
 
 
 class MambaRec(MultimodalRecommender):
@@ -119,24 +119,25 @@ class MambaRec(MultimodalRecommender):
         behaviour = torch.cat(
             light_gcn(self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         )
-        return Views(refined, behaviour, self.fusion(modal, behaviour))
+        return Views(refined, modal, behaviour)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Behaviour view plus fused modality view."""
         views = self._views()
-        return split_nodes(views.behaviour + views.side, self.data.n_users)
+        return split_nodes(views.behaviour + self.fusion(views.modal, views.behaviour), self.data.n_users)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, regularisation, contrastive alignment and maximum mean discrepancy."""
         views = self._views()
-        all_users, all_items = split_nodes(views.behaviour + views.side, self.data.n_users)
-        u, p, n = all_users[users], all_items[positives], all_items[negatives]
+        # fusion works node by node, so the batch's nodes are all that the loss needs of it
+        rows = torch.cat([users, positives + self.data.n_users, negatives + self.data.n_users])
+        behaviour = views.behaviour[rows]
+        side = self.fusion({m: view[rows] for m, view in views.modal.items()}, behaviour)
+        u, p, n = (behaviour + side).chunk(3)
         pairs = list(combinations([refined[positives] for refined in views.refined.values()], 2))
         if self.contrast == "views":
-            side = split_nodes(views.side, self.data.n_users)
-            behaviour = split_nodes(views.behaviour, self.data.n_users)
-            contrastive = info_nce(side[1][positives], behaviour[1][positives], self.temperature)
-            contrastive = contrastive + info_nce(side[0][users], behaviour[0][users], self.temperature)
+            by_node = zip(side.chunk(3)[:2], behaviour.chunk(3)[:2])  # users and positive items
+            contrastive = sum(info_nce(a, b, self.temperature) for a, b in by_node)
         else:
             contrastive = sum((info_nce(a, b, self.temperature) for a, b in pairs), u.new_zeros(()))
         unit = [(F.normalize(a, dim=1), F.normalize(b, dim=1)) for a, b in pairs]

@@ -67,9 +67,10 @@ def _mambarec_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str,
     model.eval()
     with torch.no_grad():
         views = model._views()
-    yield "eval/side_embeddings", views.side
+        all_sides = model.fusion(views.modal, views.behaviour)
+    yield "eval/side_embeddings", all_sides
     yield "eval/content_embeddings", views.behaviour
-    side, behaviour = (x[model.data.n_users :][arrays["batch_pos"]] for x in (views.side, views.behaviour))
+    side, behaviour = (x[model.data.n_users :][arrays["batch_pos"]] for x in (all_sides, views.behaviour))
     yield "infonce/view1", side
     yield "infonce/view2", behaviour
     yield "infonce/value_t0.2", info_nce(side, behaviour, 0.2)
@@ -81,9 +82,11 @@ def _mambarec_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str,
         unit = (nn.functional.normalize(a, dim=1) for a in (x, y))
         yield key, mmd_gaussian(*unit, float(key.rsplit("bw", 1)[1]))
 
-    training = fixture.build().train()._views()
-    users = (x[: model.data.n_users][arrays["batch_users"]] for x in (training.side, training.behaviour))
-    items = (x[model.data.n_users :][arrays["batch_pos"]] for x in (training.side, training.behaviour))
+    training = fixture.build().train()
+    behaviour = training._views().behaviour
+    both = (training.fusion(training._views().modal, behaviour), behaviour)
+    users = (x[: model.data.n_users][arrays["batch_users"]] for x in both)
+    items = (x[model.data.n_users :][arrays["batch_pos"]] for x in both)
     yield "train/part/cl_user", info_nce(*users, 0.2).item()
     yield "train/part/cl_item", info_nce(*items, 0.2).item()
 
