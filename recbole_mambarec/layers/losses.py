@@ -39,26 +39,52 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
     Rows are L2-normalised; the other rows are the negatives, repeated rows included.
     """
-    logits = F.normalize(anchors, dim=1) @ F.normalize(targets, dim=1).T
-    return F.cross_entropy(logits / temperature, torch.arange(len(logits), device=logits.device))
+    # dividing the (B, d) rows by the temperature spares a pass over the (B, B) products
+    logits = (F.normalize(anchors, dim=1) / temperature) @ F.normalize(targets, dim=1).T
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 @_in_float32
 def mmd_gaussian(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
     """Squared maximum mean discrepancy (biased V-statistic) of the rows of ``x`` and ``y``, ``(B, d)`` each.
 
-    One Gaussian kernel ``exp(-|a - b|^2 / (2 bandwidth^2))``; every pair counts, the diagonal included. Distances come
-    from Gram matrices, so memory is O(B^2), not O(B^2 d). Source: Gretton et al., JMLR 2012, eq. 5.
+    One Gaussian kernel ``exp(-|a - b|^2 / (2 bandwidth^2))``; every pair counts, the diagonal included. Memory is
+    O(B^2), not O(B^2 d). Source: Gretton et al., JMLR 2012, eq. 5.
     """
     scale = -0.5 / bandwidth**2
-    norms_x, norms_y = x.square().sum(dim=1), y.square().sum(dim=1)
+    within = _MeanKernel.apply(x, x, scale) + _MeanKernel.apply(y, y, scale)
+    return within - 2 * _MeanKernel.apply(x, y, scale)
 
-    def mean_kernel(a: Tensor, b: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
-        squared = torch.addmm(norms_a[:, None] + norms_b, a, b.T, alpha=-2)
-        return (squared.clamp_min(0) * scale).exp().mean()
 
-    same = mean_kernel(x, x, norms_x, norms_x) + mean_kernel(y, y, norms_y, norms_y)
-    return same - 2 * mean_kernel(x, y, norms_x, norms_y)
+class _MeanKernel(torch.autograd.Function):
+    """Mean of ``exp(scale |a_i - b_j|^2)`` over all pairs of rows.
+
+    The kernel matrix is the only B x B array: one product of rows extended by their norms gives the exponents, and the
+    gradient ``2 scale (a_i sum_j K_ij - sum_j K_ij b_j)`` needs products with it but no other pass over it. As plain
+    tensor operations, autograd would keep and walk a dozen such arrays.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        one = a.new_ones(1)
+        left = torch.cat([-2 * scale * a, scale * a.square().sum(1, keepdim=True), one.expand(len(a), 1)], dim=1)
+        right = torch.cat([b, one.expand(len(b), 1), scale * b.square().sum(1, keepdim=True)], dim=1)
+        kernel = (left @ right.T).exp_()
+        ctx.save_for_backward(a, b, kernel)
+        ctx.scale = scale
+        return kernel.mean()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b, kernel = ctx.saved_tensors
+        factor = gradient * (2 * ctx.scale / kernel.numel())
+        of_a = of_b = None
+        with torch.autocast(a.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                of_a = factor * (a * kernel.sum(1, keepdim=True) - kernel @ b)
+            if ctx.needs_input_grad[1]:
+                of_b = factor * (b * kernel.sum(0)[:, None] - kernel.T @ a)
+        return of_a, of_b, None
 
 
 @_in_float32
