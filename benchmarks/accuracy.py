@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.memory import peak_gib
 
 RUNS = Path("results/runs.jsonl")
 LIBRARIES = ("torch", "recbole", "numpy", "scipy", "pandas")
@@ -64,7 +65,7 @@ def run(model_name: str, dataset_name: str, label: str, command: str) -> dict:
         "epochs": len(epochs),
         "seconds": round(seconds, 1),
         "seconds_per_epoch": round(seconds / len(epochs), 2),
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gib": round(peak_gib(), 2),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve": [value for _, value in epochs],
         "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
