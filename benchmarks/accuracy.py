@@ -74,13 +74,13 @@ def run(model_name: str, dataset_name: str, label: str, command: str) -> dict:
 
 def table(runs: list[dict]) -> str:
     """Markdown rows, one per run and mask."""
-    head = "| model | mask at test | R@10 | R@20 | N@10 | N@20 | best epoch | epochs | s / epoch | minutes | peak GiB |"
-    lines = [head, "|" + "---|" * 11]
+    columns = "dataset, model, mask at test, R@10, R@20, N@10, N@20, best epoch, epochs, s / epoch, minutes, peak GiB"
+    lines = [f"| {columns.replace(', ', ' | ')} |", "|" + "---|" * 12]
     for entry in runs:
         for mask, scores in entry["test"].items():
             values = " | ".join(f"{scores[name]:.4f}" for name in ("recall@10", "recall@20", "ndcg@10", "ndcg@20"))
             lines.append(
-                f"| {entry['label']} | {mask} | {values} | {entry['best_epoch']} | {entry['epochs']} | "
+                f"| {entry['dataset']} | {entry['label']} | {mask} | {values} | {entry['best_epoch']} | {entry['epochs']} | "
                 f"{entry['seconds_per_epoch']:.1f} | {entry['seconds'] / 60:.1f} | {entry['peak_memory_gib']:.1f} |"
             )
     return "\n".join(lines)
