@@ -79,10 +79,9 @@ def table(runs: list[dict]) -> str:
     for entry in runs:
         for mask, scores in entry["test"].items():
             values = " | ".join(f"{scores[name]:.4f}" for name in ("recall@10", "recall@20", "ndcg@10", "ndcg@20"))
-            lines.append(
-                f"| {entry['dataset']} | {entry['label']} | {mask} | {values} | {entry['best_epoch']} | {entry['epochs']} | "
-                f"{entry['seconds_per_epoch']:.1f} | {entry['seconds'] / 60:.1f} | {entry['peak_memory_gib']:.1f} |"
-            )
+            epochs = f"{entry['best_epoch']} | {entry['epochs']} | {entry['seconds_per_epoch']:.1f}"
+            cost = f"{entry['seconds'] / 60:.1f} | {entry['peak_memory_gib']:.1f}"
+            lines.append(f"| {entry['dataset']} | {entry['label']} | {mask} | {values} | {epochs} | {cost} |")
     return "\n".join(lines)
 
 
