@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from logging import getLogger
 from pathlib import Path
 
@@ -32,6 +33,9 @@ _OTHER_KEYS = (
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
 )
+# our keys that take values of several kinds (checked where they are read), and that make no sense at 0
+_OTHER_KINDS = ("reduction_factor", "metrics", "topk", "eval_args", "eval_batch_size", "stopping_step")
+_AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
 # RecBole scores models without full_sort_predict pair by pair: this many at a time fit in memory
 _PAIRWISE_EVAL_BATCH = 1 << 19
 
@@ -137,6 +141,7 @@ def _add_our_defaults(config: Config, original, model, model_class, dataset) -> 
     config.checked_by_recbole_mambarec = ours or described is not None
     if config.checked_by_recbole_mambarec:
         _check_keys(config)
+        _check_values(given, overall | (default_properties("model", model) if ours else {}))
     if not ours:
         useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
         if useless:
@@ -179,8 +184,35 @@ def _check_keys(config: Config) -> None:
         getLogger().warning(f"configuration key '{key}' is read by nothing in RecBole or here: it may be misspelt")
 
 
+def _check_values(given: dict, defaults: dict) -> None:
+    """Refuse values of our keys that are of another kind than the default, negative or not finite."""
+    for key, default in defaults.items():
+        value = given.get(key)
+        if value is None or default is None or key in _OTHER_KINDS:
+            continue
+        if isinstance(default, bool):
+            fits, kind = isinstance(value, bool), "True or False"
+        elif isinstance(default, int):
+            least = int(key in _AT_LEAST_ONE)
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            kind = f"a whole number from {least}"
+        elif isinstance(default, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+            kind = "a number from 0"
+        else:
+            fits, kind = isinstance(value, type(default)), f"a {type(default).__name__}"
+        if not fits:
+            raise UserError(f"{key} must be {kind}, got {value!r}")
+
+
 def _finish(config: Config, original) -> None:
-    original()
+    try:
+        original()
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        # RecBole checks metrics, topk and evaluation arguments here
+        if not config.checked_by_recbole_mambarec:
+            raise
+        raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
     final = config.final_config_dict
     value = final.get("eval_batch_size")
     if not isinstance(value, int) or value < 1:

@@ -115,6 +115,29 @@ def test_an_impossible_evaluation_batch(tmp_path, value):
         config(tmp_path, eval_batch_size=value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("embedding_size", "abc", "embedding_size must be a whole number from 1, got 'abc'"),
+        ("embedding_size", 0, "embedding_size must be a whole number from 1"),
+        ("embedding_size", 64.0, "embedding_size must be a whole number"),
+        ("knn_k", True, "knn_k must be a whole number"),
+        ("n_layers", -1, "n_layers must be a whole number from 0"),
+        ("mmd_weight", float("nan"), "mmd_weight must be a number from 0"),
+        ("cl_weight", -0.1, "cl_weight must be a number from 0"),
+        ("freeze_features", "yes", "freeze_features must be True or False"),
+        ("learning_rate", "fast", "learning_rate must be a number"),
+        ("topk", [0], "the configuration is not valid: topk must be a positive integer"),
+        ("metrics", ["Recal"], "the configuration is not valid: .*Recal"),
+        ("eval_args", 5, "the configuration is not valid"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, key, value, sentence):
+    write_planted(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        config(tmp_path, **{key: value})
+
+
 def test_a_configuration_survives_the_way_through_a_checkpoint(tmp_path):
     write_planted(tmp_path)
     before = config(tmp_path, mmd_weight=0.1, mask_valid_in_test=False, modalities=["text"])
