@@ -32,6 +32,10 @@ class Entry:
 # Adding a model: its file under models/, its YAML under properties/model/, its line here.
 _BUILT_IN = {
     "MambaRec": Entry("recbole_mambarec.models.mambarec:MambaRec"),
+    "VBPR": Entry("recbole_mambarec.models.vbpr:VBPR"),
+    "FREEDOM": Entry("recbole_mambarec.models.freedom:FREEDOM"),
+    "MGCN": Entry("recbole_mambarec.models.mgcn:MGCN"),
+    "LGMRec": Entry("recbole_mambarec.models.lgmrec:LGMRec"),
 }
 
 _entries: dict[str, Entry] = {}

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
-from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
+from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian, node_contrast
 from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
-from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
+from recbole_mambarec.layers.propagation import item_view, light_gcn, split_nodes
 from recbole_mambarec.models.base import MultimodalRecommender
 
 # What the authors' code computes and what their text describes; each entry is also a configuration key of its own.
@@ -114,8 +114,7 @@ class MambaRec(MultimodalRecommender):
         for m in self.modalities:
             content = self.dropout(self.norm(refined[m]))
             items = self.item_embedding.weight * torch.sigmoid(self.item_gate[m](content))
-            items = propagate(self.item_graph[m], items, self.n_layers)
-            modal[m] = torch.cat([self.user_item.propagate(items), items])
+            modal[m] = item_view(self.item_graph[m], self.user_item, items, self.n_layers)
         behaviour = torch.cat(
             light_gcn(self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         )
@@ -133,10 +132,9 @@ class MambaRec(MultimodalRecommender):
         u, p, n = all_users[users], all_items[positives], all_items[negatives]
         pairs = list(combinations([refined[positives] for refined in views.refined.values()], 2))
         if self.contrast == "views":
-            side = split_nodes(views.side, self.data.n_users)
-            behaviour = split_nodes(views.behaviour, self.data.n_users)
-            contrastive = info_nce(side[1][positives], behaviour[1][positives], self.temperature)
-            contrastive = contrastive + info_nce(side[0][users], behaviour[0][users], self.temperature)
+            contrastive = node_contrast(
+                views.side, views.behaviour, users, positives, self.data.n_users, self.temperature
+            )
         else:
             contrastive = sum((info_nce(a, b, self.temperature) for a, b in pairs), u.new_zeros(()))
         unit = [(F.normalize(a, dim=1), F.normalize(b, dim=1)) for a, b in pairs]

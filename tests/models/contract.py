@@ -11,25 +11,19 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_mambarec.errors import UserError
 from tests.helpers import InMemoryDataset, batch, model_config, random_dataset
 from tests.planted import QUICK, write_planted
 
 
-class ModelContract:
-    """Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly."""
+class TrainingContract:
+    """What holds for RecBole's own models as well, through RecBole's doors alone.
+
+    Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly.
+    """
 
     name: str
     settings: ClassVar[dict] = {}
-
-    def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
-        torch.manual_seed(seed)
-        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | overrides))
-        return get_model(self.name)(config, dataset or random_dataset())
-
-    def some_batch(self, dataset: InMemoryDataset, size: int = 16):
-        rng = np.random.default_rng(1)
-        rows = rng.integers(0, len(dataset.users), size)
-        return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
 
     def train(self, folder, seed: int = 5, **overrides):
         settings = QUICK | self.settings | {"data_path": str(folder.parent), "seed": seed} | overrides
@@ -55,17 +49,46 @@ class ModelContract:
         assert results[0] != results[2]
 
     def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        self.checkpoint(tmp_path)
+
+    def checkpoint(self, tmp_path) -> str:
+        """Train, restore in another trainer, compare; the file."""
         folder = write_planted(tmp_path)
         trainer, result, test = self.train(folder, epochs=3)
         file = trainer.saved_model_file
-        other, *_ = self.train(folder, seed=9, epochs=1)
+        # RecBole names the file after the second at which training starts
+        other, *_ = self.train(folder, seed=9, epochs=1, checkpoint_dir="other")
         assert dict(other.evaluate(test, model_file=file)) == result
-        saved = torch.load(file, weights_only=True)
+        return file
+
+
+class ModelContract(TrainingContract):
+    """What holds for the models of this package."""
+
+    # name of the loss part that ranks
+    ranking_loss: ClassVar[str] = "bpr"
+
+    def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
+        torch.manual_seed(seed)
+        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | overrides))
+        return get_model(self.name)(config, dataset or random_dataset())
+
+    def some_batch(self, dataset: InMemoryDataset, size: int = 16):
+        rng = np.random.default_rng(1)
+        rows = rng.integers(0, len(dataset.users), size)
+        return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
+
+    def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        saved = torch.load(self.checkpoint(tmp_path), weights_only=True)
         assert saved["config"]["model"] == self.name
 
     @pytest.mark.parametrize("dims", [{}, {"text": 7}, {"image": 9, "text": 7, "audio": 5}])
     def test_any_number_of_modalities(self, dims):
         dataset = random_dataset(dims=dims)
+        if len(dims) < get_model(self.name).min_modalities:
+            with pytest.raises(UserError, match=f"{self.name} is defined on item features"):
+                self.build(dataset)
+            return
         model = self.build(dataset)
         loss = sum(model.calculate_loss(self.some_batch(dataset)))
         loss.backward()
@@ -75,7 +98,7 @@ class ModelContract:
         dataset = random_dataset()
         model = self.build(dataset)
         losses = model.calculate_loss(self.some_batch(dataset))
-        assert len(model.loss_names) == len(losses) and "bpr" in model.loss_names
+        assert len(model.loss_names) == len(losses) and self.ranking_loss in model.loss_names
         assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses)
 
     def test_every_parameter_is_trained(self):
@@ -129,7 +152,9 @@ class ModelContract:
     def test_runs_under_autocast(self):
         dataset = random_dataset()
         model = self.build(dataset, dropout_prob=0.0)
+        torch.manual_seed(1)
         exact = sum(model.calculate_loss(self.some_batch(dataset)))
+        torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = sum(model.calculate_loss(self.some_batch(dataset)))
         loss.backward()
