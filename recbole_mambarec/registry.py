@@ -36,6 +36,9 @@ _BUILT_IN = {
     "FREEDOM": Entry("recbole_mambarec.models.freedom:FREEDOM"),
     "MGCN": Entry("recbole_mambarec.models.mgcn:MGCN"),
     "LGMRec": Entry("recbole_mambarec.models.lgmrec:LGMRec"),
+    "MMGCN": Entry("recbole_mambarec.models.mmgcn:MMGCN"),
+    "GRCN": Entry("recbole_mambarec.models.grcn:GRCN"),
+    "SLMRec": Entry("recbole_mambarec.models.slmrec:SLMRec"),
 }
 
 _entries: dict[str, Entry] = {}

@@ -67,10 +67,12 @@ class ModelContract(TrainingContract):
 
     # name of the loss part that ranks
     ranking_loss: ClassVar[str] = "bpr"
+    # overrides that keep the model as small as the data of the tests
+    sizes: ClassVar[dict] = {}
 
     def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
         torch.manual_seed(seed)
-        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | overrides))
+        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | self.sizes | overrides))
         return get_model(self.name)(config, dataset or random_dataset())
 
     def some_batch(self, dataset: InMemoryDataset, size: int = 16):

@@ -27,10 +27,19 @@ GRADIENT_SHARE = 1e-5
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis."""
+    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis.
+
+    ``transposed``: the published code has the matrix the other way round.
+    """
 
     name: str
     rows: slice = field(default_factory=lambda: slice(None))
+    transposed: bool = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of ``tensor`` (a view), as the published code has it."""
+        part = tensor[self.rows] if tensor.ndim else tensor
+        return part.T if self.transposed else part
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Fixture:
             slot = slots[key[len(prefix) :]]
             if slot is None:
                 continue
-            target = state[slot.name].data[slot.rows] if state[slot.name].ndim else state[slot.name].data
+            target = slot.of(state[slot.name].data)
             target.copy_(torch.as_tensor(self.arrays[key]).reshape(target.shape))
 
     def keys(self, prefix: str) -> list[str]:
@@ -195,4 +204,4 @@ def _common_results(fixture: Fixture) -> Iterator[tuple[str, object]]:
     for name, slot in fixture.adapter.slots(model).items():
         gradient = parameters[slot.name].grad if slot is not None and slot.name in parameters else None
         if gradient is not None:
-            yield f"grad/{name}", gradient[slot.rows]
+            yield f"grad/{name}", slot.of(gradient)

@@ -1,8 +1,8 @@
 """RecBole's own BPR and LightGCN.
 
-A padding row 0 stands in their tables, which no interaction touches: slots leave it out, and in LightGCN's graph it is a
-without edges. LightGCN then agrees as it is. RecBole's BPR has no regulariser in its loss, the published code has one:
-the adapter adds it. Without it the loss of the golden file would differ by 3.1 %; its BPR part agrees as it is.
+A padding row 0 stands in their tables, which no interaction touches. Slots leave it out; in LightGCN's graph it is a
+node without edges, and LightGCN agrees as it is. RecBole's BPR has no regulariser in its loss, the published code has
+one: the adapter adds it. Without it the loss of the golden file would differ by 3.1 %; its BPR part agrees as it is.
 """
 
 from __future__ import annotations
