@@ -39,6 +39,9 @@ _BUILT_IN = {
     "MMGCN": Entry("recbole_mambarec.models.mmgcn:MMGCN"),
     "GRCN": Entry("recbole_mambarec.models.grcn:GRCN"),
     "SLMRec": Entry("recbole_mambarec.models.slmrec:SLMRec"),
+    "PGL": Entry("recbole_mambarec.models.pgl:PGL"),
+    "SMORE": Entry("recbole_mambarec.models.smore:SMORE"),
+    "GUME": Entry("recbole_mambarec.models.gume:GUME"),
 }
 
 _entries: dict[str, Entry] = {}

@@ -106,10 +106,11 @@ class TrainingData:
         kept = prune_edges(users, items, self.n_users, self.n_items, rate)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
-    def bipartite_with_items(self, k: int) -> SparseGraph:
-        """:func:`bipartite_with_items` with the neighbours that an item has in every modality."""
+    def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
+        """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""
         edges = shared_neighbours([self.neighbours(modality, k) for modality in self.modalities])
-        return bipartite_with_items(self.users, self.items, self.n_users, self.n_items, edges)
+        graph = bipartite_with_items(self.users, self.items, self.n_users, self.n_items, edges)
+        return graph, SparseGraph(graph.scipy()[: self.n_users, self.n_users :])
 
     def neighbours(self, modality: str, k: int) -> Neighbours:
         """:func:`nearest_neighbours` in a modality's raw features, kept on disk."""

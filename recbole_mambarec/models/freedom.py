@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import light_gcn, propagate
-from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.pruning import PrunedRecommender
 
 
-class FREEDOM(MultimodalRecommender):
+class FREEDOM(PrunedRecommender):
     """FREEDOM, "A Tale of Two Graphs: Freezing and Denoising Graph Structures" (MM 2023, arXiv 2211.06924).
 
     Item embeddings spread over a frozen item graph and are added to LightGCN's. Every epoch LightGCN trains on a fresh
@@ -30,24 +29,15 @@ class FREEDOM(MultimodalRecommender):
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
-        self.reg_weight, self.prune_rate = config["reg_weight"], config["prune_rate"]
-        if not 0 <= self.prune_rate < 1:
-            raise UserError(f"prune_rate must be at least 0 and below 1, got {self.prune_rate}")
+        self.reg_weight = config["reg_weight"]
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
-        self.bipartite = self.training_graph = data.bipartite
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
-
-    def pre_epoch(self, epoch: int) -> None:
-        """Draw the edges of this epoch."""
-        if self.prune_rate > 0:
-            self.training_graph = self.data.pruned_bipartite(self.prune_rate).to(self.device)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """LightGCN's users and items, plus the items spread over their own graph."""
-        graph = self.training_graph if self.training else self.bipartite
-        users, items = light_gcn(graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
+        users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         return users, items + propagate(self.item_graph, self.item_embedding.weight, self.n_mm_layers)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:

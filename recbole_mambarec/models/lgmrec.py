@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce_among
+from recbole_mambarec.layers.noise import gumbel_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -38,6 +39,7 @@ class LGMRec(MultimodalRecommender):
         for key in ("n_ui_layers", "n_mm_layers", "n_hyper_layer", "alpha", "reg_weight", "cl_weight"):
             setattr(self, key, config[key])
         self.noise_in_evaluation = config["noise_in_evaluation"]
+        self._noise = gumbel_noise
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ParameterDict({m: self._matrix(self.feature_dim(m), d) for m in modalities})
@@ -56,10 +58,6 @@ class LGMRec(MultimodalRecommender):
         """Nodes of a modality, ``(U + I, d)``: its projected features after the last hop."""
         items = self.features[modality]() @ self.projection[modality]
         return propagate(self.bipartite, torch.cat([self.mean_of_items.propagate(items), items]), self.n_mm_layers)
-
-    def _noise(self, like: Tensor) -> Tensor:
-        """Gumbel noise."""
-        return -torch.empty_like(like).exponential_().log()
 
     def _membership(self, logits: Tensor) -> Tensor:
         """Shares of the hyperedges in each row."""

@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_mambarec.data.graphs import Neighbours
 from recbole_mambarec.errors import UserError
 from tests.helpers import InMemoryDataset, batch, model_config, random_dataset
 from tests.planted import QUICK, write_planted
@@ -69,6 +70,8 @@ class ModelContract(TrainingContract):
     ranking_loss: ClassVar[str] = "bpr"
     # overrides that keep the model as small as the data of the tests
     sizes: ClassVar[dict] = {}
+    # trainable parameters of the published model on Amazon Baby, where they are known
+    baby_parameters: ClassVar[int | None] = None
 
     def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
         torch.manual_seed(seed)
@@ -107,8 +110,23 @@ class ModelContract(TrainingContract):
         dataset = random_dataset()
         model = self.build(dataset)
         sum(model.calculate_loss(self.some_batch(dataset))).backward()
-        untrained = [name for name, p in model.named_parameters() if p.grad is None]
+        untrained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not untrained
+
+    def test_as_many_parameters_as_the_published_model(self, monkeypatch):
+        """At Amazon Baby's sizes; the graphs have no edges but loops, as no parameter depends on them."""
+        if self.baby_parameters is None:
+            pytest.skip("not published")
+        loops = lambda features, k, *_, **__: Neighbours(  # noqa: E731
+            np.arange(len(features), dtype=np.int32)[:, None], np.ones((len(features), 1), dtype=np.float32)
+        )
+        monkeypatch.setattr("recbole_mambarec.data.training.nearest_neighbours", loops)
+        monkeypatch.setattr("recbole_mambarec.data.training.content_key", lambda *_: "")
+        users, items = 19445, 7050
+        features = {m: np.zeros((items, dim), dtype=np.float32) for m, dim in (("image", 4096), ("text", 384))}
+        dataset = InMemoryDataset(np.arange(users), np.arange(users) % items, users, items, features)
+        model = get_model(self.name)(model_config(self.name), dataset)
+        assert sum(p.numel() for p in model.parameters()) == self.baby_parameters
 
     def test_full_sort_equals_pairs_and_padding_comes_last(self):
         dataset = random_dataset()

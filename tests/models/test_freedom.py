@@ -11,6 +11,7 @@ from tests.models.contract import ModelContract
 
 class TestFREEDOM(ModelContract):
     name = "FREEDOM"
+    baby_parameters = 33_566_528
     settings: ClassVar = {"prune_rate": 0.3}
 
     def test_every_epoch_draws_its_edges_and_evaluation_uses_all(self):

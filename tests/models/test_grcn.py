@@ -11,6 +11,7 @@ from tests.models.contract import ModelContract
 
 class TestGRCN(ModelContract):
     name = "GRCN"
+    baby_parameters = 4_524_478
     settings: ClassVar = {"latent_embedding": 16}
     sizes: ClassVar = {"latent_embedding": 8}
 

@@ -7,6 +7,7 @@ from tests.models.contract import ModelContract
 
 class TestLGMRec(ModelContract):
     name = "LGMRec"
+    baby_parameters = 2_000_320
 
     def test_evaluation_is_repeatable_unless_noise_is_asked_for(self):
         dataset = random_dataset()

@@ -7,6 +7,7 @@ from tests.models.contract import ModelContract
 
 class TestMGCN(ModelContract):
     name = "MGCN"
+    baby_parameters = 33_587_392
 
     def test_the_final_embedding_is_the_sum_of_the_views(self):
         model = self.build().eval()

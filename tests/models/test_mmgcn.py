@@ -8,6 +8,7 @@ from tests.models.contract import ModelContract
 
 class TestMMGCN(ModelContract):
     name = "MMGCN"
+    baby_parameters = 1_418_240
     settings: ClassVar = {"latent_dim": 16, "epochs": 40}
     sizes: ClassVar = {"latent_dim": 16}
 

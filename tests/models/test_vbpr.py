@@ -6,6 +6,7 @@ from tests.models.contract import ModelContract
 
 class TestVBPR(ModelContract):
     name = "VBPR"
+    baby_parameters = 3_226_944
 
     def test_an_item_is_its_id_and_its_projected_features_side_by_side(self):
         model = self.build(random_dataset(dims={"image": 5, "text": 3}))
