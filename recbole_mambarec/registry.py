@@ -42,6 +42,8 @@ _BUILT_IN = {
     "PGL": Entry("recbole_mambarec.models.pgl:PGL"),
     "SMORE": Entry("recbole_mambarec.models.smore:SMORE"),
     "GUME": Entry("recbole_mambarec.models.gume:GUME"),
+    "BM3": Entry("recbole_mambarec.models.bm3:BM3"),
+    "COHESION": Entry("recbole_mambarec.models.cohesion:COHESION"),
 }
 
 _entries: dict[str, Entry] = {}

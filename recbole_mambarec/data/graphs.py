@@ -297,6 +297,72 @@ def shared_neighbours(lists: Sequence[Neighbours]) -> tuple[np.ndarray, np.ndarr
     return rows[rows != columns], columns[rows != columns]
 
 
+@dataclass(frozen=True)
+class CoUsers:
+    """The users who share most training items with each user.
+
+    Attributes:
+        starts: int64, shape ``(n_users + 1,)``: the neighbours of user u are at ``starts[u]:starts[u + 1]``.
+        users: their numbers, most shared items first, ties by number.
+        counts: items shared with them.
+        k: neighbours wanted.
+    """
+
+    starts: np.ndarray
+    users: np.ndarray
+    counts: np.ndarray
+    k: int
+
+    def graph(self, fill: bool = False) -> SparseGraph:
+        """Neighbours weighted with the softmax of their counts; a user without neighbours receives nothing.
+
+        Args:
+            fill: bring the neighbours of a user to k by repeating some at random, drawn from torch's global generator
+                (COHESION); a neighbour that is there n times weighs n-fold in the softmax.
+        """
+        sizes = np.diff(self.starts)
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        times = np.ones(len(rows))
+        if fill:
+            lacking = np.where(sizes > 0, self.k - sizes, 0)
+            drawn_for = np.repeat(np.arange(len(sizes)), lacking)
+            place = torch.rand(len(drawn_for), dtype=torch.float64).numpy() * sizes[drawn_for]
+            np.add.at(times, self.starts[drawn_for] + place.astype(np.int64), 1.0)
+        # the first count is the largest of a user's
+        powers = times * np.exp((self.counts - self.counts[self.starts[rows]]).astype(np.float64))
+        weights = powers / np.bincount(rows, weights=powers, minlength=len(sizes))[rows]
+        return SparseGraph(sp.coo_array((weights, (rows, self.users)), shape=(len(sizes), len(sizes))))
+
+
+def co_users(matrix: sp.csr_array, k: int, block_entries: int = 1 << 24) -> CoUsers:
+    """Top k of every row of the sparse product ``R R^T`` without its diagonal, in row blocks.
+
+    Args:
+        matrix: binary interactions R, ``(n_users, n_items)``.
+        k: neighbours per user.
+        block_entries: upper bound, up to one user's share, on the entries of a block of the product.
+    """
+    transposed = matrix.T.tocsr()
+    popularity = np.diff(transposed.indptr)
+    # entries of each row of the product before equal ones are merged
+    work = np.cumsum(matrix @ popularity.astype(np.float64))
+    block_of = (work // block_entries).astype(np.int64)
+    edges = np.flatnonzero(np.diff(block_of, prepend=-1))
+    parts = []
+    for start, stop in zip(edges, [*edges[1:], matrix.shape[0]]):
+        shared = (matrix[start:stop] @ transposed).tocoo()
+        rows, columns, counts = shared.coords[0] + start, shared.coords[1], shared.data
+        other = rows != columns
+        rows, columns, counts = rows[other], columns[other], counts[other]
+        order = np.lexsort((columns, -counts, rows))
+        rows, columns, counts = rows[order], columns[order], counts[order]
+        kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
+        parts.append((rows[kept], columns[kept], counts[kept]))
+    rows, columns, counts = (np.concatenate(arrays) for arrays in zip(*parts))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))])
+    return CoUsers(starts, columns, counts, k)
+
+
 def weighted_sum(graphs: Sequence[SparseGraph], weights: Sequence[float]) -> SparseGraph:
     """``sum_k weights[k] * graphs[k]``."""
     return SparseGraph(sum(weight * graph.scipy() for graph, weight in zip(graphs, weights, strict=True)))

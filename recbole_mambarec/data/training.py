@@ -10,10 +10,12 @@ import numpy as np
 from recbole_mambarec.data.cache import ArrayCache, content_key
 from recbole_mambarec.data.graphs import (
     NEIGHBOURS_VERSION,
+    CoUsers,
     Neighbours,
     SparseGraph,
     bipartite_adjacency,
     bipartite_with_items,
+    co_users,
     interaction_matrix,
     knn_graph,
     mean_adjacency,
@@ -99,6 +101,10 @@ class TrainingData:
         matrix = interaction_matrix(self.users, self.items, self.n_users, self.n_items)
         matrix.sort_indices()
         return matrix.tocoo().coords
+
+    def co_users(self, k: int) -> CoUsers:
+        """:func:`co_users` of the training interactions."""
+        return co_users(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
 
     def pruned_bipartite(self, rate: float) -> SparseGraph:
         """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""

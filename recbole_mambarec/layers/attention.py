@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -21,17 +20,18 @@ class EdgePattern(nn.Module):
         self.shape = tuple(shape)
         # position in the list of edges, in the order of the columns
         order = np.lexsort((rows, columns))
-        by_column = sp.csr_array((np.ones(len(rows)), (columns, rows)), shape=shape[::-1])
-        by_row = sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-        for name, values in {
-            "rows": rows.astype(np.int64),
-            "columns": columns.astype(np.int64),
-            "order": order,
-            "row_starts": by_row.indptr.astype(np.int64),
-            "column_starts": by_column.indptr.astype(np.int64),
-            "rows_by_column": rows[order].astype(np.int64),
-        }.items():
-            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+        for name, ends, count in (("row", rows, shape[0]), ("column", columns[order], shape[1])):
+            starts = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=count))])
+            self._store(f"{name}_starts", starts, np.int32)
+        # 64 bits to gather with, 32 for the kernels of sparse products
+        self._store("rows", rows, np.int64)
+        self._store("columns", columns, np.int64)
+        self._store("order", order, np.int64)
+        self._store("row_columns", columns, np.int32)
+        self._store("column_rows", rows[order], np.int32)
+
+    def _store(self, name: str, values: np.ndarray, kind: type) -> None:
+        self.register_buffer(name, torch.from_numpy(values.astype(kind)), persistent=False)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
         """Inner product of the two ends of each edge, ``(E,)``, of ``(rows, d)`` and ``(columns, d)``."""
@@ -49,20 +49,18 @@ class EdgePattern(nn.Module):
     def csr(self, values: Tensor, transposed: bool) -> Tensor:
         """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor."""
         if transposed:
-            parts = self.column_starts, self.rows_by_column, values[self.order]
+            parts = self.column_starts, self.column_rows, values[self.order]
         else:
-            parts = self.row_starts, self.columns, values
+            parts = self.row_starts, self.row_columns, values
         shape = self.shape[::-1] if transposed else self.shape
         return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
 
 
 def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
     """Softmax of ``(E,)`` scores within each of ``count`` segments."""
-    index = segments
-    largest = scores.new_full((count,), -torch.inf).scatter_reduce(0, index, scores.detach(), "amax")
-    powers = (scores - largest[index]).exp()
-    totals = scores.new_zeros(count).index_add(0, index, powers)
-    return powers / totals[index]
+    largest = scores.new_full((count,), -torch.inf).scatter_reduce(0, segments, scores.detach(), "amax")
+    powers = (scores - largest[segments]).exp()
+    return powers / scores.new_zeros(count).index_add(0, segments, powers)[segments]
 
 
 class _EdgeProduct(torch.autograd.Function):

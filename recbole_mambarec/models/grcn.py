@@ -15,7 +15,7 @@ ROUTING = ("reference", "paper")
 
 
 class GRCN(MultimodalRecommender):
-    """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation" (MM 2020, arXiv 2008.07742).
+    """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation" (MM 2020, arXiv 2111.02036).
 
     Per modality, user preferences and projected features attend to each other along the edges. An edge weighs the
     largest product, over modalities, of that attention and the confidence of its sending node, and nothing if that is

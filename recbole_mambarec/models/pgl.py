@@ -12,7 +12,8 @@ from recbole_mambarec.models.pruning import PrunedRecommender
 
 
 class PGL(PrunedRecommender):
-    """PGL, "Principal Graph Learning" (AAAI 2025), the better of its two forms: local subgraphs by edge sampling.
+    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025), in the
+    better of its two forms: local subgraphs by edge sampling.
 
     An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
     LightGCN trains on 30 % of the edges, drawn anew in every epoch, and is evaluated on all. Items are also spread over
@@ -20,8 +21,8 @@ class PGL(PrunedRecommender):
     mask.
 
     Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
-    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term. The global form, which trains
-    on a graph made of singular vectors, is not built: it needs a dense product over all nodes.
+    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term. The global form, which
+    trains on a graph made of singular vectors, is not built: it needs a dense product over all nodes.
     """
 
     min_modalities = 1
