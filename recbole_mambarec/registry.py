@@ -32,6 +32,18 @@ class Entry:
 # Adding a model: its file under models/, its YAML under properties/model/, its line here.
 _BUILT_IN = {
     "MambaRec": Entry("recbole_mambarec.models.mambarec:MambaRec"),
+    "VBPR": Entry("recbole_mambarec.models.vbpr:VBPR"),
+    "FREEDOM": Entry("recbole_mambarec.models.freedom:FREEDOM"),
+    "MGCN": Entry("recbole_mambarec.models.mgcn:MGCN"),
+    "LGMRec": Entry("recbole_mambarec.models.lgmrec:LGMRec"),
+    "MMGCN": Entry("recbole_mambarec.models.mmgcn:MMGCN"),
+    "GRCN": Entry("recbole_mambarec.models.grcn:GRCN"),
+    "SLMRec": Entry("recbole_mambarec.models.slmrec:SLMRec"),
+    "PGL": Entry("recbole_mambarec.models.pgl:PGL"),
+    "SMORE": Entry("recbole_mambarec.models.smore:SMORE"),
+    "GUME": Entry("recbole_mambarec.models.gume:GUME"),
+    "BM3": Entry("recbole_mambarec.models.bm3:BM3"),
+    "COHESION": Entry("recbole_mambarec.models.cohesion:COHESION"),
 }
 
 _entries: dict[str, Entry] = {}

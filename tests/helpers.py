@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from recbole_mambarec.config import default_properties
@@ -50,6 +51,11 @@ class InMemoryDataset:
     def num(self, field: str) -> int:
         """Users or items, padding included."""
         return (self.n_users if field == "user_id" else self.n_items) + 1
+
+    def inter_matrix(self, form: str = "coo") -> sp.coo_matrix:
+        """The interactions in RecBole's ids, for RecBole's own models."""
+        shape = (self.n_users + 1, self.n_items + 1)
+        return sp.coo_matrix((np.ones(len(self.users)), (self.users + 1, self.items + 1)), shape=shape).asformat(form)
 
     def training_data(self) -> TrainingData:
         """As :meth:`MultimodalDataset.training_data`."""

@@ -6,6 +6,7 @@ Node numbers here are those of the real users and items, from 0; RecBole's paddi
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,12 +110,25 @@ def interaction_matrix(users: np.ndarray, items: np.ndarray, n_users: int, n_ite
     return matrix
 
 
-def user_item_block(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
-    """The user x item block of the normalised bipartite adjacency: each edge weighs ``1 / sqrt(d_u d_i)``.
+def user_item_block(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, weighting: str = "symmetric"
+) -> SparseGraph:
+    """The user x item block of the bipartite adjacency.
 
     Degrees are counted in the interactions given (the training ones); a node without any keeps an empty row.
+
+    Args:
+        weighting: ``symmetric``: each edge weighs ``1 / sqrt(d_u d_i)``; ``mean``: ``1 / d_u``, so that a user gets the
+            mean of their items; ``binary``: 1.
     """
-    return SparseGraph(_normalised_block(users, items, n_users, n_items))
+    if weighting == "symmetric":
+        return SparseGraph(_normalised_block(users, items, n_users, n_items))
+    matrix = interaction_matrix(users, items, n_users, n_items)
+    if weighting == "mean":
+        return SparseGraph(_row_means(matrix))
+    if weighting == "binary":
+        return SparseGraph(matrix)
+    raise ValueError(f"unknown weighting '{weighting}': use 'symmetric', 'mean' or 'binary'")
 
 
 def bipartite_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
@@ -124,6 +138,55 @@ def bipartite_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_it
     """
     block = _normalised_block(users, items, n_users, n_items)
     return SparseGraph(sp.block_array([[None, block], [block.T, None]], format="csr"), symmetric=True)
+
+
+def mean_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
+    """``D^-1 A`` of the user-item graph, ``(U + I, U + I)``: every node gets the mean of its neighbours, or zero."""
+    block = interaction_matrix(users, items, n_users, n_items)
+    return SparseGraph(_row_means(sp.block_array([[None, block], [block.T, None]], format="csr")))
+
+
+def _row_means(matrix: sp.csr_array) -> sp.csr_array:
+    """``D^-1 A``: every row that has entries sums to 1."""
+    degrees = matrix.astype(np.float64).sum(axis=1)
+    return sp.diags_array(np.divide(1.0, degrees, out=np.zeros_like(degrees), where=degrees > 0)) @ matrix
+
+
+def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, rate: float) -> np.ndarray:
+    """Degree-sensitive pruning: indices, ascending, of the ``int(E * (1 - rate))`` interactions that are kept.
+
+    They are drawn without replacement with probabilities proportional to ``1 / sqrt(d_u d_i)`` from torch's global
+    generator, so a seed repeats them and a checkpoint continues them. The draw keeps the smallest of one exponential
+    variate per edge over its weight, the Gumbel-top-k trick, which has no limit on the number of edges.
+    Source: FREEDOM (arXiv 2211.06924).
+
+    Args:
+        users, items: distinct pairs.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"the share of pruned edges must be in [0, 1), got {rate}")
+    degrees = [np.bincount(ends, minlength=count) for ends, count in ((users, n_users), (items, n_items))]
+    weights = 1.0 / np.sqrt(degrees[0][users] * degrees[1][items])
+    waiting = torch.empty(len(users), dtype=torch.float64).exponential_() / torch.from_numpy(weights)
+    kept = waiting.topk(int(len(users) * (1 - rate)), largest=False, sorted=False).indices
+    return np.sort(kept.numpy())
+
+
+def bipartite_with_items(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, item_edges: tuple[np.ndarray, np.ndarray]
+) -> SparseGraph:
+    """``D^-1/2 A' D^-1/2`` of the user-item graph to which directed item-item edges are added; D are row sums.
+
+    Source: GUME (arXiv 2407.12338).
+
+    Args:
+        item_edges: (receiving item, sending item) of each edge, distinct, no item with itself.
+    """
+    block = interaction_matrix(users, items, n_users, n_items).astype(np.float64)
+    among = sp.coo_array((np.ones(len(item_edges[0])), item_edges), shape=(n_items, n_items))
+    matrix = sp.block_array([[None, block], [block.T, among]], format="csr")
+    scale = sp.diags_array(_inverse_sqrt(matrix.sum(axis=1)))
+    return SparseGraph(scale @ matrix @ scale)
 
 
 def _normalised_block(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
@@ -219,3 +282,101 @@ def knn_graph(neighbours: Neighbours, weighting: str = "cosine") -> SparseGraph:
     else:
         raise ValueError(f"unknown weighting '{weighting}': use 'cosine' or 'uniform'")
     return SparseGraph(sp.coo_array((weights, (rows, columns)), shape=shape))
+
+
+def shared_neighbours(lists: Sequence[Neighbours]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (i, j), i != j, with j in every one of i's neighbour lists, as two arrays sorted by i, then j."""
+    n_items = len(lists[0].indices)
+    common: np.ndarray | None = None
+    for neighbours in lists:
+        kept = neighbours.indices >= 0
+        rows = np.repeat(np.arange(n_items, dtype=np.int64), kept.sum(axis=1))
+        codes = rows * n_items + neighbours.indices[kept]
+        common = np.unique(codes) if common is None else np.intersect1d(common, codes)
+    rows, columns = common // n_items, common % n_items
+    return rows[rows != columns], columns[rows != columns]
+
+
+@dataclass(frozen=True)
+class CoUsers:
+    """The users who share most training items with each user.
+
+    Attributes:
+        starts: int64, shape ``(n_users + 1,)``: the neighbours of user u are at ``starts[u]:starts[u + 1]``.
+        users: their numbers, most shared items first, ties by number.
+        counts: items shared with them.
+        k: neighbours wanted.
+    """
+
+    starts: np.ndarray
+    users: np.ndarray
+    counts: np.ndarray
+    k: int
+
+    def graph(self, fill: bool = False) -> SparseGraph:
+        """Neighbours weighted with the softmax of their counts; a user without neighbours receives nothing.
+
+        Args:
+            fill: bring the neighbours of a user to k by repeating some at random, drawn from torch's global generator
+                (COHESION); a neighbour that is there n times weighs n-fold in the softmax.
+        """
+        sizes = np.diff(self.starts)
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        times = np.ones(len(rows))
+        if fill:
+            lacking = np.where(sizes > 0, self.k - sizes, 0)
+            drawn_for = np.repeat(np.arange(len(sizes)), lacking)
+            place = torch.rand(len(drawn_for), dtype=torch.float64).numpy() * sizes[drawn_for]
+            np.add.at(times, self.starts[drawn_for] + place.astype(np.int64), 1.0)
+        # the first count is the largest of a user's
+        powers = times * np.exp((self.counts - self.counts[self.starts[rows]]).astype(np.float64))
+        weights = powers / np.bincount(rows, weights=powers, minlength=len(sizes))[rows]
+        return SparseGraph(sp.coo_array((weights, (rows, self.users)), shape=(len(sizes), len(sizes))))
+
+
+def co_users(matrix: sp.csr_array, k: int, block_entries: int = 1 << 24) -> CoUsers:
+    """Top k of every row of the sparse product ``R R^T`` without its diagonal, in row blocks.
+
+    Args:
+        matrix: binary interactions R, ``(n_users, n_items)``.
+        k: neighbours per user.
+        block_entries: upper bound, up to one user's share, on the entries of a block of the product.
+    """
+    transposed = matrix.T.tocsr()
+    popularity = np.diff(transposed.indptr)
+    # entries of each row of the product before equal ones are merged
+    work = np.cumsum(matrix @ popularity.astype(np.float64))
+    block_of = (work // block_entries).astype(np.int64)
+    edges = np.flatnonzero(np.diff(block_of, prepend=-1))
+    parts = []
+    for start, stop in zip(edges, [*edges[1:], matrix.shape[0]]):
+        shared = (matrix[start:stop] @ transposed).tocoo()
+        rows, columns, counts = shared.coords[0] + start, shared.coords[1], shared.data
+        other = rows != columns
+        rows, columns, counts = rows[other], columns[other], counts[other]
+        order = np.lexsort((columns, -counts, rows))
+        rows, columns, counts = rows[order], columns[order], counts[order]
+        kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
+        parts.append((rows[kept], columns[kept], counts[kept]))
+    rows, columns, counts = (np.concatenate(arrays) for arrays in zip(*parts))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))])
+    return CoUsers(starts, columns, counts, k)
+
+
+def weighted_sum(graphs: Sequence[SparseGraph], weights: Sequence[float]) -> SparseGraph:
+    """``sum_k weights[k] * graphs[k]``."""
+    return SparseGraph(sum(weight * graph.scipy() for graph, weight in zip(graphs, weights, strict=True)))
+
+
+def entrywise_maximum(graphs: Sequence[SparseGraph]) -> SparseGraph:
+    """The largest of the stored entries at each position; an entry that is not stored does not count (SMORE)."""
+    parts = [graph.scipy().tocoo() for graph in graphs]
+    rows, columns, values = (
+        np.concatenate(arrays) for arrays in zip(*((*part.coords, part.data) for part in parts), strict=True)
+    )
+    codes = rows.astype(np.int64) * graphs[0].shape[1] + columns
+    order = np.argsort(codes, kind="stable")
+    codes, starts = np.unique(codes[order], return_index=True)
+    values = np.maximum.reduceat(values[order], starts)
+    positions = (codes // graphs[0].shape[1], codes % graphs[0].shape[1])
+    return SparseGraph(sp.coo_array((values, positions), shape=graphs[0].shape))

@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
         device = next(arg for arg in args if isinstance(arg, Tensor)).device.type
         with torch.autocast(device, enabled=False):
-            return function(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+            return function(*(arg.float() if _is_floating(arg) else arg for arg in args), **kwargs)
 
     return wrapped
 
@@ -42,6 +46,73 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     # dividing the (B, d) rows by the temperature spares a pass over the (B, B) products
     logits = (F.normalize(anchors, dim=1) / temperature) @ F.normalize(targets, dim=1).T
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
+    """:func:`info_nce` from nodes ``a`` to nodes ``b``, ``(U + I, d)`` each: items among items, users among users."""
+    rows = items + n_users
+    return info_nce(a[rows], b[rows], temperature) + info_nce(a[users], b[users], temperature)
+
+
+@_in_float32
+def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
+    return F.cross_entropy(anchors @ targets.T / temperature, torch.arange(len(anchors), device=anchors.device))
+
+
+@_in_float32
+def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperature: float) -> Tensor:
+    """InfoNCE against more candidates than the batch: anchor r should find ``candidates[index[r]]``.
+
+    *Sum* over anchors (LGMRec), not the mean. The ``(B, n)`` logits exist in row blocks only: the gradient is computed
+    along with the value.
+
+    Args:
+        anchors: ``(B, d)``.
+        candidates: ``(n, d)``.
+        index: ``(B,)``, each below n.
+    """
+    unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
+    return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature)
+
+
+class _SumOfCrossEntropies(torch.autograd.Function):
+    """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``."""
+
+    block_values = 1 << 22
+
+    @staticmethod
+    def forward(ctx, anchors: Tensor, candidates: Tensor, index: Tensor, scale: float) -> Tensor:
+        total = anchors.new_zeros(())
+        gradients = torch.empty_like(anchors), torch.zeros_like(candidates)
+        step = max(1, _SumOfCrossEntropies.block_values // max(len(candidates), 1))
+        for start in range(0, len(anchors), step):
+            rows = slice(start, start + step)
+            log_share = ((anchors[rows] * scale) @ candidates.T).log_softmax(dim=1)
+            own = index[rows, None]
+            total -= log_share.gather(1, own).sum()
+            share = log_share.exp_().scatter_add_(1, own, -torch.ones_like(own, dtype=log_share.dtype))
+            gradients[0][rows] = share @ candidates * scale
+            gradients[1].addmm_(share.T, anchors[rows], alpha=scale)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        anchors, candidates = ctx.saved_tensors
+        return gradient * anchors, gradient * candidates, None, None
+
+
+@_in_float32
+def moment_gap(a: Tensor, b: Tensor) -> Tensor:
+    """Difference of mean and of variance over all entries of two arrays (GUME)."""
+    return (a.var() - b.var()).abs() + (a.mean() - b.mean()).abs()
+
+
+@_in_float32
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """One minus the mean cosine of rows of ``(B, d)`` each (BM3)."""
+    return 1.0 - F.cosine_similarity(a, b, dim=1).mean()
 
 
 @_in_float32
@@ -94,3 +165,9 @@ def l2_half(*embeddings: Tensor, batch_size: int) -> Tensor:
     ``batch_size`` is the configured one, also for the shorter last batch of an epoch (as the published code does).
     """
     return 0.5 * sum(x.square().sum() for x in embeddings) / batch_size
+
+
+@_in_float32
+def embedding_norm(*embeddings: Tensor) -> Tensor:
+    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``."""
+    return sum(x.norm() for x in embeddings) / len(embeddings[-1])

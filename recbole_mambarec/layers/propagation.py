@@ -29,6 +29,15 @@ def light_gcn(graph: SparseGraph, users: Tensor, items: Tensor, n_layers: int) -
     return split_nodes(mean_of_layers(graph, torch.cat([users, items]), n_layers), len(users))
 
 
+def item_view(item_graph: SparseGraph, user_item: SparseGraph, items: Tensor, n_layers: int) -> Tensor:
+    """Items ``(I, d)`` spread over their own graph, users as the sum over their items: nodes ``(U + I, d)``.
+
+    Source: MGCN (arXiv 2308.03588), item-item view.
+    """
+    items = propagate(item_graph, items, n_layers)
+    return torch.cat([user_item.propagate(items), items])
+
+
 def split_nodes(nodes: Tensor, n_users: int) -> tuple[Tensor, Tensor]:
     """Rows of a user-item graph as (users, items)."""
     return nodes[:n_users], nodes[n_users:]

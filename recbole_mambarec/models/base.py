@@ -28,6 +28,8 @@ class MultimodalRecommender(GeneralRecommender):
     """
 
     input_type = InputType.PAIRWISE
+    # fewest modalities with which the model is defined
+    min_modalities = 0
 
     def __init__(self, config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
@@ -38,6 +40,16 @@ class MultimodalRecommender(GeneralRecommender):
             )
         self.data = dataset.training_data()
         self.modalities = self.data.modalities
+        if len(self.modalities) < self.min_modalities:
+            raise UserError(
+                f"{type(self).__name__} is defined on item features and needs at least {self.min_modalities} modality: "
+                "use a dataset that has one, or leave the key modalities unset"
+            )
+        if self.input_type is InputType.POINTWISE and (config["train_neg_sample_args"] or {}).get("distribution") in (
+            "uniform",
+            "popularity",
+        ):
+            raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.loss_names: tuple[str, ...] = ()
@@ -50,11 +62,12 @@ class MultimodalRecommender(GeneralRecommender):
         """Final embeddings of all real users ``(U, d)`` and items ``(I, d)``; a score is their inner product."""
 
     @abstractmethod
-    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor | None) -> dict[str, Tensor]:
         """Weighted terms of the loss by name; their sum is minimised.
 
         Args:
-            users, positives, negatives: node numbers from 0, shape ``(B,)`` each.
+            users, positives, negatives: node numbers from 0, shape ``(B,)`` each; ``negatives`` is None for a model
+                whose ``input_type`` is pointwise, which learns from positive pairs alone.
         """
 
     def pre_epoch(self, epoch: int) -> None:
@@ -65,11 +78,15 @@ class MultimodalRecommender(GeneralRecommender):
 
     # ------------------------------------------------------------------ help for subclasses
 
-    def id_embedding(self, count: int) -> nn.Embedding:
-        """A trainable table ``(count, d)``, Xavier-uniform."""
-        table = nn.Embedding(count, self.embedding_size)
+    def id_embedding(self, count: int, width: int | None = None) -> nn.Embedding:
+        """A trainable table ``(count, width)``, Xavier-uniform; ``width`` is d by default."""
+        table = nn.Embedding(count, self.embedding_size if width is None else width)
         nn.init.xavier_uniform_(table.weight)
         return table
+
+    def feature_dim(self, modality: str) -> int:
+        """Width of a modality's raw features."""
+        return self.data.features(modality).shape[1]
 
     def feature_tables(self, frozen: bool) -> nn.ModuleDict:
         """One :class:`FeatureTable` per modality."""
@@ -83,9 +100,8 @@ class MultimodalRecommender(GeneralRecommender):
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
         """Terms of the loss in the order of ``loss_names``; RecBole's trainer adds and logs them."""
-        parts = self.loss_parts(
-            interaction[self.USER_ID] - 1, interaction[self.ITEM_ID] - 1, interaction[self.NEG_ITEM_ID] - 1
-        )
+        negatives = interaction[self.NEG_ITEM_ID] - 1 if self.input_type is InputType.PAIRWISE else None
+        parts = self.loss_parts(interaction[self.USER_ID] - 1, interaction[self.ITEM_ID] - 1, negatives)
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 

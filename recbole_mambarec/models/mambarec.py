@@ -14,7 +14,7 @@ from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
 from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
-from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
+from recbole_mambarec.layers.propagation import item_view, light_gcn, split_nodes
 from recbole_mambarec.models.base import MultimodalRecommender
 
 # What the authors' code computes and what their text describes; each entry is also a configuration key of its own.
@@ -114,8 +114,7 @@ class MambaRec(MultimodalRecommender):
         for m in self.modalities:
             content = self.dropout(self.norm(refined[m]))
             items = self.item_embedding.weight * torch.sigmoid(self.item_gate[m](content))
-            items = propagate(self.item_graph[m], items, self.n_layers)
-            modal[m] = torch.cat([self.user_item.propagate(items), items])
+            modal[m] = item_view(self.item_graph[m], self.user_item, items, self.n_layers)
         behaviour = torch.cat(
             light_gcn(self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         )

@@ -5,11 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_mambarec.data.graphs import (
+    Neighbours,
+    SparseGraph,
     bipartite_adjacency,
+    co_users,
+    entrywise_maximum,
     interaction_matrix,
     knn_graph,
+    mean_adjacency,
     nearest_neighbours,
+    prune_edges,
+    shared_neighbours,
     user_item_block,
+    weighted_sum,
 )
 
 edges = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=25)
@@ -132,3 +140,102 @@ def test_memory_stays_within_blocks():
         nearest_neighbours(features, 5, block=100)
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest < 3000 * 3000 * 4 / 8
+
+
+@given(edges)
+def test_means_and_binary_blocks_equal_the_dense_definition(pairs):
+    users, items = np.array(pairs).T
+    dense = np.zeros((6, 5))
+    dense[users, items] = 1
+    adjacency = np.block([[np.zeros((6, 6)), dense], [dense.T, np.zeros((5, 5))]])
+    expected = adjacency / np.maximum(adjacency.sum(axis=1, keepdims=True), 1)
+    np.testing.assert_allclose(mean_adjacency(users, items, 6, 5).scipy().toarray(), expected, atol=1e-7)
+    mean, binary = (user_item_block(users, items, 6, 5, kind).scipy().toarray() for kind in ("mean", "binary"))
+    np.testing.assert_allclose(mean, expected[:6, 6:], atol=1e-7)
+    np.testing.assert_allclose(binary, dense)
+    with pytest.raises(ValueError, match="weighting"):
+        user_item_block(users, items, 6, 5, "median")
+
+
+def all_pairs(n_users=20, n_items=30):
+    rng = np.random.default_rng(0)
+    popular = np.linspace(0.05, 0.9, n_items)
+    return np.nonzero(rng.random((n_users, n_items)) < popular)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 0.99])
+def test_pruning_keeps_as_many_edges_as_asked(rate):
+    users, items = all_pairs()
+    kept = prune_edges(users, items, 20, 30, rate)
+    assert len(kept) == int(len(users) * (1 - rate))
+    assert (np.diff(kept) > 0).all()
+
+
+def test_pruning_prefers_edges_of_small_degrees_as_its_weights_say():
+    """The first edge drawn is edge e with probability w_e / sum w."""
+    users, items = all_pairs(6, 4)
+    degrees = np.bincount(users, minlength=6)[users] * np.bincount(items, minlength=4)[items]
+    expected = 1 / np.sqrt(degrees)
+    torch.manual_seed(0)
+    rate = 1 - 1.5 / len(users)
+    drawn = np.concatenate([prune_edges(users, items, 6, 4, rate) for _ in range(6000)])
+    assert len(drawn) == 6000
+    np.testing.assert_allclose(np.bincount(drawn, minlength=len(users)) / 6000, expected / expected.sum(), atol=0.02)
+
+
+def test_a_prune_rate_outside_its_range_is_refused():
+    for rate in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="share of pruned edges"):
+            prune_edges(np.array([0]), np.array([0]), 1, 1, rate)
+
+
+def two_graphs():
+    rng = np.random.default_rng(5)
+    found = [nearest_neighbours(rng.normal(size=(9, 3)).astype(np.float32), 4) for _ in range(2)]
+    return [knn_graph(lists) for lists in found]
+
+
+def test_sums_and_maxima_of_graphs():
+    graphs = two_graphs()
+    one, other = (graph.scipy().toarray() for graph in graphs)
+    np.testing.assert_allclose(weighted_sum(graphs, [0.3, 0.7]).scipy().toarray(), 0.3 * one + 0.7 * other, atol=1e-6)
+    # what is not stored does not count, also against a negative entry
+    stored = [np.where(x != 0, x, -np.inf) for x in (one, other)]
+    expected = np.maximum(*stored)
+    np.testing.assert_allclose(
+        entrywise_maximum(graphs).scipy().toarray(), np.where(np.isinf(expected), 0, expected), atol=1e-6
+    )
+    negative = SparseGraph(interaction_matrix(np.array([0]), np.array([1]), 2, 2) * -1.0)
+    assert entrywise_maximum([negative, SparseGraph(negative.scipy() * 0.5)]).scipy()[0, 1] == -0.5
+
+
+def test_shared_neighbours_are_in_every_list_and_never_the_item_itself():
+    lists = [
+        Neighbours(np.array([[0, 1, 2], [1, 2, -1], [2, 0, -1]]), np.ones((3, 3))),
+        Neighbours(np.array([[0, 2], [1, 0], [2, 0]]), np.ones((3, 2))),
+    ]
+    assert [list(x) for x in shared_neighbours(lists)] == [[0, 2], [2, 0]]
+
+
+@pytest.mark.parametrize("block", [1, 50, 1 << 24])
+def test_co_users_equal_the_dense_product(block):
+    users, items = all_pairs(20, 8)
+    matrix = interaction_matrix(users, items, 21, 8)  # user 20 has nothing
+    shared = (matrix @ matrix.T).toarray()
+    np.fill_diagonal(shared, 0)
+    found = co_users(matrix, 5, block)
+    for user in range(21):
+        order = sorted(np.flatnonzero(shared[user]), key=lambda v: (-shared[user, v], v))[:5]
+        rows = slice(found.starts[user], found.starts[user + 1])
+        assert found.users[rows].tolist() == order
+        assert found.counts[rows].tolist() == shared[user, order].tolist()
+    graph = found.graph().scipy().toarray()
+    powers = np.exp(found.counts[:5])
+    np.testing.assert_allclose(graph[0, found.users[:5]], powers / powers.sum(), rtol=1e-5)
+    assert not graph[20].any()
+
+
+def test_repeated_neighbours_fill_up_to_k():
+    """Two users share one item, so each is the other's only neighbour, however often repeated."""
+    found = co_users(interaction_matrix(np.array([0, 1]), np.array([0, 0]), 2, 1), 4)
+    np.testing.assert_allclose(found.graph(fill=True).scipy().toarray(), [[0, 1], [1, 0]])

@@ -1,7 +1,20 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
+from recbole_mambarec.layers import losses
+from recbole_mambarec.layers.losses import (
+    bpr,
+    cosine_distance,
+    dot_nce,
+    embedding_norm,
+    info_nce,
+    info_nce_among,
+    l2_half,
+    mmd_gaussian,
+    moment_gap,
+    node_contrast,
+)
 
 
 def brute_mmd(x, y, sigma):
@@ -59,6 +72,43 @@ def test_bpr():
 def test_l2_half_divides_by_the_configured_batch():
     x = torch.ones(2, 3)
     assert l2_half(x, x, batch_size=4) == 0.5 * 12 / 4
+
+
+@pytest.mark.parametrize("block", [1, 37, 1 << 22])
+def test_info_nce_among_all_equals_the_formula_and_its_gradient(monkeypatch, block):
+    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", block)
+    a, c = torch.randn(9, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
+    index = torch.tensor([3, 3, 0, 19, 5, 6, 7, 3, 1])
+    logits = F.normalize(a, dim=1) @ F.normalize(c, dim=1).T / 0.2
+    expected = F.cross_entropy(logits, index, reduction="sum")
+    ours = info_nce_among(a, c, index, 0.2)
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(torch.autograd.grad(3 * ours, (a, c)), torch.autograd.grad(3 * expected, (a, c))):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_info_nce_among_all_never_holds_all_logits(monkeypatch):
+    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", 1 << 16)
+    a, c = torch.randn(500, 8, requires_grad=True), torch.randn(4000, 8, requires_grad=True)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        info_nce_among(a, c, torch.arange(500), 0.2).backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 500 * 4000 * 4 / 8
+
+
+def test_node_contrast_keeps_users_and_items_apart():
+    a, b = torch.randn(2, 12, 4)
+    users, items = torch.tensor([0, 3, 6]), torch.tensor([4, 0, 1])
+    expected = info_nce(a[7:][items], b[7:][items], 0.3) + info_nce(a[:7][users], b[:7][users], 0.3)
+    torch.testing.assert_close(node_contrast(a, b, users, items, 7, 0.3), expected)
+
+
+def test_small_losses_equal_their_formulas():
+    a, b = torch.randn(2, 6, 4)
+    torch.testing.assert_close(embedding_norm(a, b[:3]), (a.norm() + b[:3].norm()) / 3)
+    torch.testing.assert_close(moment_gap(a, a + 2), torch.tensor(2.0))
+    torch.testing.assert_close(moment_gap(a, 2 * a), 3 * a.var() + a.mean().abs())
+    assert cosine_distance(a, 3 * a).abs() < 1e-6 and (cosine_distance(a, -a) - 2).abs() < 1e-6
+    torch.testing.assert_close(dot_nce(a, b, 0.5), F.cross_entropy(2 * a @ b.T, torch.arange(6)))
 
 
 def test_losses_stay_in_float32_under_autocast():

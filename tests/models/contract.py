@@ -11,25 +11,20 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_mambarec.data.graphs import Neighbours
+from recbole_mambarec.errors import UserError
 from tests.helpers import InMemoryDataset, batch, model_config, random_dataset
 from tests.planted import QUICK, write_planted
 
 
-class ModelContract:
-    """Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly."""
+class TrainingContract:
+    """What holds for RecBole's own models as well, through RecBole's doors alone.
+
+    Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly.
+    """
 
     name: str
     settings: ClassVar[dict] = {}
-
-    def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
-        torch.manual_seed(seed)
-        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | overrides))
-        return get_model(self.name)(config, dataset or random_dataset())
-
-    def some_batch(self, dataset: InMemoryDataset, size: int = 16):
-        rng = np.random.default_rng(1)
-        rows = rng.integers(0, len(dataset.users), size)
-        return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
 
     def train(self, folder, seed: int = 5, **overrides):
         settings = QUICK | self.settings | {"data_path": str(folder.parent), "seed": seed} | overrides
@@ -55,17 +50,50 @@ class ModelContract:
         assert results[0] != results[2]
 
     def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        self.checkpoint(tmp_path)
+
+    def checkpoint(self, tmp_path) -> str:
+        """Train, restore in another trainer, compare; the file."""
         folder = write_planted(tmp_path)
         trainer, result, test = self.train(folder, epochs=3)
         file = trainer.saved_model_file
-        other, *_ = self.train(folder, seed=9, epochs=1)
+        # RecBole names the file after the second at which training starts
+        other, *_ = self.train(folder, seed=9, epochs=1, checkpoint_dir="other")
         assert dict(other.evaluate(test, model_file=file)) == result
-        saved = torch.load(file, weights_only=True)
+        return file
+
+
+class ModelContract(TrainingContract):
+    """What holds for the models of this package."""
+
+    # name of the loss part that ranks
+    ranking_loss: ClassVar[str] = "bpr"
+    # overrides that keep the model as small as the data of the tests
+    sizes: ClassVar[dict] = {}
+    # trainable parameters of the published model on Amazon Baby, where they are known
+    baby_parameters: ClassVar[int | None] = None
+
+    def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
+        torch.manual_seed(seed)
+        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | self.sizes | overrides))
+        return get_model(self.name)(config, dataset or random_dataset())
+
+    def some_batch(self, dataset: InMemoryDataset, size: int = 16):
+        rng = np.random.default_rng(1)
+        rows = rng.integers(0, len(dataset.users), size)
+        return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
+
+    def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        saved = torch.load(self.checkpoint(tmp_path), weights_only=True)
         assert saved["config"]["model"] == self.name
 
     @pytest.mark.parametrize("dims", [{}, {"text": 7}, {"image": 9, "text": 7, "audio": 5}])
     def test_any_number_of_modalities(self, dims):
         dataset = random_dataset(dims=dims)
+        if len(dims) < get_model(self.name).min_modalities:
+            with pytest.raises(UserError, match=f"{self.name} is defined on item features"):
+                self.build(dataset)
+            return
         model = self.build(dataset)
         loss = sum(model.calculate_loss(self.some_batch(dataset)))
         loss.backward()
@@ -75,15 +103,30 @@ class ModelContract:
         dataset = random_dataset()
         model = self.build(dataset)
         losses = model.calculate_loss(self.some_batch(dataset))
-        assert len(model.loss_names) == len(losses) and "bpr" in model.loss_names
+        assert len(model.loss_names) == len(losses) and self.ranking_loss in model.loss_names
         assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses)
 
     def test_every_parameter_is_trained(self):
         dataset = random_dataset()
         model = self.build(dataset)
         sum(model.calculate_loss(self.some_batch(dataset))).backward()
-        untrained = [name for name, p in model.named_parameters() if p.grad is None]
+        untrained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not untrained
+
+    def test_as_many_parameters_as_the_published_model(self, monkeypatch):
+        """At Amazon Baby's sizes; the graphs have no edges but loops, as no parameter depends on them."""
+        if self.baby_parameters is None:
+            pytest.skip("not published")
+        loops = lambda features, k, *_, **__: Neighbours(  # noqa: E731
+            np.arange(len(features), dtype=np.int32)[:, None], np.ones((len(features), 1), dtype=np.float32)
+        )
+        monkeypatch.setattr("recbole_mambarec.data.training.nearest_neighbours", loops)
+        monkeypatch.setattr("recbole_mambarec.data.training.content_key", lambda *_: "")
+        users, items = 19445, 7050
+        features = {m: np.zeros((items, dim), dtype=np.float32) for m, dim in (("image", 4096), ("text", 384))}
+        dataset = InMemoryDataset(np.arange(users), np.arange(users) % items, users, items, features)
+        model = get_model(self.name)(model_config(self.name), dataset)
+        assert sum(p.numel() for p in model.parameters()) == self.baby_parameters
 
     def test_full_sort_equals_pairs_and_padding_comes_last(self):
         dataset = random_dataset()
@@ -129,7 +172,9 @@ class ModelContract:
     def test_runs_under_autocast(self):
         dataset = random_dataset()
         model = self.build(dataset, dropout_prob=0.0)
+        torch.manual_seed(1)
         exact = sum(model.calculate_loss(self.some_batch(dataset)))
+        torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = sum(model.calculate_loss(self.some_batch(dataset)))
         loss.backward()

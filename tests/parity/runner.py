@@ -27,10 +27,19 @@ GRADIENT_SHARE = 1e-5
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis."""
+    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis.
+
+    ``transposed``: the published code has the matrix the other way round.
+    """
 
     name: str
     rows: slice = field(default_factory=lambda: slice(None))
+    transposed: bool = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of ``tensor`` (a view), as the published code has it."""
+        part = tensor[self.rows] if tensor.ndim else tensor
+        return part.T if self.transposed else part
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,23 @@ class Adapter:
 
     Attributes:
         config: configuration of the file -> our configuration keys.
-        slots: model -> published parameter name -> :class:`Slot`.
+        slots: model -> published parameter name -> :class:`Slot`; None for one that the published code never uses.
         results: (model, fixture) -> pairs of a result's key and our value for it, beyond those every model has.
         part_names: published loss part -> function of our (weighted) parts and configuration that gives it.
+        prepare: takes the chance out of a fresh model where the published numbers were made without it.
+        embeddings: model -> final embeddings of users and items, padding row first.
+        scores: our scores -> published ones.
+        missing_loss: (model, batch, configuration) -> terms of the published loss that the model lacks by definition.
     """
 
     config: Callable[[dict], dict]
-    slots: Callable[[nn.Module], dict[str, Slot]]
+    slots: Callable[[nn.Module], dict[str, Slot | None]]
     results: Callable[[nn.Module, Fixture], Iterator[tuple[str, object]]]
     part_names: dict[str, Callable[[dict, dict], object]]
+    prepare: Callable[[nn.Module], object] = lambda model: None
+    embeddings: Callable[[nn.Module], tuple[Tensor, Tensor]] = lambda model: model.scored_embeddings()
+    scores: Callable[[Tensor], Tensor] = lambda scores: scores
+    missing_loss: Callable[[nn.Module, dict, dict], dict[str, Tensor]] = lambda model, batch, config: {}
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,21 @@ class Fixture:
         config = model_config(self.model_name, **(self.config | overrides))
         model = get_model(self.model_name)(config, self.dataset())
         self.load(model, "param/")
+        self.adapter.prepare(model)
         return model
+
+    def losses(self, model: nn.Module) -> dict[str, Tensor]:
+        """The parts of the model's loss of the file's batch."""
+        losses = model.calculate_loss(self.batch())
+        parts = dict(zip(model.loss_names, losses)) if isinstance(losses, tuple) else {"loss": losses}
+        return parts | self.adapter.missing_loss(model, self.batch(), self.config)
+
+    def scores(self, model: nn.Module) -> Tensor:
+        """Scores of all users for all items in evaluation mode, ``(U, I)``."""
+        n_users, n_items = self.meta["n_users"], self.meta["n_items"]
+        with torch.no_grad():
+            scores = model.eval().full_sort_predict({"user_id": torch.arange(1, n_users + 1)})
+        return self.adapter.scores(scores.view(n_users, n_items + 1)[:, 1:])
 
     def load(self, model: nn.Module, prefix: str) -> None:
         """Copy the file's arrays under ``prefix`` into the model; every one must have a place."""
@@ -101,7 +132,9 @@ class Fixture:
         slots = self.adapter.slots(model)
         for key in self.keys(prefix):
             slot = slots[key[len(prefix) :]]
-            target = state[slot.name].data[slot.rows] if state[slot.name].ndim else state[slot.name].data
+            if slot is None:
+                continue
+            target = slot.of(state[slot.name].data)
             target.copy_(torch.as_tensor(self.arrays[key]).reshape(target.shape))
 
     def keys(self, prefix: str) -> list[str]:
@@ -144,7 +177,8 @@ def check(path: str | Path, adapters: dict[str, Adapter]) -> list[Result]:
 
 # arrays that feed a result of another key
 INPUTS = frozenset(
-    ["mmd/x", "mmd/y", "infonce/alone_view1", "infonce/alone_view2"]
+    ["mmd/x", "mmd/y", "infonce/alone_view1", "infonce/alone_view2", "prune/rate", "prune/kept_edges"]
+    + [f"gumbel/noise_{modality}_{side}" for modality in ("image", "text") for side in ("item", "user")]
     + [f"dream/{shape}_x" for shape in ("vec", "map", "tallmap", "widemap", "seq")]
 )
 
@@ -152,18 +186,15 @@ INPUTS = frozenset(
 def _common_results(fixture: Fixture) -> Iterator[tuple[str, object]]:
     """Scores, embeddings, loss, its parts and the gradients, which every file has."""
     model = fixture.build().eval()
-    n_users, n_items = fixture.meta["n_users"], fixture.meta["n_items"]
     with torch.no_grad():
-        users, items = model.scored_embeddings()
-        everyone = {"user_id": torch.arange(1, n_users + 1)}
-        yield "eval/user_embeddings", users[1:]
-        yield "eval/item_embeddings", items[1:]
-        yield "eval/scores", model.full_sort_predict(everyone).view(n_users, n_items + 1)[:, 1:]
+        users, items = fixture.adapter.embeddings(model)
+    yield "eval/user_embeddings", users[1:].detach()
+    yield "eval/item_embeddings", items[1:].detach()
+    yield "eval/scores", fixture.scores(model)
 
     model = fixture.build().train()
-    losses = model.calculate_loss(fixture.batch())
-    parts = dict(zip(model.loss_names, losses))
-    loss = sum(losses)
+    parts = fixture.losses(model)
+    loss = sum(parts.values())
     loss.backward()
     yield "train/loss", loss.item()
     for name, compute in fixture.adapter.part_names.items():
@@ -171,6 +202,6 @@ def _common_results(fixture: Fixture) -> Iterator[tuple[str, object]]:
 
     parameters = dict(model.named_parameters())
     for name, slot in fixture.adapter.slots(model).items():
-        gradient = parameters[slot.name].grad if slot.name in parameters else None
+        gradient = parameters[slot.name].grad if slot is not None and slot.name in parameters else None
         if gradient is not None:
-            yield f"grad/{name}", gradient[slot.rows]
+            yield f"grad/{name}", slot.of(gradient)

@@ -1,4 +1,4 @@
-"""How the published code's names map to ours, model by model."""
+"""MambaRec."""
 
 from __future__ import annotations
 
@@ -9,71 +9,43 @@ from torch import nn
 
 from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.losses import info_nce, mmd_gaussian
+from tests.parity.adapters.common import pair, view_results, view_slots, weighted
 from tests.parity.runner import Adapter, Fixture, Slot
-
-# published name of each modality's item gate and preference gate
-_GATES = {"image": ("gate_v.0", "gate_image_prefer.0"), "text": ("gate_t.0", "gate_text_prefer.0")}
-
-
-def _pair(published: str, ours: str, parts=("weight", "bias"), rows: slice = slice(None)) -> dict[str, Slot]:
-    return {f"{published}.{part}": Slot(f"{ours}.{part}", rows) for part in parts}
 
 
 def dream_slots(published: str, ours: str, dim: int) -> dict[str, Slot]:
     """Places of one DREAM's parameters and BatchNorm state; prefixes end with a dot or are empty."""
     norm = ("weight", "bias", "running_mean", "running_var")
-    slots = _pair(f"{published}branch1.0", f"{ours}pointwise")
+    slots = pair(f"{published}branch1.0", f"{ours}pointwise")
     for i in range(3):
-        slots |= _pair(f"{published}branch{i + 2}.0", f"{ours}dilated.{i}")
-    slots |= _pair(f"{published}branch5_conv", f"{ours}pooled")
+        slots |= pair(f"{published}branch{i + 2}.0", f"{ours}dilated.{i}")
+    slots |= pair(f"{published}branch5_conv", f"{ours}pooled")
     for i, name in enumerate(["branch1.1", "branch2.1", "branch3.1", "branch4.1", "branch5_bn"]):
-        slots |= _pair(f"{published}{name}", f"{ours}branch_norm", norm, slice(i * dim, (i + 1) * dim))
+        slots |= pair(f"{published}{name}", f"{ours}branch_norm", norm, slice(i * dim, (i + 1) * dim))
         slots[f"{published}{name}.num_batches_tracked"] = Slot(f"{ours}branch_norm.num_batches_tracked")
-    slots |= _pair(f"{published}conv_cat.0", f"{ours}mix")
-    slots |= _pair(f"{published}conv_cat.1", f"{ours}mix_norm", (*norm, "num_batches_tracked"))
+    slots |= pair(f"{published}conv_cat.0", f"{ours}mix")
+    slots |= pair(f"{published}conv_cat.1", f"{ours}mix_norm", (*norm, "num_batches_tracked"))
     slots[f"{published}fusion.channel.fc.weight"] = Slot(f"{ours}channel.weight")
     slots[f"{published}fusion.spatial.Conv1x1.weight"] = Slot(f"{ours}spatial.weight")
     return slots
 
 
-def _mambarec_config(published: dict) -> dict:
+def _config(published: dict) -> dict:
     renamed = {"cl_loss": "cl_weight", "mmd_kernel_bandwidth": "mmd_bandwidth"}
     return {renamed.get(key, key): value for key, value in published.items()} | {"dropout_prob": 0.0}
 
 
-def _mambarec_slots(model: nn.Module) -> dict[str, Slot]:
-    slots = {
-        "user_embedding.weight": Slot("user_embedding.weight"),
-        "item_id_embedding.weight": Slot("item_embedding.weight"),
-        "query_common.2.weight": Slot("fusion.attention.2.weight"),
-    }
-    slots |= _pair("query_common.0", "fusion.attention.0") | _pair("norm", "norm")
-    slots |= _pair("image_reduce", "projection.image.reduce")
-    for modality, (item_gate, preference) in _GATES.items():
-        slots[f"{modality}_embedding.weight"] = Slot(f"features.{modality}.weight")
-        slots |= _pair(f"{modality}_trs", f"projection.{modality}.expand")
-        slots |= _pair(item_gate, f"item_gate.{modality}") | _pair(preference, f"fusion.preference.{modality}")
+def _slots(model: nn.Module) -> dict[str, Slot]:
+    slots = view_slots() | pair("norm", "norm") | pair("image_reduce", "projection.image.reduce")
+    for modality in model.modalities:
+        slots |= pair(f"{modality}_trs", f"projection.{modality}.expand")
         slots |= dream_slots(f"dream_{modality}.", f"dream.{modality}.", model.embedding_size)
     return slots
 
 
-def _mambarec_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
     arrays = fixture.arrays
-    for modality in model.modalities:
-        yield f"graph/{modality}_knn", model.item_graph[modality].scipy().toarray()
-    yield "graph/norm_adj", model.bipartite.scipy().toarray()
-    yield "graph/user_item", model.user_item.scipy().toarray()
-
-    model.eval()
-    with torch.no_grad():
-        views = model._views()
-        all_sides = model.fusion(views.modal, views.behaviour)
-    yield "eval/side_embeddings", all_sides
-    yield "eval/content_embeddings", views.behaviour
-    side, behaviour = (x[model.data.n_users :][arrays["batch_pos"]] for x in (all_sides, views.behaviour))
-    yield "infonce/view1", side
-    yield "infonce/view2", behaviour
-    yield "infonce/value_t0.2", info_nce(side, behaviour, 0.2)
+    yield from view_results(model, fixture)
     if "infonce/alone_view1" in arrays:
         alone = (torch.tensor(arrays[f"infonce/alone_view{i}"]) for i in (1, 2))
         yield "infonce/alone_value_t0.2", info_nce(*alone, 0.2)
@@ -82,19 +54,7 @@ def _mambarec_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str,
         unit = (nn.functional.normalize(a, dim=1) for a in (x, y))
         yield key, mmd_gaussian(*unit, float(key.rsplit("bw", 1)[1]))
 
-    training = fixture.build().train()
-    behaviour = training._views().behaviour
-    both = (training.fusion(training._views().modal, behaviour), behaviour)
-    users = (x[: model.data.n_users][arrays["batch_users"]] for x in both)
-    items = (x[model.data.n_users :][arrays["batch_pos"]] for x in both)
-    yield "train/part/cl_user", info_nce(*users, 0.2).item()
-    yield "train/part/cl_item", info_nce(*items, 0.2).item()
-
     yield from _after_training(fixture)
-    larger = fixture.build(train_batch_size=32).train()
-    losses = dict(zip(("bpr", "reg", "contrastive", "mmd"), larger.calculate_loss(fixture.batch())))
-    yield "train_bs32/loss", sum(losses.values()).item()
-    yield "train_bs32/reg_weighted", losses["reg"].item()
     yield from _dream_alone(fixture)
 
 
@@ -117,10 +77,7 @@ def _after_training(fixture: Fixture) -> Iterator[tuple[str, object]]:
         if slot.name in state:
             after = state[slot.name]
             yield f"train/buffers_after/{name}", after[slot.rows] if after.ndim else after
-    n_users, n_items = fixture.meta["n_users"], fixture.meta["n_items"]
-    with torch.no_grad():
-        scores = model.eval().full_sort_predict({"user_id": torch.arange(1, n_users + 1)})
-    yield "eval_after_train/scores", scores.view(n_users, n_items + 1)[:, 1:]
+    yield "eval_after_train/scores", fixture.scores(model)
 
 
 def _dream_alone(fixture: Fixture) -> Iterator[tuple[str, object]]:
@@ -159,20 +116,14 @@ def _dream_alone(fixture: Fixture) -> Iterator[tuple[str, object]]:
                 yield f"{stem}_buffers_after/{name}", after[slot.rows] if after.ndim else after
 
 
-def _weighted(part: str, weight: str):
-    return lambda parts, config: parts[part] / config[weight]
-
-
-ADAPTERS = {
-    "MambaRec": Adapter(
-        config=_mambarec_config,
-        slots=_mambarec_slots,
-        results=_mambarec_results,
-        part_names={
-            "bpr": lambda parts, config: parts["bpr"],
-            "reg_weighted": lambda parts, config: parts["reg"],
-            "reg_raw": _weighted("reg", "reg_weight"),
-            "mmd": _weighted("mmd", "mmd_weight"),
-        },
-    ),
-}
+ADAPTER = Adapter(
+    config=_config,
+    slots=_slots,
+    results=_results,
+    part_names={
+        "bpr": lambda parts, config: parts["bpr"],
+        "reg_weighted": lambda parts, config: parts["reg"],
+        "reg_raw": weighted("reg", "reg_weight"),
+        "mmd": weighted("mmd", "mmd_weight"),
+    },
+)
