@@ -43,9 +43,7 @@ def _add_amazon(commands) -> None:
         _amazon,
     )
     command.add_argument("--reviews", required=True, metavar="FILE", help="JSON lines, or a ratings table")
-    command.add_argument(
-        "--meta", metavar="FILE", help="the metadata of the same version (texts of the items)"
-    )
+    command.add_argument("--meta", metavar="FILE", help="the metadata of the same version (texts of the items)")
     command.add_argument("--version", choices=("2014", "2018", "2023"), help="do not guess the version")
     _add_steps(command)
     _add_output(command)
@@ -75,9 +73,7 @@ def _add_csv(commands) -> None:
         "csv --interactions ratings.csv --items movies.csv --name movies --text-columns title,genres",
         _csv,
     )
-    command.add_argument(
-        "--interactions", required=True, metavar="FILE", help=".csv, .tsv, .jsonl, .parquet, .gz"
-    )
+    command.add_argument("--interactions", required=True, metavar="FILE", help=".csv, .tsv, .jsonl, .parquet, .gz")
     command.add_argument("--items", metavar="FILE", help="a table with one line per item")
     command.add_argument("--user-column", metavar="NAME")
     command.add_argument("--item-column", metavar="NAME")
@@ -135,9 +131,7 @@ def _add_fetch_images(commands) -> None:
     command.add_argument("--images", required=True, metavar="DIR", help="where to put the images")
     command.add_argument("--version", choices=("2014", "2018", "2023"), help="do not guess the version")
     command.add_argument("--rate", type=_positive, default=2.0, help="requests per second (default: 2)")
-    command.add_argument(
-        "--retries", type=_count, default=4, help="after failures that may pass (default: 4)"
-    )
+    command.add_argument("--retries", type=_count, default=4, help="after failures that may pass (default: 4)")
     command.add_argument("--max-mb", type=_positive, default=10.0, help="of one image (default: 10)")
     command.add_argument("--retry-failed", action="store_true", help="ask again what failed for good before")
     command.add_argument(
@@ -167,9 +161,7 @@ _TEXT_ENCODER = "tfidf (no download), sentence-transformers:NAME or :FOLDER"
 
 def _add_steps(command: argparse.ArgumentParser) -> None:
     steps = command.add_argument_group("steps")
-    steps.add_argument(
-        "--k-core", type=_count, default=5, help="at least so many per user and item (default: 5)"
-    )
+    steps.add_argument("--k-core", type=_count, default=5, help="at least so many per user and item (default: 5)")
     steps.add_argument("--min-rating", type=float, metavar="R", help="keep ratings of R and more")
     steps.add_argument(
         "--split",
@@ -190,9 +182,7 @@ def _add_steps(command: argparse.ArgumentParser) -> None:
 def _add_encoders(group) -> None:
     group.add_argument("--text-width", type=_count, default=384, help="of tfidf (default: 384)")
     group.add_argument("--image-encoder", metavar="NAME", help="timm:MODEL or torchvision:MODEL")
-    group.add_argument(
-        "--image-weights", metavar="FILE", help="weights of the image encoder, or 'pretrained'"
-    )
+    group.add_argument("--image-weights", metavar="FILE", help="weights of the image encoder, or 'pretrained'")
     group.add_argument("--batch", type=_count, default=64, help="texts or images per step (default: 64)")
 
 

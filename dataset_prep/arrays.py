@@ -54,8 +54,7 @@ def _read_pt(path: Path) -> np.ndarray:
         raise UserError(f"there is no file {path}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path.name}: not a file of plain tensors that torch.load(weights_only=True) reads "
-            f"({_first_line(error)})"
+            f"{path.name}: not a file of plain tensors that torch.load(weights_only=True) reads ({_first_line(error)})"
         ) from None
     if isinstance(value, np.ndarray):
         return value

@@ -79,8 +79,7 @@ def summary(card: dict) -> str:
         parts.append("split: " + ", ".join(f"{name} {n:,}" for name, n in counts["per_split"].items()))
     if card.get("steps"):
         rows = [
-            [step["step"], *(f"{step[key]:,}" for key in ("users", "items", "interactions"))]
-            for step in card["steps"]
+            [step["step"], *(f"{step[key]:,}" for key in ("users", "items", "interactions"))] for step in card["steps"]
         ]
         parts.append(table(["after step", "users", "items", "interactions"], rows))
     if card["modalities"]:

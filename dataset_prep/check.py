@@ -26,9 +26,7 @@ def check_dataset(folder: str | Path) -> tuple[dict, list[str]]:
     card = read_card(folder)
     problems: list[str] = []
     if card["name"] != folder.resolve().name:
-        problems.append(
-            f"the card is that of '{card['name']}', but the folder is called '{folder.resolve().name}'"
-        )
+        problems.append(f"the card is that of '{card['name']}', but the folder is called '{folder.resolve().name}'")
     for file, facts in card["files"].items():
         if not (folder / file).is_file():
             problems.append(f"{file} is missing")
@@ -49,9 +47,7 @@ def _ids(ids: list[str], file: str) -> list[str]:
     problems = []
     faulty = [token for token in ids if id_fault(token)]
     if faulty:
-        problems.append(
-            f"{file}: {len(faulty)} ids cannot be used, such as {faulty[0]!r} ({id_fault(faulty[0])})"
-        )
+        problems.append(f"{file}: {len(faulty)} ids cannot be used, such as {faulty[0]!r} ({id_fault(faulty[0])})")
     if again := len(ids) - len(set(ids)):
         problems.append(f"{file}: {again} items stand there twice")
     return problems
@@ -71,8 +67,7 @@ def _modality(folder: Path, modality: str, facts: dict, n_items: int) -> list[st
         problems.append(f"modality {modality}: {len(array)} rows, but there are {n_items} items")
     if (list(array.shape), array.dtype.name, missing) != told:
         problems.append(
-            f"modality {modality}: {array.shape} {array.dtype.name} with {missing} missing, "
-            "the card says otherwise"
+            f"modality {modality}: {array.shape} {array.dtype.name} with {missing} missing, the card says otherwise"
         )
     return problems
 

@@ -18,6 +18,5 @@ def need(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"this needs the package {module.partition('.')[0]} ({error}): "
-            f'pip install "recbole_mambarec[{extra}]"'
+            f'this needs the package {module.partition(".")[0]} ({error}): pip install "recbole_mambarec[{extra}]"'
         ) from None

@@ -58,9 +58,7 @@ def _write_shard(batches: list[pl.DataFrame], folder: Path, number: int) -> None
     except pl.exceptions.PolarsError as error:
         # polars wraps the system's error into its own
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"a stage could not be written to {folder.parent} ({reason}): is the disk full?"
-        ) from None
+        raise UserError(f"a stage could not be written to {folder.parent} ({reason}): is the disk full?") from None
 
 
 def gather(folder: Path) -> RawTable:
@@ -88,10 +86,7 @@ def gather(folder: Path) -> RawTable:
         "rating": np.empty(n, dtype=np.float32) if "rating" in names else None,
         "timestamp": np.empty(n, dtype=np.float64) if "timestamp" in names else None,
     }
-    codes = {
-        side: pl.DataFrame({side: ids[side], "code": np.arange(len(ids[side]), dtype=np.int32)})
-        for side in ids
-    }
+    codes = {side: pl.DataFrame({side: ids[side], "code": np.arange(len(ids[side]), dtype=np.int32)}) for side in ids}
     start = 0
     for shard, height in zip(shards, heights):
         frame = pl.read_parquet(shard)

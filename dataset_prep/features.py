@@ -110,9 +110,7 @@ def set_modality(
 
         if "text" not in items:
             raise UserError(f"{card['name']}.item has no column text, so there is nothing to encode")
-        values, made_by = encode_texts(
-            items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch
-        )
+        values, made_by = encode_texts(items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch)
     elif image_features is not None:
         from .images_b import read_b_once
 
@@ -128,9 +126,7 @@ def set_modality(
         described, file = write_modality(new, card["name"], modality, values)
         card["files"][described["file"]] = file
         card["modalities"][modality] = described | facts
-        card["modalities"] = {
-            name: card["modalities"][name] for name in modality_order(list(card["modalities"]))
-        }
+        card["modalities"] = {name: card["modalities"][name] for name in modality_order(list(card["modalities"]))}
         write_json(new / "dataset.json", card)
     stages.clear()
     return card

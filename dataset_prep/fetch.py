@@ -89,9 +89,7 @@ class Fetcher:
                 reason = str(later)
                 if attempt < self.retries:
                     # twice as long each time, and not in step with others
-                    pause = (
-                        later.after if later.after is not None else 2.0**attempt * random.uniform(0.5, 1.0)
-                    )
+                    pause = later.after if later.after is not None else 2.0**attempt * random.uniform(0.5, 1.0)
                     self.sleep(min(pause, _MAX_PAUSE))
         raise _Refused(f"{reason}, {self.retries + 1} times")
 

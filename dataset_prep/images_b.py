@@ -25,9 +25,7 @@ _RECORD = np.dtype([("id", f"V{ID_BYTES}"), ("row", "<f4", (WIDTH,))])
 _TOGETHER = 4096
 
 
-def read_b(
-    path: str | Path, item_ids: Sequence[str], target: Path, max_bad: float
-) -> tuple[np.ndarray, Skips]:
+def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: float) -> tuple[np.ndarray, Skips]:
     """The rows of ``item_ids`` out of a ``.b`` file, plain or gzip.
 
     Args:

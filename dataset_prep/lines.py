@@ -44,8 +44,7 @@ class _Source(io.RawIOBase):
             return self.stream.read(size)
         except EOFError:
             raise UserError(
-                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, "
-                "get it again"
+                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, get it again"
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{self.path.name} is damaged gzip data ({error}): get it again") from None
@@ -91,9 +90,7 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
             else:
                 rest += chunk
                 if len(rest) > MAX_LINE:
-                    raise UserError(
-                        f"{path.name} has a line of more than {MAX_LINE >> 20} MB: not a file of lines"
-                    )
+                    raise UserError(f"{path.name} has a line of more than {MAX_LINE >> 20} MB: not a file of lines")
         if rest:
             yield rest if rest.endswith(b"\n") else rest + b"\n"
 

@@ -44,8 +44,7 @@ def plot_dataset(folder: str | Path, target: str | Path) -> Path:
     right.set(title="modality coverage", ylabel="% of items", ylim=(0, 112))
     counts = card["counts"]
     figure.suptitle(
-        f"{card['name']}: {counts['users']:,} users, {n_items:,} items, "
-        f"{counts['interactions']:,} interactions"
+        f"{card['name']}: {counts['users']:,} users, {n_items:,} items, {counts['interactions']:,} interactions"
     )
     with atomic_file(target) as temporary:
         # without the version of matplotlib in the file, the same data gives the same bytes

@@ -284,8 +284,7 @@ def _clean(raw: RawTable, options: Options, steps: list[dict]) -> tuple[Interact
         if not len(rows):
             option = "--min-rating" if step == "rating" else "--k-core"
             raise UserError(
-                f"nothing is left of {before:,} interactions after the step '{step}': "
-                f"a lower {option} keeps more"
+                f"nothing is left of {before:,} interactions after the step '{step}': a lower {option} keeps more"
             )
     return rows, dropped
 

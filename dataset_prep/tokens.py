@@ -53,9 +53,7 @@ def check_name(name: str) -> str:
         UserError: it is not made of letters, digits, ``.``, ``_``, ``-`` only, or begins with a dot.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(
-            f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not first a '.'"
-        )
+        raise UserError(f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not first a '.'")
     return name
 
 

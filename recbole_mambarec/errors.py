@@ -17,8 +17,8 @@ class UserError(ValueError):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line ``main`` and leave the process with its exit status.
 
-    A :class:`UserError` becomes one line on standard error and status 2, an interrupt status 130; anything else is
-    a defect and keeps its traceback.
+    A :class:`UserError` becomes one line on standard error and status 2, an interrupt status 130; anything
+    else is a defect and keeps its traceback.
     """
     try:
         status = main()

@@ -65,11 +65,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 def sha256_file(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes as a hexadecimal string, read in blocks."""
     with open(path, "rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha(stream)
-        )
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
 
 
 def _sha(stream) -> str:

@@ -117,9 +117,7 @@ def encode_images(
     def encode(start: int, stop: int) -> np.ndarray:
         parts = []
         for first in range(start, stop, batch):
-            parts.extend(
-                _encode_batch([files[row] for row in rows[first : min(first + batch, stop)]], encoder)
-            )
+            parts.extend(_encode_batch([files[row] for row in rows[first : min(first + batch, stop)]], encoder))
         width = max(map(len, parts))
         return np.stack([part if len(part) else np.full(width, np.nan, np.float32) for part in parts])
 
@@ -227,9 +225,7 @@ def _load_weights(network: torch.nn.Module, path: Path) -> None:
     except Exception as error:  # torch, pickle and safetensors each have their own kinds
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path.name} does not hold the weights of this network ({_first_line(error)})"
-        ) from None
+        raise UserError(f"{path.name} does not hold the weights of this network ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

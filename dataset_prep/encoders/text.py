@@ -53,9 +53,7 @@ def encode_texts(
     elif kind == "sentence-transformers" and model:
         vectors, made_by = _sentences(given, model, stages, batch)
     else:
-        raise UserError(
-            f"unknown text encoder {spec!r}; there are tfidf and sentence-transformers:<name or folder>"
-        )
+        raise UserError(f"unknown text encoder {spec!r}; there are tfidf and sentence-transformers:<name or folder>")
     array = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
     array[rows] = vectors
     return array, made_by
@@ -71,9 +69,7 @@ def tfidf(texts: Sequence[str], width: int, seed: int) -> tuple[np.ndarray, str]
     from sklearn.feature_extraction.text import TfidfVectorizer
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-    vectorizer = TfidfVectorizer(
-        sublinear_tf=True, strip_accents="unicode", max_features=MAX_WORDS, dtype=np.float32
-    )
+    vectorizer = TfidfVectorizer(sublinear_tf=True, strip_accents="unicode", max_features=MAX_WORDS, dtype=np.float32)
     try:
         weights = vectorizer.fit_transform(texts)
     except ValueError:  # sklearn's "empty vocabulary"

@@ -36,9 +36,7 @@ def recognise(reviews: Path, metadata: Path | None = None) -> ModuleType:
         records = _first_records(metadata)
         told = {v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))}
         if not told:
-            raise UserError(
-                f"{metadata.name} is not a file of Amazon metadata of {_known()}; --version forces one"
-            )
+            raise UserError(f"{metadata.name} is not a file of Amazon metadata of {_known()}; --version forces one")
         if not possible & told:
             raise UserError(
                 f"{reviews.name} looks like {' or '.join(sorted(possible))} and {metadata.name} like "
@@ -57,9 +55,7 @@ def recognise_metadata(metadata: Path) -> ModuleType:
     records = _first_records(metadata)
     told = [v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))]
     if not told:
-        raise UserError(
-            f"{metadata.name} is not a file of Amazon metadata of {_known()}; --version forces one"
-        )
+        raise UserError(f"{metadata.name} is not a file of Amazon metadata of {_known()}; --version forces one")
     return VERSIONS[told[0]]
 
 
@@ -109,9 +105,7 @@ def read_reviews(path: Path, module: ModuleType, skips: Skips) -> Iterator[pl.Da
     cells = _first_cells(path)
     if not cells:
         return read_json_lines(path, module.LAYOUT, skips, module.LITERALS)
-    header = (
-        None if set(module.LAYOUT.columns().values()) <= set(cells[0]) else _ratings_header(cells, module)
-    )
+    header = None if set(module.LAYOUT.columns().values()) <= set(cells[0]) else _ratings_header(cells, module)
     return read_delimited(path, module.LAYOUT, skips, ",", header)
 
 

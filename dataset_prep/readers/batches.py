@@ -55,9 +55,7 @@ class Layout:
         return {ours: types[ours] for ours in self.columns()}
 
 
-def read_json_lines(
-    path: Path, layout: Layout, skips: Skips, literals: bool = False
-) -> Iterator[pl.DataFrame]:
+def read_json_lines(path: Path, layout: Layout, skips: Skips, literals: bool = False) -> Iterator[pl.DataFrame]:
     """Batches of a JSON-lines file (or one of Python literals), screened.
 
     Each batch has the columns user, item (text), rating (float32), timestamp (float64 seconds), as far as the
@@ -203,11 +201,7 @@ def _plain_rows(block: bytes, delimiter: str, names: list[str], skips: Skips) ->
     except (pl.exceptions.PolarsError, ValueError):
         rows = None
     # a line with too few cells is padded with nulls, so look for the number of delimiters too
-    if (
-        rows is not None
-        and rows.height == n_lines
-        and block.count(delimiter.encode()) == n_lines * (len(names) - 1)
-    ):
+    if rows is not None and rows.height == n_lines and block.count(delimiter.encode()) == n_lines * (len(names) - 1):
         skips.lines += n_lines
         return rows
     cells = [line.rstrip("\r").split(delimiter) for line in _decode(block).split("\n") if line.strip()]
@@ -295,9 +289,7 @@ def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
             batch = batch.filter(~pl.col("row").is_in(bad))
         batch = batch.drop("row")
     if layout.rating is not None:
-        batch = _keep(
-            batch, pl.col("rating").is_finite() & (pl.col("rating").abs() < 1e30), "no rating", skips
-        )
+        batch = _keep(batch, pl.col("rating").is_finite() & (pl.col("rating").abs() < 1e30), "no rating", skips)
         batch = batch.with_columns(pl.col("rating").cast(pl.Float32))
     if layout.timestamp is not None:
         batch = _in_seconds(batch, layout.time_unit)

@@ -91,6 +91,4 @@ def joined(value: object) -> str:
 
 def web_addresses(values: Iterable[object]) -> list[str]:
     """Those of ``values`` that look like addresses, each once."""
-    return list(
-        dict.fromkeys(v for v in values if isinstance(v, str) and v.startswith(("http://", "https://")))
-    )
+    return list(dict.fromkeys(v for v in values if isinstance(v, str) and v.startswith(("http://", "https://"))))

@@ -66,15 +66,13 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
         missing_rows(array, file.name)
         if arrays and len(array) != n_items:
             raise UserError(
-                f"{file.name} has {len(array)} rows, but "
-                f"{next(iter(feature_files.values())).name} has {n_items}"
+                f"{file.name} has {len(array)} rows, but {next(iter(feature_files.values())).name} has {n_items}"
             )
         arrays[modality], n_items = array, len(array)
     last_item = int(interactions.items.max())
     if arrays and last_item >= n_items:
         raise UserError(
-            f"{table_file.name} names item {last_item}, but the feature files have {n_items} rows "
-            f"(0 to {n_items - 1})"
+            f"{table_file.name} names item {last_item}, but the feature files have {n_items} rows (0 to {n_items - 1})"
         )
     n_items = n_items or last_item + 1
     n_users = int(interactions.users.max()) + 1
@@ -87,9 +85,7 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
     user_ids = _read_map(user_map, ("userID",), n_users) if user_map else _numbers(n_users)
     # a map may name items beyond the last interaction; without arrays it alone tells how many there are
     if arrays and len(item_ids) != n_items:
-        raise UserError(
-            f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows"
-        )
+        raise UserError(f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows")
 
     interactions, dropped = _drop_duplicates(interactions, max_bad, table_file.name)
     for number, part in enumerate(SPLITS):
@@ -121,9 +117,7 @@ def _find_table(source: Path) -> Path:
         raise UserError(f"there is no folder {source}")
     found = sorted(source.glob("*.inter")) or sorted(source.glob("inter.csv"))
     if not found:
-        raise UserError(
-            f"{source} holds neither a *.inter file nor inter.csv, so it is not in MMRec's layout"
-        )
+        raise UserError(f"{source} holds neither a *.inter file nor inter.csv, so it is not in MMRec's layout")
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UserError(f"{source} holds several interaction files ({names}): give the one to read as SOURCE")
@@ -169,15 +163,12 @@ def _read_table(path: Path) -> Interactions:
         if column is not None:
             columns[field] = column
         elif field in ("users", "items", "split"):
-            raise UserError(
-                f"{path.name} has no column {' or '.join(names[:2])} (columns: {', '.join(frame.columns)})"
-            )
+            raise UserError(f"{path.name} has no column {' or '.join(names[:2])} (columns: {', '.join(frame.columns)})")
     split = _whole_numbers(frame[columns["split"]], path.name)
     if (strange := np.flatnonzero(split > 2)).size:
         line = int(strange[0]) + 2
         raise UserError(
-            f"{path.name}, line {line}: label {split[strange[0]]}, expected 0 (train), 1 (validation) "
-            "or 2 (test)"
+            f"{path.name}, line {line}: label {split[strange[0]]}, expected 0 (train), 1 (validation) or 2 (test)"
         )
     return Interactions(
         users=_whole_numbers(frame[columns["users"]], path.name).astype(np.int32),
@@ -209,9 +200,7 @@ def _floats(frame: pd.DataFrame, name: str | None, file: str, dtype) -> np.ndarr
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         row = int(bad[0])
-        raise UserError(
-            f"{file}, line {row + 2}: {name} is {frame[name].iloc[row]!r}, expected a finite number"
-        )
+        raise UserError(f"{file}, line {row + 2}: {name} is {frame[name].iloc[row]!r}, expected a finite number")
     return values
 
 
@@ -223,9 +212,7 @@ def _find_features(folder: Path) -> dict[str, Path]:
             continue
         modality = check_modality_name(_SHORT_NAMES.get(match[1], match[1]))
         if modality in found:
-            raise UserError(
-                f"{found[modality].name} and {file.name} both give the modality {modality}: keep one"
-            )
+            raise UserError(f"{found[modality].name} and {file.name} both give the modality {modality}: keep one")
         found[modality] = file
     return found
 
@@ -247,9 +234,7 @@ def _read_map(path: Path, number_names: tuple[str, ...], least: int) -> list[str
     raw_column = next(name for name in frame.columns if name != number_column)
     numbers = _whole_numbers(frame[number_column], path.name)
     if len(np.unique(numbers)) != len(numbers) or numbers.max() != len(numbers) - 1:
-        raise UserError(
-            f"{path.name}: the numbers in {number_column} are not each of 0 to {len(numbers) - 1} once"
-        )
+        raise UserError(f"{path.name}: the numbers in {number_column} are not each of 0 to {len(numbers) - 1} once")
     if len(numbers) < least:
         raise UserError(f"{path.name} maps {len(numbers)} ids, but the data has {least}")
     tokens = frame[raw_column].str.strip().to_numpy(dtype=object)[np.argsort(numbers)].tolist()
@@ -265,9 +250,7 @@ def _numbers(n: int) -> list[str]:
     return [str(number) for number in range(n)]
 
 
-def _drop_duplicates(
-    interactions: Interactions, max_bad: float, file: str
-) -> tuple[Interactions, dict[str, int]]:
+def _drop_duplicates(interactions: Interactions, max_bad: float, file: str) -> tuple[Interactions, dict[str, int]]:
     pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
     # stable: of equal pairs the one in the earliest split, and of these the first line, comes first
     order = np.lexsort((interactions.split, pair))

@@ -51,9 +51,7 @@ def format_of(path: Path) -> str:
         return "jsonl"
     if ending in (".parquet", ".pq"):
         return "parquet"
-    raise UserError(
-        f"{path.name}: unknown kind of table; the name must end in .csv, .tsv, .jsonl or .parquet"
-    )
+    raise UserError(f"{path.name}: unknown kind of table; the name must end in .csv, .tsv, .jsonl or .parquet")
 
 
 def _delimiter(path: Path) -> str:
@@ -71,17 +69,13 @@ def columns_of(path: Path) -> list[str]:
         keys = [key for _, record in zip(range(20), stream) for key in record]
         stream.close()
         return list(dict.fromkeys(keys))
-    stream = (
-        parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
-    )
+    stream = parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
     names, _ = next(stream, ([], None))
     stream.close()
     return names
 
 
-def choose(
-    what: str, given: str | None, names: Sequence[str], file: str, option: str | None = None
-) -> str | None:
+def choose(what: str, given: str | None, names: Sequence[str], file: str, option: str | None = None) -> str | None:
     """The column for ``what``: the one given, else the first alias that is there, else None.
 
     Raises:
@@ -151,9 +145,7 @@ def _values(path: Path, column: str) -> Iterator[object]:
                 yield record[column]
         return
     stream = (
-        parquet_table(path, skips, [column])
-        if kind == "parquet"
-        else delimited_table(path, _delimiter(path), skips)
+        parquet_table(path, skips, [column]) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
     )
     for _, rows in stream:
         yield from rows[column].head(20).drop_nulls().to_list()

@@ -39,9 +39,7 @@ def real_data(name: str) -> Path:
     pytest.skip(f"real data {name} is not here")
 
 
-def pairs(
-    n_users: int = 30, n_items: int = 20, each: int = 8, seed: int = 0
-) -> list[tuple[int, int, float, int]]:
+def pairs(n_users: int = 30, n_items: int = 20, each: int = 8, seed: int = 0) -> list[tuple[int, int, float, int]]:
     """(user, item, rating, seconds): every user has ``each`` distinct items."""
     rng = random.Random(seed)
     return [
@@ -141,9 +139,7 @@ def write_category(folder: Path, version: str, rows=None, n_items: int = 20, pac
     rows = pairs(n_items=n_items) if rows is None else rows
     ending = ".json.gz" if packed else ".json"
     folder.mkdir(parents=True, exist_ok=True)
-    reviews = write_lines(
-        folder / f"reviews{ending}", [encode_line(version, review(version, *row)) for row in rows]
-    )
+    reviews = write_lines(folder / f"reviews{ending}", [encode_line(version, review(version, *row)) for row in rows])
     kind = "2014-meta" if version == "2014" else version
     lines = [encode_line(kind, metadata(version, item)) for item in range(n_items) if item % 5 != 4]
     return reviews, write_lines(folder / f"meta{ending}", lines)
@@ -177,8 +173,4 @@ def write_mmrec(folder: Path, n_users=12, n_items=10, maps: bool = False, seed: 
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file under a folder and its bytes."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

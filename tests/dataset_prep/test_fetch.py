@@ -184,9 +184,7 @@ def test_redirect_to_a_private_address_is_refused(server, tmp_path, monkeypatch)
     }
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://host/x", "http://", "http://[", "http://h:99999/x", "http://a\nb/x", "x"]
-)
+@pytest.mark.parametrize("address", ["ftp://host/x", "http://", "http://[", "http://h:99999/x", "http://a\nb/x", "x"])
 def test_odd_addresses_are_counted(address, tmp_path):
     counts = fetch_images({"B1": [address]}, tmp_path, Fetcher(rate=1e6, retries=0, sleep=lambda _: None))
     assert counts["fetched"] == 0 and sum(counts.values()) == 1
@@ -208,9 +206,7 @@ def test_rate_is_kept(server, tmp_path, monkeypatch):
 
 def test_command(server, tmp_path, monkeypatch, capsys):
     pytest.importorskip("polars")
-    monkeypatch.setattr(
-        raw, "metadata", lambda version, n: {**original("2018", n), "imageURL": [f"{server}/good/{n}"]}
-    )
+    monkeypatch.setattr(raw, "metadata", lambda version, n: {**original("2018", n), "imageURL": [f"{server}/good/{n}"]})
     reviews, meta = raw.write_category(tmp_path / "raw", "2018")
     out = ["--name", "tiny", "--out", str(tmp_path / "out")]
     main(["amazon", "--reviews", str(reviews), "--meta", str(meta), *out])

@@ -296,16 +296,10 @@ def test_command_line_prints_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "dataset_prep", *words], cwd=raw.REPOSITORY, capture_output=True, text=True
     )
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: nothing is left")
-        and done.stderr.count("\n") == 1
-    )
+    assert done.returncode == 2 and done.stderr.startswith("error: nothing is left") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["amazon"], ["mmrec"], ["csv"], ["features"], ["fetch-images"], ["check"]]
-)
+@pytest.mark.parametrize("command", [[], ["amazon"], ["mmrec"], ["csv"], ["features"], ["fetch-images"], ["check"]])
 def test_help_is_instant_and_imports_nothing_heavy(command):
     code = f"""
 import runpy, sys
@@ -328,9 +322,7 @@ assert not heavy, heavy
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_tables_end_to_end(tmp_path, ending):
     rows = [{"userId": u, "movieId": i, "rating": r, "timestamp": t} for u, i, r, t in raw.pairs()]
-    films = [
-        {"movieId": i, "title": f'Film "{i}"', "genres": "Drama|War", "x": raw.text_of(i)} for i in range(20)
-    ]
+    films = [{"movieId": i, "title": f'Film "{i}"', "genres": "Drama|War", "x": raw.text_of(i)} for i in range(20)]
     write = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}[ending]
     getattr(pl.DataFrame(rows), write)(tmp_path / f"r.{ending}")
     getattr(pl.DataFrame(films), write)(tmp_path / f"m.{ending}")

@@ -135,9 +135,7 @@ def test_each_fault_is_counted_by_reason(tmp_path, line):
 
 
 def test_timestamps_of_2023_become_seconds(tmp_path):
-    path = raw.write_lines(
-        tmp_path / "r.json", [raw.encode_line("2023", raw.review("2023", 0, 1, 4.0, 1_400_000_000))]
-    )
+    path = raw.write_lines(tmp_path / "r.json", [raw.encode_line("2023", raw.review("2023", 0, 1, 4.0, 1_400_000_000))])
     table, _ = read(path, amazon2023.LAYOUT)
     assert table.rows() == [(raw.user_id(0), raw.item_id(1), 4.0, 1_400_000_000.123)]
 
@@ -153,9 +151,7 @@ names = st.sampled_from(["reviewerID", "asin", "overall", "unixReviewTime", "oth
 ids = st.one_of(
     st.text(max_size=12), st.integers(0, 10**9), st.sampled_from(["A1B2C3D4E5", "B000000001", "null", "x\t"])
 )
-numbers = st.one_of(
-    st.floats(), st.integers(-(10**20), 10**20), st.text(max_size=5), st.none(), st.booleans()
-)
+numbers = st.one_of(st.floats(), st.integers(-(10**20), 10**20), st.text(max_size=5), st.none(), st.booleans())
 values = st.recursive(st.one_of(ids, numbers), lambda inner: st.lists(inner, max_size=2), max_leaves=3)
 records = st.one_of(
     st.builds(
@@ -216,9 +212,9 @@ def test_fuzz_json_lines(tmp_path_factory, content, literals):
 @given(
     st.one_of(
         st.binary(max_size=200),
-        st.lists(
-            st.lists(st.text(alphabet='ab",\n1.é\t', max_size=4), min_size=1, max_size=5), max_size=6
-        ).map(lambda rows: ("user,item,rating,time\n" + "\n".join(",".join(row) for row in rows)).encode()),
+        st.lists(st.lists(st.text(alphabet='ab",\n1.é\t', max_size=4), min_size=1, max_size=5), max_size=6).map(
+            lambda rows: ("user,item,rating,time\n" + "\n".join(",".join(row) for row in rows)).encode()
+        ),
     )
 )
 @settings(max_examples=500 * raw.FUZZ, deadline=None)
@@ -259,18 +255,14 @@ def test_fuzz_gzip_and_recognition(tmp_path_factory, content, packed):
 
 deep = st.recursive(
     st.one_of(st.none(), st.booleans(), st.text(max_size=8), st.floats(), st.integers()),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=8,
 )
 
 
 @given(
     deep,
-    st.sampled_from(
-        ["title", "brand", "categories", "category", "description", "images", "imUrl", "details"]
-    ),
+    st.sampled_from(["title", "brand", "categories", "category", "description", "images", "imUrl", "details"]),
 )
 @settings(max_examples=400 * raw.FUZZ, deadline=None)
 def test_odd_values_in_metadata_become_texts(value, key):
@@ -296,9 +288,7 @@ def test_metadata_of_each_version(module):
 
 
 def test_scripts_as_titles_of_2018_are_no_titles():
-    item = amazon2018.item(
-        {"asin": "B1", "title": "var aPageStart = (new Date()).getTime();", "brand": "Good"}
-    )
+    item = amazon2018.item({"asin": "B1", "title": "var aPageStart = (new Date()).getTime();", "brand": "Good"})
     assert item.clean_title() == "" and item.text() == "Good"
 
 
@@ -348,9 +338,7 @@ def test_ratings_tables_without_header(tmp_path, item_first):
 
 def test_ratings_table_of_2023(tmp_path):
     path = tmp_path / "ratings.csv"
-    path.write_text(
-        "user_id,parent_asin,rating,timestamp\n" + f"{raw.user_id(1)},{raw.item_id(2)},4.0,1300000000500\n"
-    )
+    path.write_text("user_id,parent_asin,rating,timestamp\n" + f"{raw.user_id(1)},{raw.item_id(2)},4.0,1300000000500\n")
     module = amazon.recognise(path)
     table, _ = read(path, reader=lambda p, s: amazon.read_reviews(p, module, s))
     assert table.rows() == [(raw.user_id(1), raw.item_id(2), 4.0, 1300000000.5)]
@@ -385,9 +373,7 @@ def test_tables_of_every_kind(tmp_path, ending):
 
 def test_quotes_in_tables(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text(
-        'user,item,rating,time\nu1,i1,3,1300000000\n"u,2","i\n2",3,1300000000\n"u,3",i3,3,1300000000\n'
-    )
+    path.write_text('user,item,rating,time\nu1,i1,3,1300000000\n"u,2","i\n2",3,1300000000\n"u,3",i3,3,1300000000\n')
     layout = tabular.layout_of(path)
     table, skips = read(path, reader=lambda p, s: tabular.read_interactions(p, layout, s))
     assert table["user"].to_list() == ["u1", "u,3"]
@@ -422,9 +408,7 @@ def test_units_of_time_are_guessed(tmp_path, value, unit, seconds, ending):
 def test_dates_in_parquet(tmp_path):
     from datetime import datetime
 
-    path = write_table(
-        tmp_path / "t.parquet", rows=[("user1", "item1", 3.0, datetime(2011, 3, 13, 7, 6, 40))]
-    )
+    path = write_table(tmp_path / "t.parquet", rows=[("user1", "item1", 3.0, datetime(2011, 3, 13, 7, 6, 40))])
     layout = tabular.layout_of(path)
     table, _ = read(path, reader=lambda p, s: tabular.read_interactions(p, layout, s))
     assert table["timestamp"].to_list() == [1.3e9]

@@ -24,9 +24,7 @@ def small(name="small", **changes) -> Prepared:
     return Prepared(name, ["u", "v"], ["a", "b"], table, **changes)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "..", ".", ".hidden", "a/b", "../up", "a b", "a\n", "é", "a\\b", "/abs"]
-)
+@pytest.mark.parametrize("name", ["", "..", ".", ".hidden", "a/b", "../up", "a b", "a\n", "é", "a\\b", "/abs"])
 def test_names_that_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="cannot be used"):
         write.write_dataset(small(name), tmp_path / "out")
@@ -64,9 +62,7 @@ def test_notes_beside_a_dataset_are_carried_over(tmp_path):
     (folder / "more" / "deep.txt").write_text("too")
     changed = small(item_columns={"title:token_seq": ["x", "y"]})
     assert write.write_dataset(changed, tmp_path)[2]
-    assert (folder / "notes.txt").read_text() == "mine" and (
-        folder / "more" / "deep.txt"
-    ).read_text() == "too"
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "more" / "deep.txt").read_text() == "too"
     assert "title" in (folder / "small.item").read_text()
 
 
@@ -157,9 +153,7 @@ def test_the_card_names_no_folder():
     words = ["amazon", "--reviews", "/home/me/r.json", "--out", "/data/x", "--plot=/tmp/p.png", "--name", "b"]
     words += ["--text-encoder", "sentence-transformers:/models/mini", "--meta=../m.json"]
     told = only_path_names(words)
-    expected = (
-        "python -m dataset_prep amazon --reviews r.json --name b --text-encoder sentence-transformers:mini"
-    )
+    expected = "python -m dataset_prep amazon --reviews r.json --name b --text-encoder sentence-transformers:mini"
     assert told == f"{expected} --meta=m.json"
 
 

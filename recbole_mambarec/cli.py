@@ -1,0 +1,102 @@
+"""Command line doors: RecBole's own, with our defaults and one sentence for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+
+DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
+
+
+def _existing_files(text: str) -> list[str]:
+    """The option ``--config_files``: names separated by blanks, as RecBole has it, or by commas."""
+    files = text.replace(",", " ").split()
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"configuration file '{file}' not found: --config_files names existing YAML files")
+    return files
+
+
+@contextmanager
+def _user_errors_of_recbole() -> Iterator[None]:
+    """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
+    from pandas.errors import ParserError
+    from torch.multiprocessing import ProcessRaisedException
+
+    try:
+        yield
+    except ParserError as error:
+        raise UserError(
+            f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check that "
+            "every line has as many tab-separated columns as the first"
+        ) from error
+    except ProcessRaisedException as error:
+        # a child's exception arrives as the text of its traceback
+        last = str(error).strip().splitlines()[-1]
+        name, _, sentence = last.partition(": ")
+        if name != f"{UserError.__module__}.{UserError.__name__}":
+            raise
+        raise UserError(sentence) from error
+
+
+def run_recbole(argv: list[str] | None = None) -> int:
+    """Train and test one model: options as RecBole's ``run_recbole.py``; other ``--key=value`` are configuration.
+
+    Raises:
+        UserError: an option has no value, a file does not exist, or whatever the run finds wrong with its input.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="run_recbole.py",
+        description="Train, validate and test a model with RecBole, the models of recbole_mambarec included.",
+        epilog="Any other --key=value sets a configuration key of RecBole, the model or the dataset, "
+        "e.g. --learning_rate=0.0005 --variant=paper. Without arguments: MambaRec on ml-100k.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", "-m", default=None, help=f"model name (default {DEFAULT_MODEL})")
+    parser.add_argument("--dataset", "-d", default=None, help=f"dataset name (default {DEFAULT_DATASET})")
+    parser.add_argument("--config_files", default=None, help="YAML files, separated by blanks")
+    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--ip", default="localhost", help="address of the master node")
+    parser.add_argument("--port", default="5678", help="port of the master node")
+    parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
+    parser.add_argument("--group_offset", type=int, default=0, help="global rank offset of this machine")
+    options, rest = parser.parse_known_args(argv)
+    for argument in rest:
+        if not argument.startswith("--") or argument.count("=") != 1:
+            raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")
+
+    config_files = _existing_files(options.config_files) if options.config_files else None
+    import yaml
+
+    files: dict = {}
+    for file in config_files or []:
+        try:
+            files.update(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
+
+    from recbole.quick_start import run
+
+    with _user_errors_of_recbole():
+        result = run(
+            options.model or files.get("model") or DEFAULT_MODEL,
+            options.dataset or files.get("dataset") or DEFAULT_DATASET,
+            config_file_list=config_files,
+            nproc=options.nproc,
+            world_size=options.world_size,
+            ip=options.ip,
+            port=options.port,
+            group_offset=options.group_offset,
+        )
+    if result is not None:
+        for part in ("best_valid_result", "test_result"):
+            scores = "    ".join(f"{name}: {value:.4f}" for name, value in (result[part] or {}).items())
+            print(f"{part.replace('_', ' '):17} {scores}")
+    return 0

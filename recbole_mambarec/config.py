@@ -1,0 +1,230 @@
+"""Our defaults below everything the user gives, and answers to what a user may get wrong in a configuration.
+
+RecBole's ``Config`` is extended in place at four of its own steps, so that ``Config(model="MambaRec", ...)`` works
+wherever it is called: model look-up, internal defaults, final values, device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from logging import getLogger
+from pathlib import Path
+
+import torch
+import yaml
+from recbole.config import Config
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.utils import argument_list
+
+from recbole_mambarec import registry
+from recbole_mambarec.data.folder import describe
+from recbole_mambarec.errors import UserError
+
+PROTOCOLS = ("published", "recbole")
+# keys that change what a dataset object holds: RecBole compares them before it reuses a saved dataset
+DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test")
+# keys that only our trainer reads: with a built-in model they would be ignored without a word
+_OWN_TRAINER_KEYS = ("lr_decay_rate", "lr_decay_epochs", "resume_from")
+# keys of the command line doors and of RecBole's own code that no YAML lists
+_OTHER_KEYS = (
+    *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),
+    *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
+    *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
+)
+# our keys that take values of several kinds (checked where they are read), and that make no sense at 0
+_OTHER_KINDS = ("reduction_factor", "metrics", "topk", "eval_args", "eval_batch_size", "stopping_step")
+_AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
+# RecBole scores models without full_sort_predict pair by pair: this many at a time fit in memory
+_PAIRWISE_EVAL_BATCH = 1 << 19
+
+
+def properties_folder() -> Path:
+    """The folder of our YAML files: inside an installed package, beside it in a source tree."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"properties/overall.yaml is neither in {package} nor beside it: the installation is broken"
+    )
+
+
+def default_properties(kind: str, name: str | None = None) -> dict:
+    """Contents of ``properties/<kind>/<name>.yaml`` (or ``properties/<kind>.yaml``), empty where there is none."""
+    path = properties_folder() / (f"{kind}.yaml" if name is None else f"{kind}/{name}.yaml")
+    if not path.is_file():
+        return {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def install() -> None:
+    """Put our steps into RecBole's ``Config``; a second call changes nothing."""
+    if getattr(Config, "_recbole_mambarec", False):
+        return
+    Config._recbole_mambarec = True
+    argument_list.dataset_arguments += [k for k in DATASET_KEYS if k not in argument_list.dataset_arguments]
+    _wrap("_get_model_and_dataset", _explain_unknown_model)
+    _wrap("_load_internal_config_dict", _add_our_defaults)
+    _wrap("_set_default_parameters", _finish)
+    _wrap("_init_device", _check_gpu)
+
+
+def config_from_checkpoint(values: dict) -> Config:
+    """A ``Config`` with the values that a checkpoint of ours was written with.
+
+    The command line of the present process still comes first, as RecBole has it; derived entries are computed anew,
+    and the machine at hand decides on the device.
+    """
+    derived = {"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "data_path"}
+    derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", "resume_from", "gpu_id"}
+    given = {key: value for key, value in values.items() if key not in derived}
+    if values["dataset"] != "ml-100k":
+        # Config appends the dataset's name to the path
+        given["data_path"] = str(Path(values["data_path"]).parent)
+    return Config(model=given.pop("model"), dataset=given.pop("dataset"), config_dict=given)
+
+
+def _wrap(name: str, step) -> None:
+    original = getattr(Config, name)
+
+    @functools.wraps(original)
+    def wrapped(self, *args, **kwargs):
+        return step(self, functools.partial(original, self), *args, **kwargs)
+
+    setattr(Config, name, wrapped)
+
+
+def _explain_unknown_model(config: Config, original, model, dataset):
+    try:
+        return original(model, dataset)
+    except (ValueError, AttributeError, ImportError) as error:
+        # ImportError: the look-up ends in a family that needs lightgbm
+        name = model or config.external_config_dict.get("model")
+        known = [*registry.names(), *registry.recbole_models()]
+        if not isinstance(name, str) or name in known:
+            raise
+        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.6)
+        names = [k for k in known if k.lower() in near]
+        advice = f"did you mean {' or '.join(names)}?" if names else f"ours are {', '.join(registry.names())}"
+        raise UserError(f"there is no model '{name}': {advice}") from error
+
+
+def _add_our_defaults(config: Config, original, model, model_class, dataset) -> None:
+    original(model, model_class, dataset)
+    given = config.external_config_dict
+    internal = config.internal_config_dict
+    ours = model in registry.names()
+    folder = _check_dataset_folder(Path(given.get("data_path", internal["data_path"])), dataset)
+    described = None if folder is None else describe(folder, dataset)
+    overall = default_properties("overall")
+    protocol = given.get("protocol")
+    if protocol not in (None, *PROTOCOLS):
+        raise UserError(f"protocol '{protocol}' is unknown: use {' or '.join(PROTOCOLS)}")
+    published = protocol == "published" or (protocol is None and (ours or described is not None))
+
+    recbole_defaults = dict(internal)
+    internal.update(overall)
+    if not published:
+        # our own keys are known everywhere, RecBole's keep their values
+        internal.update({key: value for key, value in recbole_defaults.items() if key in overall})
+    if published and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
+        internal["eval_batch_size"] = _PAIRWISE_EVAL_BATCH
+    if ours:
+        internal.update(default_properties("model", model))
+        internal.update(default_properties("dataset", dataset))
+    elif described is not None:
+        internal.update(default_properties("dataset", dataset))
+    internal.update(described or {})
+    # RecBole's own models on RecBole's own datasets behave exactly as without this package
+    config.checked_by_recbole_mambarec = ours or described is not None
+    if config.checked_by_recbole_mambarec:
+        _check_keys(config)
+        _check_values(given, overall | (default_properties("model", model) if ours else {}))
+    if not ours:
+        useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
+        if useless:
+            raise UserError(f"{useless[0]} has no effect on {model}, which RecBole's own trainer trains: leave it out")
+
+
+def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
+    """The dataset's folder; None where RecBole knows better (its embedded dataset, one it can download)."""
+    if dataset == "ml-100k":
+        return None
+    folder = data_path / str(dataset)
+    if folder.is_dir():
+        return folder
+    import recbole
+
+    urls = Path(recbole.__file__).parent / "properties" / "dataset" / "url.yaml"
+    if dataset in (yaml.safe_load(urls.read_text(encoding="utf-8")) or {}):
+        return None
+    there = sorted(p.name for p in data_path.iterdir() if p.is_dir()) if data_path.is_dir() else []
+    have = f"{data_path} holds {', '.join(there)}" if there else f"{data_path} holds no dataset yet"
+    raise UserError(
+        f"dataset '{dataset}' not found: there is no folder {folder} ({have}); prepare it with "
+        "`python -m dataset_prep` or name its parent folder with --data_path=..."
+    )
+
+
+def _check_keys(config: Config) -> None:
+    """Stop at a key that looks like a misspelt one; warn of keys that nothing reads."""
+    known = {*config.internal_config_dict, *_OTHER_KEYS}
+    known.update(key for keys in config.parameters.values() for key in keys)
+    for key in config.external_config_dict:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near and config.external_config_dict.get("strict_keys", True):
+            raise UserError(
+                f"configuration key '{key}' is unknown: did you mean '{near[0]}'? "
+                "(strict_keys=False turns this into a warning)"
+            )
+        getLogger().warning(f"configuration key '{key}' is read by nothing in RecBole or here: it may be misspelt")
+
+
+def _check_values(given: dict, defaults: dict) -> None:
+    """Refuse values of our keys that are of another kind than the default, negative or not finite."""
+    for key, default in defaults.items():
+        value = given.get(key)
+        if value is None or default is None or key in _OTHER_KINDS:
+            continue
+        if isinstance(default, bool):
+            fits, kind = isinstance(value, bool), "True or False"
+        elif isinstance(default, int):
+            least = int(key in _AT_LEAST_ONE)
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            kind = f"a whole number from {least}"
+        elif isinstance(default, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+            kind = "a number from 0"
+        else:
+            fits, kind = isinstance(value, type(default)), f"a {type(default).__name__}"
+        if not fits:
+            raise UserError(f"{key} must be {kind}, got {value!r}")
+
+
+def _finish(config: Config, original) -> None:
+    try:
+        original()
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        # RecBole checks metrics, topk and evaluation arguments here
+        if not config.checked_by_recbole_mambarec:
+            raise
+        raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
+    final = config.final_config_dict
+    value = final.get("eval_batch_size")
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"eval_batch_size must be a positive number of user x item pairs, got {value!r}")
+
+
+def _check_gpu(config: Config, original) -> None:
+    asked = config.external_config_dict.get("gpu_id")
+    original()
+    if asked in (None, "") or config.final_config_dict["device"].type != "cpu":
+        return
+    if not config.checked_by_recbole_mambarec:
+        return
+    built = "no CUDA device is visible" if torch.version.cuda else "this build of torch has no CUDA support"
+    raise UserError(f"gpu_id={asked} asks for a GPU but {built}: leave gpu_id out to run on the CPU")

@@ -1,0 +1,73 @@
+"""Computed once, kept on disk under a key of everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from logging import getLogger
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.files import atomic_file
+
+
+def default_cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/recbole_mambarec``, or the same under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "recbole_mambarec"
+
+
+def content_key(*arrays: np.ndarray) -> str:
+    """Fingerprint of the values, shapes and dtypes of ``arrays`` (hexadecimal)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(memoryview(array).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+class ArrayCache:
+    """Arrays on disk, one ``.npz`` per key.
+
+    A key is a mapping of plain values that names *all* inputs: the content of the data (:func:`content_key`), the
+    parameters, and a version that whoever changes the computation raises. A stale entry is therefore never found.
+
+    Args:
+        folder: where the files lie; ``None`` computes every time and writes nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+
+    def get(
+        self, kind: str, key: Mapping[str, object], build: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays under ``key``, built and stored by ``build`` on the first call.
+
+        An unreadable entry is rebuilt; a folder that cannot be written costs a warning and the time.
+        """
+        if self.folder is None:
+            return build()
+        text = json.dumps(dict(key), sort_keys=True)
+        path = self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+        logger = getLogger()
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                logger.debug(f"read {kind} from {path}")
+                return {name: stored[name] for name in stored.files}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning(f"cache entry {path} is unreadable ({error}) and is built again")
+        arrays = build()
+        try:
+            with atomic_file(path) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **arrays)
+        except OSError as error:
+            logger.warning(f"{kind} could not be kept in {self.folder} ({error}): it is computed again next time")
+        return arrays

@@ -1,0 +1,119 @@
+"""RecBole's ``Dataset`` with item features per modality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole.data.dataset import Dataset
+from recbole.utils import set_color
+
+from recbole_mambarec.data.cache import ArrayCache, default_cache_folder
+from recbole_mambarec.data.derive import derive_modality
+from recbole_mambarec.data.folder import item_tokens, modality_files
+from recbole_mambarec.data.modality import ItemFeatures, Modality
+from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.errors import UserError
+
+
+class MultimodalDataset(Dataset):
+    """Interactions as RecBole reads them, plus one feature table per modality aligned to RecBole's item ids.
+
+    Configuration keys: ``modalities`` (names, in order; ``[]`` for none; unset: all that the folder has),
+    ``derive_modalities`` (recipes for datasets without arrays, see :mod:`recbole_mambarec.data.derive`),
+    ``cache_dir``.
+
+    Attributes:
+        item_features: modality -> :class:`ItemFeatures`, rows in internal item order.
+    """
+
+    def _from_scratch(self) -> None:
+        super()._from_scratch()
+        self._load_item_features()
+
+    def _load_data(self, token, dataset_path) -> None:
+        super()._load_data(token, dataset_path)
+        if self.item_feat is not None:
+            self._check_catalogue(Path(dataset_path) / f"{token}.item")
+
+    def _check_catalogue(self, item_file: Path) -> None:
+        """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""
+        read = set(self.item_feat[self.iid_field])
+        swallowed = [item for item in item_tokens(item_file, self.iid_field) if item not in read]
+        if swallowed:
+            raise UserError(
+                f"RecBole reads only {len(read)} items of {item_file}, not e.g. '{swallowed[0]}': "
+                "remove quotation marks and empty or 'NA' ids from the file"
+            )
+        unknown = [item for item in self.inter_feat[self.iid_field].dropna().unique() if item not in read]
+        if unknown:
+            raise UserError(
+                f"{len(unknown)} items of the interactions have no line in {item_file}, e.g. '{unknown[0]}': "
+                "add a line (and a row to each array)"
+            )
+
+    def _load_item_features(self) -> None:
+        folder, name = Path(self.dataset_path), self.dataset_name
+        arrays = modality_files(folder, name)
+        recipes = self.config["derive_modalities"] or {}
+        wanted = modality_names(self.config["modalities"])
+        if wanted is None:
+            wanted = list(arrays) or list(recipes)
+        unknown = [modality for modality in wanted if modality not in arrays and modality not in recipes]
+        if unknown:
+            have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
+            raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}")
+
+        item_file = folder / f"{name}.item"
+        self.item_features: dict[str, ItemFeatures] = {}
+        ids = item_tokens(item_file, self.iid_field) if wanted else None
+        for modality in wanted:
+            if modality in arrays:
+                rows = Modality.load(modality, arrays[modality], ids)
+            else:
+                rows = derive_modality(modality, recipes[modality], item_file, self.iid_field, self._cache())
+            aligned = rows.align(self.field2token_id[self.iid_field], self.item_num)
+            self.item_features[modality] = aligned
+            share = f", missing for {aligned.missing_share:.1%} of the items" if aligned.missing_share else ""
+            self.logger.info(set_color(f"modality {modality}", "blue") + f": {aligned.matrix.shape[1]} features{share}")
+
+    def _cache(self) -> ArrayCache:
+        return ArrayCache(self.config["cache_dir"] or default_cache_folder())
+
+    def training_data(self) -> TrainingData:
+        """The interactions of *this* split and the features as :class:`TrainingData`; call it on the training split."""
+        return TrainingData(
+            self.inter_feat[self.uid_field].numpy() - 1,
+            self.inter_feat[self.iid_field].numpy() - 1,
+            self.user_num - 1,
+            self.item_num - 1,
+            self.item_features,
+            self._cache(),
+            progress=bool(self.config["show_progress"]),
+        )
+
+    def __copy__(self) -> MultimodalDataset:
+        # RecBole copies a dataset for each split; the copies share the features
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __getstate__(self) -> dict:
+        # a pickled dataset (save_dataset, save_dataloaders) must not carry gigabytes nor outlive changed arrays
+        state = self.__dict__.copy()
+        state.pop("item_features", None)
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._load_item_features()
+
+
+def modality_names(value: object) -> list[str] | None:
+    """The key ``modalities`` as a list: ``[image, text]``, ``image,text`` and ``image`` are all understood."""
+    if value is None:
+        return None
+    names = value.split(",") if isinstance(value, str) else list(value)
+    names = [str(name).strip() for name in names if str(name).strip()]
+    if len(set(names)) < len(names):
+        raise UserError(f"modalities names one twice: {', '.join(names)}")
+    return names

@@ -1,0 +1,141 @@
+"""One modality of the catalogue: feature rows that travel with the ids of their items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+_FLOATS = (np.float16, np.float32, np.float64)
+# rows read at a time when a memory-mapped array is checked and gathered: bounds the temporary copies
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """Features of one modality in RecBole's internal item order.
+
+    Attributes:
+        name: modality name, e.g. ``image``.
+        matrix: float32, shape ``(n_items, dim)``; row 0 (the padding item) is zero; rows of items that lack the
+            modality hold the mean of the others.
+        present: bool, shape ``(n_items,)``; False for the padding item and for items that lack the modality.
+    """
+
+    name: str
+    matrix: np.ndarray
+    present: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """Width of a feature row."""
+        return self.matrix.shape[1]
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the real items (padding aside) that lack the modality, 0..1."""
+        return 1.0 - float(self.present[1:].mean()) if len(self.present) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Feature rows as they lie on disk, with the item token of each row.
+
+    Attributes:
+        name: modality name.
+        matrix: float16, float32 or float64, shape ``(rows, dim)``, usually memory-mapped. A row that is all NaN says
+            that the item lacks the modality.
+        ids: item tokens, shape ``(rows,)``; ``ids[k]`` belongs to ``matrix[k]``.
+        source: what to call the array in messages.
+    """
+
+    name: str
+    matrix: np.ndarray
+    ids: np.ndarray
+    source: str = field(default="")
+
+    def __post_init__(self) -> None:
+        where = self.source or f"modality {self.name}"
+        if self.matrix.ndim != 2:
+            raise UserError(f"{where} has shape {self.matrix.shape}: expected one row per item, (items, dim)")
+        if self.matrix.dtype not in _FLOATS:
+            raise UserError(f"{where} has dtype {self.matrix.dtype}: store it as float16, float32 or float64")
+        if len(self.matrix) != len(self.ids):
+            raise UserError(
+                f"{where} has {len(self.matrix)} rows but the .item file beside it has {len(self.ids)} items: "
+                "row k must belong to line k of the .item file, so prepare the two together"
+            )
+        if self.matrix.shape[1] == 0:
+            raise UserError(f"{where} has width 0: each item needs at least one feature")
+
+    @classmethod
+    def load(cls, name: str, path: str | Path, ids: np.ndarray) -> Modality:
+        """Memory-map ``path`` (.npy) as modality ``name``.
+
+        Raises:
+            UserError: the file is missing, truncated, no array of floats, or its rows do not match ``ids``.
+        """
+        path = Path(path)
+        try:
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise UserError(f"features of modality '{name}' not found: there is no file {path}") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(
+                f"{path} is no readable .npy array ({error}): it is truncated or of another format, write it again"
+            ) from None
+        return cls(name, matrix, ids, source=str(path))
+
+    def align(self, token_to_id: dict[str, int], n_items: int) -> ItemFeatures:
+        """Gather the rows by token into RecBole's internal order. The only place where row order matters.
+
+        Args:
+            token_to_id: item token -> internal id (0 is the padding item); tokens that RecBole filtered away are
+                simply not in it.
+            n_items: number of internal ids, padding included.
+
+        Raises:
+            UserError: an internal item has no row here, a row is partly NaN or infinite, or every row is missing.
+        """
+        where = self.source or f"modality {self.name}"
+        rows = np.full(n_items, -1, dtype=np.int64)
+        for row, token in enumerate(self.ids):
+            item = token_to_id.get(token)
+            if item is not None:
+                rows[item] = row
+        without = [token for token, item in token_to_id.items() if item > 0 and rows[item] < 0]
+        if without:
+            raise UserError(
+                f"{len(without)} items of the interactions have no row in {where}, e.g. '{without[0]}': add a line "
+                "to the .item file and a row to each array (a row of NaN where the modality is missing)"
+            )
+
+        matrix = np.zeros((n_items, self.matrix.shape[1]), dtype=np.float32)
+        present = np.zeros(n_items, dtype=bool)
+        total = np.zeros(self.matrix.shape[1], dtype=np.float64)
+        for start in range(1, n_items, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, n_items)
+            with np.errstate(over="ignore"):  # float64 values beyond float32 become inf and are reported below
+                block = np.asarray(self.matrix[rows[start:stop]], dtype=np.float32)
+            finite = np.isfinite(block)
+            has_row = finite.all(axis=1)
+            broken = ~has_row & ~np.isnan(block).all(axis=1)
+            if broken.any():
+                row = int(rows[start + int(np.argmax(broken))])
+                raise UserError(
+                    f"{where} has NaN or infinite values in row {row} (item '{self.ids[row]}'): only a whole row of "
+                    "NaN has a meaning (the item lacks the modality)"
+                )
+            matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
+            present[start:stop] = has_row
+            total += block[has_row].sum(axis=0, dtype=np.float64)
+        if n_items > 1 and not present.any():
+            raise UserError(f"{where} holds no feature for any item: leave '{self.name}' out of modalities")
+        missing = ~present
+        missing[0] = False
+        if missing.any():
+            matrix[missing] = (total / present.sum()).astype(np.float32)
+        return ItemFeatures(self.name, matrix, present)

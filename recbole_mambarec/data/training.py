@@ -1,0 +1,157 @@
+"""What a model may know: the training interactions, the aligned features, and the graphs made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from recbole_mambarec.data.cache import ArrayCache, content_key
+from recbole_mambarec.data.graphs import (
+    NEIGHBOURS_VERSION,
+    CoUsers,
+    Neighbours,
+    SparseGraph,
+    bipartite_adjacency,
+    bipartite_with_items,
+    co_users,
+    interaction_matrix,
+    knn_graph,
+    mean_adjacency,
+    nearest_neighbours,
+    prune_edges,
+    shared_neighbours,
+    user_item_block,
+    weighted_sum,
+)
+from recbole_mambarec.data.modality import ItemFeatures
+
+
+class TrainingData:
+    """Training interactions and item features of the real users and items, numbered from 0.
+
+    RecBole's padding row is already gone here, so nothing built on this can let it in.
+
+    Args:
+        users, items: node numbers of the training interactions, shape ``(n_interactions,)``.
+        n_users, n_items: real users and items.
+        features: modality -> features with the padding row, as :meth:`Modality.align` gives them.
+        cache: where item neighbours are kept.
+        progress: show progress bars for long work.
+    """
+
+    def __init__(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        n_users: int,
+        n_items: int,
+        features: Mapping[str, ItemFeatures],
+        cache: ArrayCache | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.users = np.asarray(users)
+        self.items = np.asarray(items)
+        self.n_users = n_users
+        self.n_items = n_items
+        self._features = dict(features)
+        self._cache = cache or ArrayCache(None)
+        self._progress = progress
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities, in the order that models use."""
+        return list(self._features)
+
+    def features(self, modality: str) -> np.ndarray:
+        """float32 ``(n_items, dim)``."""
+        return self._features[modality].matrix[1:]
+
+    def present(self, modality: str) -> np.ndarray:
+        """bool ``(n_items,)``: the item has the modality."""
+        return self._features[modality].present[1:]
+
+    def content_key(self, modality: str) -> str:
+        """Fingerprint of a modality's values and of which items have it."""
+        return content_key(self.features(modality), self.present(modality))
+
+    @cached_property
+    def bipartite(self) -> SparseGraph:
+        """:func:`bipartite_adjacency` of the training interactions."""
+        return bipartite_adjacency(self.users, self.items, self.n_users, self.n_items)
+
+    @cached_property
+    def user_item(self) -> SparseGraph:
+        """:func:`user_item_block` of the training interactions."""
+        return self.user_item_weighted("symmetric")
+
+    def user_item_weighted(self, weighting: str) -> SparseGraph:
+        """:func:`user_item_block` of the training interactions with another ``weighting``."""
+        return user_item_block(self.users, self.items, self.n_users, self.n_items, weighting)
+
+    @cached_property
+    def mean_adjacency(self) -> SparseGraph:
+        """:func:`mean_adjacency` of the training interactions."""
+        return mean_adjacency(self.users, self.items, self.n_users, self.n_items)
+
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct training interactions as (users, items), sorted by user, then item."""
+        matrix = interaction_matrix(self.users, self.items, self.n_users, self.n_items)
+        matrix.sort_indices()
+        return matrix.tocoo().coords
+
+    def co_users(self, k: int) -> CoUsers:
+        """:func:`co_users` of the training interactions."""
+        return co_users(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
+
+    def pruned_bipartite(self, rate: float) -> SparseGraph:
+        """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""
+        users, items = self.pairs
+        kept = prune_edges(users, items, self.n_users, self.n_items, rate)
+        return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
+
+    def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
+        """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""
+        edges = shared_neighbours([self.neighbours(modality, k) for modality in self.modalities])
+        graph = bipartite_with_items(self.users, self.items, self.n_users, self.n_items, edges)
+        return graph, SparseGraph(graph.scipy()[: self.n_users, self.n_users :])
+
+    def neighbours(self, modality: str, k: int) -> Neighbours:
+        """:func:`nearest_neighbours` in a modality's raw features, kept on disk."""
+        key = {"content": self.content_key(modality), "k": int(k), "version": NEIGHBOURS_VERSION}
+
+        def build() -> dict[str, np.ndarray]:
+            found = nearest_neighbours(self.features(modality), k, self.present(modality), progress=self._progress)
+            return {"indices": found.indices, "cosines": found.cosines}
+
+        return Neighbours(**self._cache.get("neighbours", key, build))
+
+    def item_graph(self, modality: str, k: int, weighting: str = "cosine") -> SparseGraph:
+        """:func:`knn_graph` over a modality's raw features."""
+        return knn_graph(self.neighbours(modality, k), weighting)
+
+    def mixed_item_graph(self, k: int, image_weight: float) -> SparseGraph:
+        """Sum of the uniform item graphs: modality ``image`` weighs ``image_weight``, the others share the rest.
+
+        Without an ``image`` all modalities weigh the same; a single modality weighs 1.
+        """
+        names = self.modalities
+        if "image" in names and len(names) > 1:
+            others = (1.0 - image_weight) / (len(names) - 1)
+            weights = [image_weight if name == "image" else others for name in names]
+        else:
+            weights = [1.0 / len(names)] * len(names)
+        return weighted_sum([self.item_graph(name, k, "uniform") for name in names], weights)
+
+    def spectrum(self, modality: str) -> np.ndarray:
+        """Variances along the principal axes of a modality's features, descending, ``(min(n_items, dim),)``."""
+
+        def build() -> dict[str, np.ndarray]:
+            centred = self.features(modality) - self.features(modality).mean(axis=0)
+            tall = centred.shape[0] >= centred.shape[1]
+            gram = centred.T @ centred if tall else centred @ centred.T
+            return {"variances": np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None) / max(len(centred), 1)}
+
+        return self._cache.get("spectrum", {"content": self.content_key(modality), "version": 1}, build)["variances"]

@@ -1,0 +1,76 @@
+"""From raw feature width to embedding width."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeatureTable(nn.Module):
+    """Raw item features as a model holds them.
+
+    Args:
+        features: float32, shape ``(n_items, dim)``.
+        frozen: keep them as a buffer that is neither trained nor saved (it is rebuilt from the data); otherwise they
+            are a parameter that training changes.
+    """
+
+    def __init__(self, features: np.ndarray, frozen: bool) -> None:
+        super().__init__()
+        # a copy, because training must not write into the dataset's array
+        weight = torch.tensor(features, dtype=torch.float32)
+        if frozen:
+            self.register_buffer("weight", weight, persistent=False)
+        else:
+            self.weight = nn.Parameter(weight)
+
+    def forward(self) -> Tensor:
+        """The table, ``(n_items, dim)``."""
+        return self.weight
+
+    def extra_repr(self) -> str:
+        """Shape and state for ``print(model)``."""
+        kind = "trainable" if isinstance(self.weight, nn.Parameter) else "frozen"
+        return f"{self.weight.shape[0]} x {self.weight.shape[1]}, {kind}"
+
+
+class DimensionProjection(nn.Module):
+    """Linear map ``in_dim -> out_dim``, or two of them over a narrower ``width`` with nothing in between.
+
+    Source: MambaRec (arXiv 2509.09114), dimension projection; ``width`` is D // r there.
+
+    Args:
+        in_dim: feature width D.
+        out_dim: embedding width d.
+        width: width between the two maps; None for a single map.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, width: int | None = None) -> None:
+        super().__init__()
+        self.reduce = None if width is None else nn.Linear(in_dim, width)
+        self.expand = nn.Linear(in_dim if width is None else width, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(n, in_dim)`` -> ``(n, out_dim)``."""
+        if self.reduce is None:
+            return self.expand(features)
+        if self.reduce.out_features <= self.expand.out_features:
+            return self.expand(self.reduce(features))
+        # two maps without an activation are one map: composed first, the wide product has out_dim columns, not width
+        weight = self.expand.weight @ self.reduce.weight
+        bias = self.expand.weight @ self.reduce.bias + self.expand.bias
+        return F.linear(features, weight, bias)
+
+
+def width_for_variance(variances: np.ndarray, share: float = 0.95) -> int:
+    """Smallest number of principal axes that keep ``share`` of the variance.
+
+    Args:
+        variances: variance along each principal axis, descending.
+    """
+    total = variances.sum()
+    if total <= 0:
+        return 1
+    return int(min(np.searchsorted(np.cumsum(variances) / total, share - 1e-9) + 1, len(variances)))

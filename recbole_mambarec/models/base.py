@@ -1,0 +1,139 @@
+"""What every multimodal model shares: RecBole's signatures, the feature tables, cached embeddings, epoch hooks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_mambarec.data.dataset import MultimodalDataset
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.projection import FeatureTable
+
+
+class MultimodalRecommender(GeneralRecommender):
+    """Base class of the models of this package.
+
+    Subclasses define :meth:`embed` and :meth:`loss_parts` on the real users and items, numbered from 0. RecBole's ids,
+    in which 0 is padding, are translated here and nowhere else, so padding cannot reach a graph, a BatchNorm, a loss or
+    a ranking.
+
+    Args:
+        config: RecBole configuration.
+        dataset: the *training* split of a :class:`MultimodalDataset`.
+    """
+
+    input_type = InputType.PAIRWISE
+    # fewest modalities with which the model is defined
+    min_modalities = 0
+
+    def __init__(self, config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        if not hasattr(dataset, "training_data"):
+            raise UserError(
+                f"{type(self).__name__} needs a MultimodalDataset, got {type(dataset).__name__}: "
+                "create it with recbole.data.create_dataset after `import recbole_mambarec`"
+            )
+        self.data = dataset.training_data()
+        self.modalities = self.data.modalities
+        if len(self.modalities) < self.min_modalities:
+            raise UserError(
+                f"{type(self).__name__} is defined on item features and needs at least {self.min_modalities} modality: "
+                "use a dataset that has one, or leave the key modalities unset"
+            )
+        if self.input_type is InputType.POINTWISE and (config["train_neg_sample_args"] or {}).get("distribution") in (
+            "uniform",
+            "popularity",
+        ):
+            raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
+        self.embedding_size = config["embedding_size"]
+        self.batch_size = config["train_batch_size"]
+        self.loss_names: tuple[str, ...] = ()
+        self._scored: tuple[Tensor, Tensor] | None = None
+
+    # ------------------------------------------------------------------ what a model defines
+
+    @abstractmethod
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Final embeddings of all real users ``(U, d)`` and items ``(I, d)``; a score is their inner product."""
+
+    @abstractmethod
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor | None) -> dict[str, Tensor]:
+        """Weighted terms of the loss by name; their sum is minimised.
+
+        Args:
+            users, positives, negatives: node numbers from 0, shape ``(B,)`` each; ``negatives`` is None for a model
+                whose ``input_type`` is pointwise, which learns from positive pairs alone.
+        """
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each training epoch, e.g. to redraw a graph."""
+
+    def post_epoch(self, epoch: int) -> None:
+        """Called by the trainer after each training epoch."""
+
+    # ------------------------------------------------------------------ help for subclasses
+
+    def id_embedding(self, count: int, width: int | None = None) -> nn.Embedding:
+        """A trainable table ``(count, width)``, Xavier-uniform; ``width`` is d by default."""
+        table = nn.Embedding(count, self.embedding_size if width is None else width)
+        nn.init.xavier_uniform_(table.weight)
+        return table
+
+    def feature_dim(self, modality: str) -> int:
+        """Width of a modality's raw features."""
+        return self.data.features(modality).shape[1]
+
+    def feature_tables(self, frozen: bool) -> nn.ModuleDict:
+        """One :class:`FeatureTable` per modality."""
+        return nn.ModuleDict({m: FeatureTable(self.data.features(m), frozen) for m in self.modalities})
+
+    # ------------------------------------------------------------------ RecBole's signatures
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Same as :meth:`embed`."""
+        return self.embed()
+
+    def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
+        """Terms of the loss in the order of ``loss_names``; RecBole's trainer adds and logs them."""
+        negatives = interaction[self.NEG_ITEM_ID] - 1 if self.input_type is InputType.PAIRWISE else None
+        parts = self.loss_parts(interaction[self.USER_ID] - 1, interaction[self.ITEM_ID] - 1, negatives)
+        self.loss_names = tuple(parts)
+        return tuple(parts.values())
+
+    def predict(self, interaction) -> Tensor:
+        """Scores of user-item pairs, ``(B,)``."""
+        users, items = self.scored_embeddings()
+        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=1)
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
+        users, items = self.scored_embeddings()
+        scores = users[interaction[self.USER_ID]] @ items.T
+        scores[:, 0] = -torch.inf
+        return scores.view(-1)
+
+    def scored_embeddings(self) -> tuple[Tensor, Tensor]:
+        """Final embeddings in RecBole's numbering (row 0 is padding, zero), computed once per evaluation.
+
+        They are kept from the first call in evaluation mode until training resumes or weights are loaded.
+        """
+        if self._scored is not None:
+            return self._scored
+        users, items = (F.pad(x.float(), (0, 0, 1, 0)) for x in self.embed())
+        if not self.training:
+            self._scored = users.detach(), items.detach()
+        return users, items
+
+    def train(self, mode: bool = True):
+        """Set the mode and drop the embeddings kept for evaluation: weights may have changed."""
+        self._scored = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._scored = None
+        super()._load_from_state_dict(*args, **kwargs)

@@ -1,0 +1,67 @@
+"""BM3: no negatives; embeddings and features predict perturbed copies of each other."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_mambarec.layers.losses import cosine_distance, embedding_norm
+from recbole_mambarec.layers.propagation import light_gcn
+from recbole_mambarec.models.base import MultimodalRecommender
+
+
+class BM3(MultimodalRecommender):
+    """BM3, "Bootstrap Latent Representations for Multi-modal Recommendation" (WWW 2023, arXiv 2207.05969).
+
+    LightGCN's users and items (these with their ids added once more) and the projected features pass one predictor.
+    A prediction should point where its target does: a copy of the other side of the pair, or of the item itself, under
+    dropout and without gradient. There is no momentum encoder and no negative item; RecBole samples none here.
+
+    Readings of the published code: targets are not predicted; the norm is that of *all* users and items over the number
+    of items, so ``reg_weight`` has a scale of its own; the predictor stays in the scores. Dropout of the targets is
+    drawn for the rows of the batch, where the published code draws it for all nodes and keeps those.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        self.n_layers, self.dropout_prob = config["n_layers"], config["dropout_prob"]
+        self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
+        self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
+        self.predictor = nn.Linear(d, d)
+        for layer in [self.predictor, *self.projection.values()]:
+            nn.init.xavier_normal_(layer.weight)
+        self.bipartite = data.bipartite
+
+    def _online(self) -> tuple[Tensor, Tensor]:
+        """Users and items before the predictor."""
+        ids = self.item_embedding.weight
+        users, items = light_gcn(self.bipartite, self.user_embedding.weight, ids, self.n_layers)
+        return users, items + ids
+
+    def _target(self, x: Tensor) -> Tensor:
+        return F.dropout(x.detach(), self.dropout_prob)
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Predictions of users and items."""
+        users, items = self._online()
+        return self.predictor(users), self.predictor(items)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: None = None) -> dict[str, Tensor]:
+        """Pairs, norm of all embeddings, features against the items and against themselves."""
+        all_users, all_items = self._online()
+        u, i = all_users[users], all_items[positives]
+        item_target = self._target(i)
+        pairs = cosine_distance(self.predictor(u), item_target) + cosine_distance(self.predictor(i), self._target(u))
+        parts = {"pairs": pairs, "reg": self.reg_weight * embedding_norm(all_users, all_items)}
+        for m in self.modalities:
+            x = self.projection[m](self.features[m]()[positives])
+            predicted = self.predictor(x)
+            terms = cosine_distance(predicted, item_target) + cosine_distance(predicted, self._target(x))
+            parts[f"contrastive_{m}"] = self.cl_weight * terms
+        return parts

@@ -1,0 +1,98 @@
+"""GRCN: user-item edges weighed by how well the features of their ends agree."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.attention import EdgePattern
+from recbole_mambarec.layers.losses import bpr
+from recbole_mambarec.models.base import MultimodalRecommender
+
+ROUTING = ("reference", "paper")
+
+
+class GRCN(MultimodalRecommender):
+    """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation" (MM 2020, arXiv 2111.02036).
+
+    Per modality, user preferences and projected features attend to each other along the edges. An edge weighs the
+    largest product, over modalities, of that attention and the confidence of its sending node, and nothing if that is
+    negative; ids take two hops over those weights. The final embedding is ``[ids | content per modality]``.
+
+    Quirks of the published code: its routing rounds, meant to prototype a user from their items, send nothing to users,
+    so preferences stay as they are (``routing: reference``; ``paper`` does what the text says, ``n_layers`` times).
+    Preferences of the first modality are regularised twice, once as a whole. A node whose confidences are all negative
+    sends nothing and never recovers, as no gradient reaches them.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, c, data = self.embedding_size, config["latent_embedding"], self.data
+        self.reg_weight, self.n_layers, self.routing = config["reg_weight"], config["n_layers"], config["routing"]
+        if self.routing not in ROUTING:
+            raise UserError(f"routing '{self.routing}' is unknown: use one of {', '.join(ROUTING)}")
+        n_nodes = data.n_users + data.n_items
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), c) for m in self.modalities})
+        self.preference = nn.ParameterDict({m: nn.Parameter(torch.empty(data.n_users, c)) for m in self.modalities})
+        self.node_ids = nn.Parameter(torch.empty(n_nodes, d))
+        self.confidence = nn.Parameter(torch.empty(n_nodes, len(self.modalities)))
+        maps = [projection.weight for projection in self.projection.values()]
+        for weight in [*maps, *self.preference.values(), self.node_ids, self.confidence]:
+            nn.init.xavier_normal_(weight)
+        self.edges = EdgePattern(*data.pairs, (data.n_users, data.n_items))
+
+    def _content(self, modality: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Users and items of a modality, and the attention of each edge in the eyes of its user and of its item."""
+        edges = self.edges
+        items = F.normalize(F.leaky_relu(self.projection[modality](self.features[modality]())), dim=1)
+        users = F.normalize(self.preference[modality], dim=1)
+        if self.routing == "paper":
+            for _ in range(self.n_layers):
+                shares = edges.softmax(edges.dots(users, items), over="rows")
+                users = F.normalize(users + edges.propagate(shares, items), dim=1)
+        scores = edges.dots(users, items)
+        of_user, of_item = edges.softmax(scores, over="rows"), edges.softmax(scores, over="columns")
+        received = edges.propagate(of_user, items), edges.propagate(of_item, users, transposed=True)
+        return users + received[0], items + received[1], of_user, of_item
+
+    def _ids(self, to_user: Tensor, to_item: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids after no, one and two hops over edges of these weights, added."""
+        users, items = F.normalize(self.node_ids, dim=1).split([self.data.n_users, self.data.n_items])
+        totals = users, items
+        for _ in range(2):
+            users, items = (
+                self.edges.propagate(to_user, items),
+                self.edges.propagate(to_item, users, transposed=True),
+            )
+            totals = totals[0] + users, totals[1] + items
+        return totals
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Ids over the refined edges beside the content of each modality."""
+        users, items, of_user, of_item = (list(x) for x in zip(*(self._content(m) for m in self.modalities)))
+        trust_users, trust_items = self.confidence.split([self.data.n_users, self.data.n_items])
+        # the sending node's confidence: items send to users, users to items
+        to_user = torch.stack(of_user, dim=1) * trust_items[self.edges.columns]
+        to_item = torch.stack(of_item, dim=1) * trust_users[self.edges.rows]
+        ids = self._ids(*(weights.max(dim=1).values.relu() for weights in (to_user, to_item)))
+        return torch.cat([ids[0], *users], dim=1), torch.cat([ids[1], *items], dim=1)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR, and mean squares of ids and preferences."""
+        all_users, all_items = self.embed()
+        # each user stands beside the positive and beside the negative item
+        nodes = (users, positives + self.data.n_users, negatives + self.data.n_users)
+        ids = [self.node_ids[rows].square().mean() for rows in nodes]
+        table = self.preference[self.modalities[0]].square().mean()
+        rows = {m: self.preference[m][users].square().mean() for m in self.modalities}
+        return {
+            "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
+            "reg_id": self.reg_weight * (ids[0] + (ids[1] + ids[2]) / 2),
+            "reg_preference": self.reg_weight * table,
+            **{f"reg_{m}": self.reg_weight * value for m, value in rows.items()},
+        }

@@ -1,0 +1,84 @@
+"""GUME: MGCN with item-item edges in the user-item graph and user tables per modality."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
+from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
+from recbole_mambarec.layers.noise import signed_noise
+from recbole_mambarec.layers.propagation import mean_of_layers, propagate
+from recbole_mambarec.models.views import TwoViewRecommender, Views
+
+
+class GUME(TwoViewRecommender):
+    """GUME, "Graphs and User Modalities Enhancement for Long-Tail Multimodal Recommendation" (CIKM 2024,
+    arXiv 2407.12338).
+
+    Items that are neighbours in every modality are linked in the user-item graph, so that rare items are better
+    connected; that graph is directed. Features gate the item embeddings and spread over the item graphs; a fuser shared
+    with MGCN joins them with LightGCN's view of the ids. Users have a table per modality, too: LightGCN over it and the
+    spread items gives extended user modalities. They are in no score; losses tie them to the fused view.
+
+    Readings of the published code: the user-item block of the extended graph carries features to users; the noise of
+    two terms is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        for key in ("extended_weight", "gap_weight", "user_weight", "user_temperature"):
+            setattr(self, key, config[key])
+        self.user_modality = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
+        self.item_gate = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(self.feature_dim(m), d), nn.Linear(d, d)) for m in self.modalities}
+        )
+        self.item_graph = nn.ModuleDict({m: data.item_graph(m, config["knn_k"]) for m in self.modalities})
+        self.bipartite, self.user_item = data.bipartite_with_items(config["knn_k"])
+        self.fusion = BehaviourGuidedFusion(d, self.modalities)
+
+    def _purified(self) -> dict[str, Tensor]:
+        """Items of each modality after its graph, ``(I, d)``."""
+        gates = {m: torch.sigmoid(self.item_gate[m](self.features[m]())) for m in self.modalities}
+        return {m: propagate(self.item_graph[m], self.item_embedding.weight * gates[m], self.n_layers) for m in gates}
+
+    def _modal(self, purified: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Nodes of each modality, ``(U + I, d)``."""
+        return {m: torch.cat([self.user_item.propagate(items), items]) for m, items in purified.items()}
+
+    def _fused(self, modal: dict[str, Tensor]) -> Views:
+        behaviour = self._behaviour()
+        return Views(behaviour, self.fusion(modal, behaviour))
+
+    def _views(self) -> Views:
+        return self._fused(self._modal(self._purified()))
+
+    def _extended(self, purified: dict[str, Tensor]) -> Tensor:
+        """Nodes of the extended user modalities, averaged over modalities."""
+        nodes = [
+            mean_of_layers(self.bipartite, torch.cat([self.user_modality[m].weight, items]), self.n_ui_layers)
+            for m, items in purified.items()
+        ]
+        return sum(nodes) / len(nodes)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """MGCN's terms; L2 of extended items; moments of modalities; extended users against fused ones."""
+        purified = self._purified()
+        modal = self._modal(purified)
+        views, extended = self._fused(modal), self._extended(purified)
+        fused_users, extended_users = views.side[users], extended[users]
+        gaps = [moment_gap(a, b) for a, b in combinations(modal.values(), 2)]
+        user_terms = info_nce(extended_users, fused_users, self.user_temperature)
+        for x in (fused_users, extended_users):
+            user_terms = user_terms + info_nce(signed_noise(x), signed_noise(x), self.user_temperature)
+        extended_items = extended[positives + self.data.n_users]
+        return self._view_loss(views, users, positives, negatives) | {
+            "reg_extended": self.extended_weight * l2_half(extended_items, batch_size=self.batch_size),
+            "gap": self.gap_weight * sum(gaps, user_terms.new_zeros(())),
+            "users": self.user_weight * user_terms,
+        }

@@ -1,0 +1,106 @@
+"""MMGCN: one graph network per modality, averaged."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.layers.losses import bpr
+from recbole_mambarec.layers.propagation import split_nodes
+from recbole_mambarec.models.base import MultimodalRecommender
+
+N_LAYERS = 3
+
+
+class Tower(nn.Module):
+    """The network of one modality: three rounds of ``x <- leaky([mean of neighbours' xW | leaky(Ax) + id] G)``.
+
+    Args:
+        width: of the nodes that enter; the first round maps them to ``dim``.
+        dim: embedding width d.
+        feature_dim: width of the features where a map brings them to ``width`` first, else None.
+    """
+
+    def __init__(self, width: int, dim: int, feature_dim: int | None) -> None:
+        super().__init__()
+        self.entry = None if feature_dim is None else nn.Linear(feature_dim, width)
+        widths = [width] + [dim] * (N_LAYERS - 1)
+        self.message = nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)
+        self.own = nn.ModuleList(nn.Linear(w, dim) for w in widths)
+        self.combine = nn.ModuleList(nn.Linear(w + dim, dim) for w in widths)
+        # the published code leaves the entry and the later combinations at torch's default
+        for layer in [*self.message, *self.own, self.combine[0]]:
+            nn.init.xavier_normal_(layer.weight)
+
+    def forward(self, graph: SparseGraph, preference: Tensor, features: Tensor, ids: Tensor) -> Tensor:
+        """Nodes ``(U + I, d)`` from user preferences ``(U, width)``, item features and the ids of all nodes."""
+        items = features if self.entry is None else self.entry(features)
+        x = F.normalize(torch.cat([preference, items]), dim=1)
+        for message, own, combine in zip(self.message, self.own, self.combine):
+            received = F.leaky_relu(message(graph.propagate(x)))
+            x = F.leaky_relu(combine(torch.cat([received, F.leaky_relu(own(x)) + ids], dim=1)))
+        return x
+
+
+class MMGCN(MultimodalRecommender):
+    """MMGCN, "Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video" (MM 2019).
+
+    Every modality has its own user preferences and its own :class:`Tower` over the mean of neighbours; a node's
+    embedding is the mean over modalities.
+
+    Quirks of the published code: ids and user preferences are random tensors that no optimiser knows, so they stay as
+    drawn and ``reg_weight``, which weighs their squares (of preferences only the first modality's), changes no trained
+    weight. ``train_id: False`` keeps that, ``True`` trains them, as the paper means it; either way they are saved with
+    the model here. There are always three layers, always with concatenation. Only the modalities of
+    ``latent_modalities`` are first brought to ``latent_dim``, the others enter at their own width.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        self.reg_weight, self.train_id = config["reg_weight"], config["train_id"]
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.towers = nn.ModuleDict()
+        self._table("node_ids", data.n_users + data.n_items, d)
+        for m in self.modalities:
+            mapped = m in config["latent_modalities"]
+            width = config["latent_dim"] if mapped else self.feature_dim(m)
+            self.towers[m] = Tower(width, d, self.feature_dim(m) if mapped else None)
+            self._table(f"preference_{m}", data.n_users, width)
+        self.mean_of_neighbours = data.mean_adjacency
+
+    def _table(self, name: str, rows: int, width: int) -> None:
+        values = nn.init.xavier_normal_(torch.empty(rows, width))
+        if self.train_id:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values)
+
+    def _preference(self, modality: str) -> Tensor:
+        return getattr(self, f"preference_{modality}")
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Mean of the towers."""
+        towers = [
+            self.towers[m](self.mean_of_neighbours, self._preference(m), self.features[m](), self.node_ids)
+            for m in self.modalities
+        ]
+        return split_nodes(sum(towers) / len(towers), self.data.n_users)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR, and the mean squares of the batch's ids and of the first modality's preferences."""
+        all_users, all_items = self.embed()
+        # each user stands beside the positive and beside the negative item
+        ids = [
+            self.node_ids[rows].square().mean()
+            for rows in (users, positives + self.data.n_users, negatives + self.data.n_users)
+        ]
+        return {
+            "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
+            "reg_id": self.reg_weight * (ids[0] + (ids[1] + ids[2]) / 2),
+            "reg_preference": self.reg_weight * self._preference(self.modalities[0]).square().mean(),
+        }

@@ -1,0 +1,54 @@
+"""PGL: FREEDOM's graphs with features instead of item ids, and a contrast of two dropout masks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.layers.losses import bpr, info_nce
+from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.models.pruning import PrunedRecommender
+
+
+class PGL(PrunedRecommender):
+    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025), in the
+    better of its two forms: local subgraphs by edge sampling.
+
+    An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
+    LightGCN trains on 30 % of the edges, drawn anew in every epoch, and is evaluated on all. Items are also spread over
+    FREEDOM's frozen item graph. A contrastive term makes users and items recognise themselves under another dropout
+    mask.
+
+    Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
+    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term. The global form, which
+    trains on a graph made of singular vectors, is not built: it needs a dense product over all nodes.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
+        self.cl_weight, self.temperature = config["cl_weight"], config["temperature"]
+        self.user_embedding = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
+        self.dropout = nn.Dropout(config["dropout_prob"])
+        self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """LightGCN of features and preferences, plus the features spread over the item graph; width d per modality."""
+        items = [F.normalize(self.projection[m](self.features[m]()).float(), dim=1) for m in self.modalities]
+        items = torch.cat(items, dim=1)
+        users = torch.cat([self.user_embedding[m].weight for m in self.modalities], dim=1)
+        users, propagated = light_gcn(self.graph, users, items, self.n_ui_layers)
+        return users, propagated + propagate(self.item_graph, items, self.n_mm_layers)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR, and users and items against themselves under two dropout masks."""
+        all_users, all_items = self.embed()
+        u, p = all_users[users], all_items[positives]
+        contrast = sum(info_nce(self.dropout(x), self.dropout(x), self.temperature) for x in (u, p)) / 2
+        return {"bpr": bpr(u, p, all_items[negatives]), "contrastive": self.cl_weight * contrast}

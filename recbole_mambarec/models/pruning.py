@@ -1,0 +1,28 @@
+"""Models that train on a fresh draw of edges in every epoch and are evaluated on all of them."""
+
+from __future__ import annotations
+
+from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.models.base import MultimodalRecommender
+
+
+class PrunedRecommender(MultimodalRecommender):
+    """Degree-sensitive edge pruning (FREEDOM): key ``prune_rate`` is the share of edges dropped in each epoch."""
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.prune_rate = config["prune_rate"]
+        if not 0 <= self.prune_rate < 1:
+            raise UserError(f"prune_rate must be at least 0 and below 1, got {self.prune_rate}")
+        self.bipartite = self.training_graph = self.data.bipartite
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Draw the edges of this epoch."""
+        if self.prune_rate > 0:
+            self.training_graph = self.data.pruned_bipartite(self.prune_rate).to(self.device)
+
+    @property
+    def graph(self) -> SparseGraph:
+        """The user-item graph of the present mode."""
+        return self.training_graph if self.training else self.bipartite

@@ -1,0 +1,51 @@
+"""VBPR: matrix factorisation with a second part of the item vector that is projected from features."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.layers.losses import bpr, embedding_norm
+from recbole_mambarec.layers.projection import FeatureTable
+from recbole_mambarec.models.base import MultimodalRecommender
+
+
+class VBPR(MultimodalRecommender):
+    """VBPR, "Visual Bayesian Personalized Ranking from Implicit Feedback" (AAAI 2016, arXiv 1510.01784).
+
+    The form of the multimodal tables (MMRec): an item is ``[id part | projection of all its features]``, a user a free
+    vector of that width 2d. The paper has one modality and biases of item and picture; both are gone here. The
+    regulariser is the norm of the vectors, not its square, and takes in the projected part; the projection itself is
+    not regularised.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        self.reg_weight = config["reg_weight"]
+        self.user_embedding, self.item_embedding = (
+            self.id_embedding(data.n_users, 2 * d),
+            self.id_embedding(data.n_items),
+        )
+        # the published code puts the text before the picture
+        together = np.concatenate([data.features(m) for m in reversed(self.modalities)], axis=1)
+        self.features = FeatureTable(together, frozen=config["freeze_features"])
+        self.projection = nn.Linear(together.shape[1], d)
+        nn.init.xavier_normal_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def _items(self, rows: Tensor | slice) -> Tensor:
+        """Vectors of some items, ``(n, 2d)``: only their features are projected."""
+        return torch.cat([self.item_embedding.weight[rows], self.projection(self.features()[rows])], dim=1)
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """User vectors and item vectors of width 2d."""
+        return self.user_embedding.weight, self._items(slice(None))
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR and the norm of the vectors."""
+        u, p, n = self.user_embedding(users), self._items(positives), self._items(negatives)
+        return {"bpr": bpr(u, p, n), "reg": self.reg_weight * embedding_norm(u, p, n)}

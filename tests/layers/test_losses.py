@@ -1,0 +1,119 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_mambarec.layers import losses
+from recbole_mambarec.layers.losses import (
+    bpr,
+    cosine_distance,
+    dot_nce,
+    embedding_norm,
+    info_nce,
+    info_nce_among,
+    l2_half,
+    mmd_gaussian,
+    moment_gap,
+    node_contrast,
+)
+
+
+def brute_mmd(x, y, sigma):
+    def kernel(a, b):
+        return torch.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / (2 * sigma**2)).mean()
+
+    return kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)
+
+
+def test_mmd_equals_brute_force_is_symmetric_and_zero_on_itself():
+    x, y = F.normalize(torch.randn(30, 8)), F.normalize(torch.randn(30, 8))
+    for sigma in (0.5, 1.5):
+        assert torch.allclose(mmd_gaussian(x, y, sigma), brute_mmd(x, y, sigma), atol=1e-6)
+    assert torch.allclose(mmd_gaussian(x, y, 1.0), mmd_gaussian(y, x, 1.0), atol=1e-7)
+    assert mmd_gaussian(x, x, 1.0).abs() < 1e-6
+    assert mmd_gaussian(x, y, 1.0) > 1e-3
+
+
+def test_mmd_never_holds_batch_by_batch_by_width():
+    x, y = torch.randn(400, 64), torch.randn(400, 64)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        mmd_gaussian(x, y, 1.0)
+    assert max(event.cpu_memory_usage for event in profile.events()) < 400 * 400 * 64 * 4 / 8
+
+
+def test_mmd_gradient():
+    x = torch.randn(5, 3, dtype=torch.float32, requires_grad=True)
+    y = torch.randn(5, 3)
+    (ours,) = torch.autograd.grad(mmd_gaussian(x, y, 1.0), x)
+    (plain,) = torch.autograd.grad(brute_mmd(x, y, 1.0), x)
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_info_nce_prefers_aligned_pairs_and_equals_the_formula():
+    a = torch.randn(20, 6)
+    b = a + 0.1 * torch.randn(20, 6)
+    assert info_nce(a, b, 0.2) < info_nce(a, b.roll(1, 0), 0.2)
+    similarity = torch.exp(F.normalize(a) @ F.normalize(b).T / 0.2)
+    expected = -torch.log(similarity.diagonal() / similarity.sum(1)).mean()
+    torch.testing.assert_close(info_nce(a, b, 0.2), expected)
+
+
+def test_info_nce_survives_a_small_temperature():
+    a = torch.randn(20, 6)
+    assert torch.isfinite(info_nce(a, -a, 0.001))
+
+
+def test_bpr():
+    u, p, n = torch.randn(3, 10, 4)
+    expected = -torch.log(torch.sigmoid((u * p).sum(1) - (u * n).sum(1))).mean()
+    torch.testing.assert_close(bpr(u, p, n), expected)
+    assert torch.isfinite(bpr(1e4 * u, -1e4 * u, 1e4 * u))
+
+
+def test_l2_half_divides_by_the_configured_batch():
+    x = torch.ones(2, 3)
+    assert l2_half(x, x, batch_size=4) == 0.5 * 12 / 4
+
+
+@pytest.mark.parametrize("block", [1, 37, 1 << 22])
+def test_info_nce_among_all_equals_the_formula_and_its_gradient(monkeypatch, block):
+    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", block)
+    a, c = torch.randn(9, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
+    index = torch.tensor([3, 3, 0, 19, 5, 6, 7, 3, 1])
+    logits = F.normalize(a, dim=1) @ F.normalize(c, dim=1).T / 0.2
+    expected = F.cross_entropy(logits, index, reduction="sum")
+    ours = info_nce_among(a, c, index, 0.2)
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(torch.autograd.grad(3 * ours, (a, c)), torch.autograd.grad(3 * expected, (a, c))):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_info_nce_among_all_never_holds_all_logits(monkeypatch):
+    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", 1 << 16)
+    a, c = torch.randn(500, 8, requires_grad=True), torch.randn(4000, 8, requires_grad=True)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        info_nce_among(a, c, torch.arange(500), 0.2).backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 500 * 4000 * 4 / 8
+
+
+def test_node_contrast_keeps_users_and_items_apart():
+    a, b = torch.randn(2, 12, 4)
+    users, items = torch.tensor([0, 3, 6]), torch.tensor([4, 0, 1])
+    expected = info_nce(a[7:][items], b[7:][items], 0.3) + info_nce(a[:7][users], b[:7][users], 0.3)
+    torch.testing.assert_close(node_contrast(a, b, users, items, 7, 0.3), expected)
+
+
+def test_small_losses_equal_their_formulas():
+    a, b = torch.randn(2, 6, 4)
+    torch.testing.assert_close(embedding_norm(a, b[:3]), (a.norm() + b[:3].norm()) / 3)
+    torch.testing.assert_close(moment_gap(a, a + 2), torch.tensor(2.0))
+    torch.testing.assert_close(moment_gap(a, 2 * a), 3 * a.var() + a.mean().abs())
+    assert cosine_distance(a, 3 * a).abs() < 1e-6 and (cosine_distance(a, -a) - 2).abs() < 1e-6
+    torch.testing.assert_close(dot_nce(a, b, 0.5), F.cross_entropy(2 * a @ b.T, torch.arange(6)))
+
+
+def test_losses_stay_in_float32_under_autocast():
+    x = torch.randn(16, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = (x @ torch.eye(8)).to(torch.bfloat16)
+        values = [bpr(half, half, -half), info_nce(half, half, 0.2), mmd_gaussian(half, -half, 1.0)]
+    assert all(value.dtype == torch.float32 for value in values)

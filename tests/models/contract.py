@@ -1,0 +1,195 @@
+"""What every model must do. A model's test class inherits :class:`ModelContract` and names the model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_mambarec.data.graphs import Neighbours
+from recbole_mambarec.errors import UserError
+from tests.helpers import InMemoryDataset, batch, model_config, random_dataset
+from tests.planted import QUICK, write_planted
+
+
+class TrainingContract:
+    """What holds for RecBole's own models as well, through RecBole's doors alone.
+
+    Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly.
+    """
+
+    name: str
+    settings: ClassVar[dict] = {}
+
+    def train(self, folder, seed: int = 5, **overrides):
+        settings = QUICK | self.settings | {"data_path": str(folder.parent), "seed": seed} | overrides
+        config = Config(self.name, folder.name, config_dict=settings)
+        init_seed(config["seed"], True)
+        train, valid, test = data_preparation(config, create_dataset(config))
+        init_seed(config["seed"], True)
+        model = get_model(self.name)(config, train._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], self.name)(config, model)
+        trainer.fit(train, valid, verbose=False)
+        return trainer, dict(trainer.evaluate(test)), test
+
+    def test_learns_the_planted_groups(self, tmp_path):
+        """12 of 48 items are in a user's group; 6 are masked, so a perfect model finds the test item in the first 6."""
+        _, result, _ = self.train(write_planted(tmp_path))
+        chance = 10 / 42
+        assert result["recall@10"] > 3 * chance
+
+    def test_same_seed_same_result(self, tmp_path):
+        folder = write_planted(tmp_path)
+        results = [self.train(folder, seed=seed, epochs=3)[1] for seed in (1, 1, 2)]
+        assert results[0] == results[1]
+        assert results[0] != results[2]
+
+    def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        self.checkpoint(tmp_path)
+
+    def checkpoint(self, tmp_path) -> str:
+        """Train, restore in another trainer, compare; the file."""
+        folder = write_planted(tmp_path)
+        trainer, result, test = self.train(folder, epochs=3)
+        file = trainer.saved_model_file
+        # RecBole names the file after the second at which training starts
+        other, *_ = self.train(folder, seed=9, epochs=1, checkpoint_dir="other")
+        assert dict(other.evaluate(test, model_file=file)) == result
+        return file
+
+
+class ModelContract(TrainingContract):
+    """What holds for the models of this package."""
+
+    # name of the loss part that ranks
+    ranking_loss: ClassVar[str] = "bpr"
+    # overrides that keep the model as small as the data of the tests
+    sizes: ClassVar[dict] = {}
+    # trainable parameters of the published model on Amazon Baby, where they are known
+    baby_parameters: ClassVar[int | None] = None
+
+    def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
+        torch.manual_seed(seed)
+        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | self.sizes | overrides))
+        return get_model(self.name)(config, dataset or random_dataset())
+
+    def some_batch(self, dataset: InMemoryDataset, size: int = 16):
+        rng = np.random.default_rng(1)
+        rows = rng.integers(0, len(dataset.users), size)
+        return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
+
+    def test_a_checkpoint_restores_the_scores(self, tmp_path):
+        saved = torch.load(self.checkpoint(tmp_path), weights_only=True)
+        assert saved["config"]["model"] == self.name
+
+    @pytest.mark.parametrize("dims", [{}, {"text": 7}, {"image": 9, "text": 7, "audio": 5}])
+    def test_any_number_of_modalities(self, dims):
+        dataset = random_dataset(dims=dims)
+        if len(dims) < get_model(self.name).min_modalities:
+            with pytest.raises(UserError, match=f"{self.name} is defined on item features"):
+                self.build(dataset)
+            return
+        model = self.build(dataset)
+        loss = sum(model.calculate_loss(self.some_batch(dataset)))
+        loss.backward()
+        assert torch.isfinite(loss)
+
+    def test_loss_parts_are_named_and_finite(self):
+        dataset = random_dataset()
+        model = self.build(dataset)
+        losses = model.calculate_loss(self.some_batch(dataset))
+        assert len(model.loss_names) == len(losses) and self.ranking_loss in model.loss_names
+        assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses)
+
+    def test_every_parameter_is_trained(self):
+        dataset = random_dataset()
+        model = self.build(dataset)
+        sum(model.calculate_loss(self.some_batch(dataset))).backward()
+        untrained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not untrained
+
+    def test_as_many_parameters_as_the_published_model(self, monkeypatch):
+        """At Amazon Baby's sizes; the graphs have no edges but loops, as no parameter depends on them."""
+        if self.baby_parameters is None:
+            pytest.skip("not published")
+        loops = lambda features, k, *_, **__: Neighbours(  # noqa: E731
+            np.arange(len(features), dtype=np.int32)[:, None], np.ones((len(features), 1), dtype=np.float32)
+        )
+        monkeypatch.setattr("recbole_mambarec.data.training.nearest_neighbours", loops)
+        monkeypatch.setattr("recbole_mambarec.data.training.content_key", lambda *_: "")
+        users, items = 19445, 7050
+        features = {m: np.zeros((items, dim), dtype=np.float32) for m, dim in (("image", 4096), ("text", 384))}
+        dataset = InMemoryDataset(np.arange(users), np.arange(users) % items, users, items, features)
+        model = get_model(self.name)(model_config(self.name), dataset)
+        assert sum(p.numel() for p in model.parameters()) == self.baby_parameters
+
+    def test_full_sort_equals_pairs_and_padding_comes_last(self):
+        dataset = random_dataset()
+        model = self.build(dataset).eval()
+        users = torch.arange(1, 4)
+        scores = model.full_sort_predict({"user_id": users}).view(3, -1)
+        assert scores.shape[1] == dataset.n_items + 1
+        assert torch.isneginf(scores[:, 0]).all()
+        items = torch.arange(1, dataset.n_items + 1)
+        for row, user in zip(scores, users):
+            pairs = model.predict({"user_id": user.repeat(len(items)), "item_id": items})
+            torch.testing.assert_close(row[1:], pairs, atol=1e-6, rtol=1e-5)
+
+    def test_evaluation_embeddings_are_computed_once_and_dropped_when_training_resumes(self):
+        dataset = random_dataset()
+        model = self.build(dataset).eval()
+        calls = []
+        embed = model.embed
+        model.embed = lambda: (calls.append(1), embed())[1]
+        for _ in range(3):
+            model.full_sort_predict({"user_id": torch.tensor([1])})
+        assert len(calls) == 1
+        model.train()
+        model.eval()
+        model.predict({"user_id": torch.tensor([1]), "item_id": torch.tensor([1])})
+        assert len(calls) == 2
+        model.load_state_dict(model.state_dict())
+        model.predict({"user_id": torch.tensor([1]), "item_id": torch.tensor([1])})
+        assert len(calls) == 3
+
+    def test_padding_touches_nothing(self):
+        """Whatever stands in the padding row of the features, nothing changes."""
+        dataset = random_dataset()
+        before = self.build(dataset)
+        first = [loss.item() for loss in before.calculate_loss(self.some_batch(dataset))]
+        for features in dataset.item_features.values():
+            features.matrix[0] = 1e6
+        after = self.build(dataset)
+        assert [loss.item() for loss in after.calculate_loss(self.some_batch(dataset))] == first
+        for name, value in before.state_dict().items():
+            torch.testing.assert_close(value, after.state_dict()[name], atol=0, rtol=0)
+
+    def test_runs_under_autocast(self):
+        dataset = random_dataset()
+        model = self.build(dataset, dropout_prob=0.0)
+        torch.manual_seed(1)
+        exact = sum(model.calculate_loss(self.some_batch(dataset)))
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = sum(model.calculate_loss(self.some_batch(dataset)))
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = model.eval().full_sort_predict({"user_id": torch.tensor([1, 2])})
+        assert torch.isfinite(scores.view(2, -1)[:, 1:]).all()
+
+    def test_memory_is_linear_in_items(self):
+        """No allocation of a step comes near items x items."""
+        n_items = 2500
+        dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
+        model = self.build(dataset)
+        rows = self.some_batch(dataset)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            sum(model.calculate_loss(rows)).backward()
+        assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8

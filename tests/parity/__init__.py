@@ -1,0 +1,1 @@
+"""Comparison with numbers that the published implementations produced; run it with ``python -m tests.parity``."""

@@ -1,0 +1,30 @@
+"""GRCN."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tests.parity.adapters.common import pair, same, weighted
+from tests.parity.runner import Adapter, Slot
+
+
+def _slots(model: nn.Module) -> dict[str, Slot]:
+    slots = {"id_gcn.id_embedding": Slot("node_ids"), "model_specific_conf": Slot("confidence")}
+    for branch, modality in (("v_gcn", "image"), ("t_gcn", "text")):
+        slots[f"{branch}.preference"] = Slot(f"preference.{modality}")
+        slots |= pair(f"{branch}.MLP", f"projection.{modality}")
+    return slots
+
+
+ADAPTER = Adapter(
+    config=dict,
+    slots=_slots,
+    results=lambda model, fixture: iter(()),
+    part_names={
+        "bpr": same("bpr"),
+        "reg_id": weighted("reg_id", "reg_weight"),
+        "reg_image_pref_table": weighted("reg_preference", "reg_weight"),
+        "reg_image_pref_batch": weighted("reg_image", "reg_weight"),
+        "reg_text_pref_batch": weighted("reg_text", "reg_weight"),
+    },
+)

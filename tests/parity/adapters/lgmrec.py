@@ -1,0 +1,65 @@
+"""LGMRec. Its published scores are random; most numbers of the file were made with zeros in place of the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from tests.parity.adapters.common import dense, same, weighted
+from tests.parity.runner import Adapter, Fixture, Slot
+
+_NAMES = {"image": "v_hyper", "text": "t_hyper"}
+
+
+def _config(published: dict) -> dict:
+    return published | {"noise_in_evaluation": True}
+
+
+def _slots(model: nn.Module) -> dict[str, Slot]:
+    slots = {
+        "user_embedding.weight": Slot("user_embedding.weight"),
+        "item_id_embedding.weight": Slot("item_embedding.weight"),
+    }
+    for modality, hyperedges in _NAMES.items():
+        slots[f"{modality}_embedding.weight"] = Slot(f"features.{modality}.weight")
+        slots[f"item_{modality}_trs"] = Slot(f"projection.{modality}")
+        slots[hyperedges] = Slot(f"hyperedges.{modality}")
+    return slots
+
+
+def _without_noise(model: nn.Module) -> None:
+    model._noise = torch.zeros_like
+
+
+def _with_recorded_noise(model: nn.Module, fixture: Fixture) -> nn.Module:
+    order = [f"gumbel/noise_{modality}_{side}" for modality in ("image", "text") for side in ("item", "user")]
+    noise = iter([torch.tensor(fixture.arrays[key]) for key in order])
+    model._noise = lambda like: next(noise)
+    return model
+
+
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    yield "graph/norm_adj", dense(model.bipartite)
+    yield "graph/user_item_raw", dense(model.sum_of_items)
+    # the published 1e-7 is what an isolated node divides by; means of users agree without it
+    counts = (dense(model.bipartite) != 0).sum(axis=1)
+    yield "graph/inverse_degree", 1.0 / (counts + 1e-7)
+    yield "gumbel/scores", fixture.scores(_with_recorded_noise(model, fixture))
+    noisy = _with_recorded_noise(fixture.build().train(), fixture)
+    yield "gumbel/loss", sum(fixture.losses(noisy).values()).item()
+
+
+ADAPTER = Adapter(
+    config=_config,
+    slots=_slots,
+    results=_results,
+    prepare=_without_noise,
+    part_names={
+        "bpr": same("bpr"),
+        "hcl_user": weighted("contrastive_user", "cl_weight"),
+        "hcl_item": weighted("contrastive_item", "cl_weight"),
+        "reg": weighted("reg", "reg_weight"),
+    },
+)

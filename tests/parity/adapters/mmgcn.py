@@ -1,0 +1,48 @@
+"""MMGCN. Its tensors outside the optimiser are compared in a model that trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from tests.parity.adapters.common import pair, same, weighted
+from tests.parity.runner import Adapter, Fixture, Slot
+
+_TOWERS = {"v_gcn": "image", "t_gcn": "text"}
+
+
+def _config(published: dict) -> dict:
+    return {"latent_dim" if key == "dim_latent" else key: value for key, value in published.items()}
+
+
+def _slots(model: nn.Module) -> dict[str, Slot]:
+    slots = {"id_embedding": Slot("node_ids")} | pair("v_gcn.MLP", "towers.image.entry")
+    for tower, modality in _TOWERS.items():
+        slots[f"{tower}.preference"] = Slot(f"preference_{modality}")
+        for layer in range(3):
+            ours = f"towers.{modality}"
+            slots[f"{tower}.conv_embed_{layer + 1}.weight"] = Slot(f"{ours}.message.{layer}.weight", transposed=True)
+            slots |= pair(f"{tower}.linear_layer{layer + 1}", f"{ours}.own.{layer}")
+            slots |= pair(f"{tower}.g_layer{layer + 1}", f"{ours}.combine.{layer}")
+    return slots
+
+
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    trained = fixture.build(train_id=True).train()
+    sum(fixture.losses(trained).values()).backward()
+    parameters = dict(trained.named_parameters())
+    for name in fixture.meta["unoptimised_tensors"]:
+        yield f"grad_unoptimised/{name}", parameters[_slots(trained)[name].name].grad
+
+
+ADAPTER = Adapter(
+    config=_config,
+    slots=_slots,
+    results=_results,
+    part_names={
+        "bpr": same("bpr"),
+        "reg_id": weighted("reg_id", "reg_weight"),
+        "reg_image_pref_table": weighted("reg_preference", "reg_weight"),
+    },
+)

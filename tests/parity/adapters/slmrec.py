@@ -1,0 +1,64 @@
+"""SLMRec. Published scores are a sigmoid of ours; its head for sound belongs to no modality of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from tests.parity.adapters.common import dense, pair, same, weighted
+from tests.parity.runner import Adapter, Fixture, Slot
+
+_KEYS = {
+    "recdim": "embedding_size",
+    "layer_num": "n_layers",
+    "temp": "temperature",
+    "ssl_alpha": "ssl_weight",
+    "ssl_temp": "ssl_temperature",
+}
+
+
+def _config(published: dict) -> dict:
+    # embedding_size is in the files too, but recdim is what counts
+    kept = {key: value for key, value in published.items() if key != "embedding_size"}
+    return {_KEYS.get(key, key): value for key, value in kept.items()}
+
+
+def _slots(model: nn.Module) -> dict[str, Slot | None]:
+    slots: dict[str, Slot | None] = {
+        "embedding_user.weight": Slot("user_embedding.weight"),
+        "embedding_item.weight": Slot("item_embedding.weight"),
+        "g_a_iva.weight": None,
+        "g_a_iva.bias": None,
+    }
+    for published, ours in {
+        "v_dense": "projection.image",
+        "t_dense": "projection.text",
+        "embedding_user_after_GCN": "join_users",
+        "embedding_item_after_GCN": "join_items",
+        "g_i_iv": "chain.0",
+        "g_iv_iva": "chain.1",
+        "g_iva_ivat": "chain.2",
+        "g_v_iv": "head.image",
+        "g_t_ivat": "head.text",
+    }.items():
+        slots |= pair(published, ours)
+    return slots
+
+
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    yield "graph/norm_adj", dense(model.bipartite)
+
+
+ADAPTER = Adapter(
+    config=_config,
+    slots=_slots,
+    results=_results,
+    scores=torch.sigmoid,
+    part_names={
+        "main": same("main"),
+        "ssl_image": weighted("ssl_image", "ssl_weight"),
+        "ssl_text": weighted("ssl_text", "ssl_weight"),
+    },
+)

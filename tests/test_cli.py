@@ -1,0 +1,111 @@
+"""The command line as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_mambarec.cli import run_recbole
+from recbole_mambarec.errors import UserError, run_main
+from tests.planted import QUICK, write_planted
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def door(monkeypatch, *arguments):
+    """Run the door in this process as ``python run_recbole.py ARGUMENTS``; its exit status."""
+    monkeypatch.setattr("sys.argv", ["run_recbole.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_main(run_recbole)
+    return stop.value.code
+
+
+def quick(tmp_path, **overrides):
+    values = QUICK | {"data_path": tmp_path, "epochs": 1} | overrides
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+def test_a_run_prints_the_scores_at_the_end(tmp_path, monkeypatch, capsys):
+    write_planted(tmp_path)
+    assert door(monkeypatch, "--model=MambaRec", "--dataset=planted", *quick(tmp_path)) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert last[0].startswith("best valid result") and last[1].startswith("test result")
+    assert "recall@20: " in last[1]
+
+
+def test_options_may_be_separated_by_blanks_and_files_name_model_and_dataset(tmp_path, monkeypatch):
+    write_planted(tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: BPR\ndataset: planted\nembedding_size: 8\n")
+    settings = [s for s in quick(tmp_path) if "embedding_size" not in s and "knn_k" not in s]
+    assert door(monkeypatch, "--config_files", str(file), *settings) == 0
+    assert list(Path("saved").glob("BPR-*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset=nowhere"], "dataset 'nowhere' not found"),
+        (["--model=MambaReq", "--dataset=planted"], "did you mean MambaRec"),
+        (["--dataset=planted", "--learnin_rate=0.1"], "did you mean 'learning_rate'"),
+        (["--dataset=planted", "--modalities=video"], "no modality 'video'"),
+        (["--dataset=planted", "epochs=3"], "argument 'epochs=3' is not understood"),
+        (["--dataset=planted", "--epochs"], "argument '--epochs' is not understood"),
+        (["--config_files=none.yaml"], "configuration file 'none.yaml' not found"),
+        (["--dataset=planted", "--variant=best"], "variant 'best' is unknown"),
+        (["--dataset=planted", "--resume_from=old.pth"], "checkpoint old.pth not found"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, arguments, sentence):
+    write_planted(tmp_path)
+    values = [v for v in quick(tmp_path) if v.split("=")[0] not in {a.split("=")[0] for a in arguments}]
+    assert door(monkeypatch, *arguments, *values) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert sentence in line
+    assert not list(Path(".").glob("saved/*.pth"))
+
+
+def test_a_configuration_file_that_is_no_mapping(tmp_path, monkeypatch, capsys):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    assert door(monkeypatch, f"--config_files={tmp_path / 'list.yaml'}") == 2
+    assert "no YAML mapping" in capsys.readouterr().err
+
+
+def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
+    folder = write_planted(tmp_path)
+    with open(folder / "planted.train.inter", "a") as stream:
+        stream.write('u1\t"i1\n')
+    assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert "RecBole cannot read an atomic file" in capsys.readouterr().err
+
+
+def test_run_main():
+    def mistake():
+        raise UserError("too bad")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def defect():
+        raise RuntimeError("ours")
+
+    for main, status in ((mistake, 2), (interrupt, 130), (lambda: 1, 1), (lambda: None, 0)):
+        with pytest.raises(SystemExit) as stop:
+            run_main(main)
+        assert stop.value.code == status
+    with pytest.raises(RuntimeError, match="ours"):
+        run_main(defect)
+
+
+def test_the_script_itself(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_recbole.py"), "--dataset=nowhere"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: dataset 'nowhere' not found")

@@ -1,0 +1,159 @@
+"""Schedule, named losses, plain checkpoints, resuming."""
+
+import pickletools
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import InputType, get_model, get_trainer, init_seed
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.trainer import plain, read_checkpoint
+from tests.planted import QUICK, write_planted
+
+
+def prepare(folder, **overrides):
+    config = Config("MambaRec", folder.name, config_dict=QUICK | {"data_path": str(folder.parent)} | overrides)
+    init_seed(config["seed"], True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], True)
+    model = get_model("MambaRec")(config, train._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "MambaRec")(config, model)
+    return trainer, train, valid, test
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_planted(tmp_path)
+
+
+def test_the_learning_rate_decays_continuously(folder):
+    trainer, train, *_ = prepare(folder, epochs=3, lr_decay_rate=0.5, lr_decay_epochs=2)
+    rates = []
+    trainer.model.pre_epoch = lambda epoch: rates.append(trainer.optimizer.param_groups[0]["lr"])
+    trainer.fit(train, verbose=False, saved=False)
+    assert rates == pytest.approx([0.01, 0.01 * 0.5**0.5, 0.005])
+
+
+def test_hooks_are_called_around_each_epoch(folder):
+    trainer, train, *_ = prepare(folder, epochs=2)
+    calls = []
+    trainer.model.pre_epoch = lambda epoch: calls.append(("pre", epoch))
+    trainer.model.post_epoch = lambda epoch: calls.append(("post", epoch))
+    trainer.fit(train, verbose=False, saved=False)
+    assert calls == [("pre", 0), ("post", 0), ("pre", 1), ("post", 1)]
+
+
+def test_losses_are_logged_by_name(folder, caplog):
+    trainer, train, valid, _ = prepare(folder, epochs=1)
+    scalars = []
+    trainer.tensorboard.add_scalar = lambda tag, value, epoch: scalars.append(tag)
+    caplog.set_level("INFO")
+    trainer.fit(train, valid)
+    line = next(r.getMessage() for r in caplog.records if "training" in r.getMessage())
+    assert [line.count(f"{name}") for name in ("bpr", "reg", "contrastive", "mmd", "train_loss")] == [1, 1, 1, 1, 0]
+    assert {"Loss/Train", "Loss/Train/bpr", "Loss/Train/mmd"} <= set(scalars)
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(folder):
+    trainer, train, valid, _ = prepare(folder, epochs=2)
+    trainer.fit(train, valid, verbose=False)
+    allowed = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+    with zipfile.ZipFile(trainer.saved_model_file) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
+        names = {arg for op, arg, _ in pickletools.genops(archive.read(name)) if op.name == "GLOBAL"}
+    assert {n for n in names if not n.startswith("torch ")} <= allowed
+    state = torch.load(trainer.saved_model_file, weights_only=True)
+    assert state["config"]["MODEL_INPUT_TYPE"] == "PAIRWISE" and state["config"]["device"] == "cpu"
+    assert set(state["best_valid_result"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(folder, monkeypatch):
+    trainer, train, valid, _ = prepare(folder, epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    before = Path(trainer.saved_model_file).read_bytes()
+
+    def fail(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        trainer._save_checkpoint(1)
+    assert Path(trainer.saved_model_file).read_bytes() == before
+    assert len(list(Path(trainer.saved_model_file).parent.iterdir())) == 1
+
+
+def test_resuming_continues_exactly_where_the_run_was(folder):
+    whole, train, valid, _ = prepare(folder, epochs=6)
+    whole.fit(train, valid, verbose=False)
+
+    first, train, valid, _ = prepare(folder, epochs=3)
+    first.fit(train, valid, verbose=False)
+    # the checkpoint of the best epoch, which with this seed is the last one
+    assert read_checkpoint(first.saved_model_file)["epoch"] == 2
+    kept = Path(first.saved_model_file).with_name("kept.pth")
+    Path(first.saved_model_file).rename(kept)
+    content = kept.read_bytes()
+
+    second, train, valid, _ = prepare(folder, epochs=6, resume_from=str(kept))
+    best, result = second.fit(train, valid, verbose=False)
+    assert sorted(second.train_loss_dict) == [3, 4, 5]
+    for epoch in (3, 4, 5):
+        assert second.train_loss_dict[epoch] == pytest.approx(whole.train_loss_dict[epoch], rel=1e-6)
+    assert best == whole.best_valid_score and dict(result) == dict(whole.best_valid_result)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    assert kept.read_bytes() == content
+
+
+def test_resuming_a_finished_run_still_evaluates_its_best_epoch(folder):
+    first, train, valid, test = prepare(folder, epochs=2)
+    first.fit(train, valid, verbose=False)
+    expected = first.evaluate(test)
+    again, train, valid, test = prepare(folder, epochs=2, resume_from=first.saved_model_file)
+    _, result = again.fit(train, valid, verbose=False)
+    assert again.evaluate(test) == expected and result
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: path.unlink(), "not found"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "damaged"),
+        (lambda path: torch.save({"weights": torch.ones(2)}, path), "expected format"),
+        (lambda path: torch.save({"object": InputType.PAIRWISE}, path), "no checkpoint of this package"),
+    ],
+)
+def test_files_that_cannot_be_resumed_from(folder, spoil, sentence):
+    first, train, valid, _ = prepare(folder, epochs=1)
+    first.fit(train, valid, verbose=False)
+    path = Path(first.saved_model_file)
+    spoil(path)
+    trainer, train, valid, _ = prepare(folder, epochs=2, resume_from=str(path))
+    with pytest.raises(UserError, match=sentence) as caught:
+        trainer.fit(train, valid)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_shape(folder):
+    first, train, valid, _ = prepare(folder, epochs=1)
+    first.fit(train, valid, verbose=False)
+    trainer, train, valid, _ = prepare(folder, epochs=2, embedding_size=8, resume_from=first.saved_model_file)
+    with pytest.raises(UserError, match="does not fit this model and dataset"):
+        trainer.fit(train, valid)
+
+
+def test_an_impossible_schedule(folder):
+    with pytest.raises(UserError, match="must be positive"):
+        prepare(folder, lr_decay_rate=0)
+
+
+def test_plain_values():
+    value = {"a": np.float64(1.5), 2: (InputType.PAIRWISE, torch.device("cpu"), {1}), "n": None, "b": np.bool_(True)}
+    assert plain(value) == {"a": 1.5, "2": ["PAIRWISE", "cpu", [1]], "n": None, "b": True}
+    assert type(plain(value)["a"]) is float
