@@ -62,7 +62,7 @@ def run(model_name: str, dataset_name: str, label: str, command: str) -> dict:
         "test": results,
         "valid": {k: float(v) for k, v in valid_result.items()},
         "best_epoch": best_epoch,
-        "epochs": len(epochs),
+        "epochs": epochs[-1][0] + 1,
         "seconds": round(seconds, 1),
         "seconds_per_epoch": round(seconds / len(epochs), 2),
         "peak_memory_gib": round(peak_gib(), 2),
