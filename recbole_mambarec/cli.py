@@ -35,6 +35,11 @@ def _user_errors_of_recbole() -> Iterator[None]:
             f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check that "
             "every line has as many tab-separated columns as the first"
         ) from error
+    except ValueError as error:
+        # pandas: a column declared as a number holds something else
+        if not str(error).startswith("Unable to convert column"):
+            raise
+        raise UserError(f"{error}: an atomic file of this dataset holds something else in it, mend the file") from error
     except ProcessRaisedException as error:
         # a child's exception arrives as the text of its traceback
         last = str(error).strip().splitlines()[-1]
@@ -67,6 +72,10 @@ def run_recbole(argv: list[str] | None = None) -> int:
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
     parser.add_argument("--group_offset", type=int, default=0, help="global rank offset of this machine")
     options, rest = parser.parse_known_args(argv)
+    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
+    repeated = [key for key in given if given.count(key) > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is given more than once: give it once")
     for argument in rest:
         if not argument.startswith("--") or argument.count("=") != 1:
             raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")

@@ -33,6 +33,7 @@ _OTHER_KEYS = (
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
 )
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # our keys that take values of several kinds (checked where they are read), and that make no sense at 0
 _OTHER_KINDS = ("reduction_factor", "metrics", "topk", "eval_args", "eval_batch_size", "stopping_step")
 _AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
@@ -160,8 +161,10 @@ def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
     urls = Path(recbole.__file__).parent / "properties" / "dataset" / "url.yaml"
     if dataset in (yaml.safe_load(urls.read_text(encoding="utf-8")) or {}):
         return None
-    there = sorted(p.name for p in data_path.iterdir() if p.is_dir()) if data_path.is_dir() else []
-    have = f"{data_path} holds {', '.join(there)}" if there else f"{data_path} holds no dataset yet"
+    inside = data_path.iterdir() if data_path.is_dir() else []
+    there = sorted(p.name for p in inside if p.is_dir() and not p.name.startswith("."))
+    listed = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+    have = f"{data_path} holds {listed}" if there else f"{data_path} holds no dataset yet"
     raise UserError(
         f"dataset '{dataset}' not found: there is no folder {folder} ({have}); prepare it with "
         "`python -m dataset_prep` or name its parent folder with --data_path=..."
@@ -205,6 +208,19 @@ def _check_values(given: dict, defaults: dict) -> None:
             raise UserError(f"{key} must be {kind}, got {value!r}")
 
 
+def _check_choices(final: dict) -> None:
+    """Refuse what RecBole would replace without stopping, or stumble over hours later."""
+    if str(final["learner"]).lower() not in LEARNERS:
+        raise UserError(f"learner '{final['learner']}' is unknown: use one of {', '.join(LEARNERS)}")
+    metric, _, cutoff = str(final["valid_metric"]).partition("@")
+    metrics = [str(name).lower() for name in final["metrics"]]
+    if metric.lower() not in metrics or (cutoff and cutoff not in [str(k) for k in final["topk"]]):
+        raise UserError(
+            f"valid_metric '{final['valid_metric']}' is not computed: choose one of the metrics "
+            f"{', '.join(final['metrics'])} at one of the cut-offs {', '.join(map(str, final['topk']))}"
+        )
+
+
 def _finish(config: Config, original) -> None:
     try:
         original()
@@ -214,6 +230,8 @@ def _finish(config: Config, original) -> None:
             raise
         raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
     final = config.final_config_dict
+    if config.checked_by_recbole_mambarec:
+        _check_choices(final)
     value = final.get("eval_batch_size")
     if not isinstance(value, int) or value < 1:
         raise UserError(f"eval_batch_size must be a positive number of user x item pairs, got {value!r}")

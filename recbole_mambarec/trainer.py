@@ -181,8 +181,10 @@ def read_checkpoint(path: str, device: torch.device | str = "cpu") -> dict:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} not found") from None
     except Exception as error:  # torch raises half a dozen types for damaged or foreign files
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no checkpoint of this package, or it is damaged ({first_line})") from None
+        raise UserError(
+            f"{path} is no checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a file "
+            "that a run of one of our models has saved"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise UserError(f"{path} is no checkpoint of this package: expected format '{CHECKPOINT_FORMAT}'")
     return state

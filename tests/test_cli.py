@@ -53,6 +53,7 @@ def test_options_may_be_separated_by_blanks_and_files_name_model_and_dataset(tmp
         (["--dataset=planted", "--modalities=video"], "no modality 'video'"),
         (["--dataset=planted", "epochs=3"], "argument 'epochs=3' is not understood"),
         (["--dataset=planted", "--epochs"], "argument '--epochs' is not understood"),
+        (["--dataset=planted", "--epochs=1", "--epochs=1"], "--epochs is given more than once"),
         (["--config_files=none.yaml"], "configuration file 'none.yaml' not found"),
         (["--dataset=planted", "--variant=best"], "variant 'best' is unknown"),
         (["--dataset=planted", "--resume_from=old.pth"], "checkpoint old.pth not found"),
@@ -79,6 +80,16 @@ def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
         stream.write('u1\t"i1\n')
     assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
     assert "RecBole cannot read an atomic file" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none(tmp_path, monkeypatch, capsys):
+    folder = write_planted(tmp_path)
+    for part in ("train", "valid", "test"):
+        path = folder / f"planted.{part}.inter"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([lines[0] + "\trating:float", *(f"{line}\tgood" for line in lines[1:])]) + "\n")
+    assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert "Unable to convert column rating:float" in capsys.readouterr().err
 
 
 def test_run_main():

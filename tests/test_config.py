@@ -130,6 +130,9 @@ def test_an_impossible_evaluation_batch(tmp_path, value):
         ("topk", [0], "the configuration is not valid: topk must be a positive integer"),
         ("metrics", ["Recal"], "the configuration is not valid: .*Recal"),
         ("eval_args", 5, "the configuration is not valid"),
+        ("valid_metric", "Recall@7", "valid_metric 'Recall@7' is not computed: .* cut-offs 10, 20"),
+        ("valid_metric", "MRR@10", "valid_metric 'MRR@10' is not computed"),
+        ("learner", "adamm", "learner 'adamm' is unknown: use one of adam"),
     ],
 )
 def test_values_that_cannot_be(tmp_path, key, value, sentence):

@@ -109,10 +109,11 @@ class MultimodalDataset(Dataset):
 
 
 def modality_names(value: object) -> list[str] | None:
-    """The key ``modalities`` as a list: ``[image, text]``, ``image,text`` and ``image`` are all understood."""
+    """The key ``modalities`` as a list: ``[image, text]``, ``image,text`` and ``image`` are understood."""
     if value is None:
         return None
-    names = value.split(",") if isinstance(value, str) else list(value)
+    # the command line gives a list of bare names as text
+    names = value.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(value, str) else list(value)
     names = [str(name).strip() for name in names if str(name).strip()]
     if len(set(names)) < len(names):
         raise UserError(f"modalities names one twice: {', '.join(names)}")

@@ -83,7 +83,10 @@ def describe(folder: Path, name: str) -> dict | None:
     headers = [_check_interactions(path) for path in files]
     columns = [column for column in _INTER_COLUMNS if all(column in header for header in headers)]
     load = {"inter": columns}
-    if (folder / f"{name}.item").is_file():
+    items = folder / f"{name}.item"
+    if items.is_file():
+        with open(items, encoding="utf-8", errors="replace") as stream:
+            _check_types(items, stream.readline().rstrip("\r\n"))
         # the catalogue is what .item lists, so that items without interactions can be recommended too
         load["item"] = ["item_id"]
     return {
@@ -108,9 +111,20 @@ def _check_interactions(path: Path) -> list[str]:
     columns = [field.split(":")[0] for field in header.split("\t")]
     if "user_id" not in columns or "item_id" not in columns:
         raise UserError(f"{path} has no columns user_id and item_id: its first line is '{header[:80]}'")
+    _check_types(path, header)
     if not first.strip():
         raise UserError(f"{path} has no interactions: an empty split cannot be trained on or evaluated")
     return columns
+
+
+def _check_types(path: Path, header: str) -> None:
+    """RecBole needs ``name:type`` for every column."""
+    for field in header.split("\t"):
+        if field.partition(":")[2] not in ("token", "token_seq", "float", "float_seq"):
+            raise UserError(
+                f"{path}: column '{field[:80]}' of the first line has no type: write it as name:token, name:token_seq, "
+                "name:float or name:float_seq"
+            )
 
 
 def read_atomic(path: Path) -> pd.DataFrame:

@@ -73,7 +73,16 @@ def test_items_without_interactions_are_in_the_catalogue(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "names"),
-    [(None, None), ([], []), ("", []), ("image", ["image"]), ("image, text", ["image", "text"]), (("a",), ["a"])],
+    [
+        (None, None),
+        ([], []),
+        ("", []),
+        ("[a]", ["a"]),
+        ("[a, b]", ["a", "b"]),
+        ("image", ["image"]),
+        ("image, text", ["image", "text"]),
+        (("a",), ["a"]),
+    ],
 )
 def test_the_ways_to_name_modalities(value, names):
     assert modality_names(value) == names
@@ -176,6 +185,8 @@ def with_inf(matrix):
         (lambda f: (f / "planted.item").unlink(), "planted.item not found"),
         (lambda f: (f / "planted.train.inter").write_text("a\tb\n1\t2\n"), "no columns user_id and item_id"),
         (lambda f: (f / "dataset.json").write_text("{"), "no readable JSON"),
+        (lambda f: (f / "planted.item").write_text("item_id\ni1\n"), "column 'item_id' of the first line has no type"),
+        (lambda f: (f / "planted.valid.inter").write_text("user_id\titem_id:token\nu1\ti1\n"), "has no type"),
         (lambda f: (f / "dataset.json").write_text('{"format": "other"}'), "no dataset card of this project"),
         (
             lambda f: (f / "dataset.json").write_text(
