@@ -35,6 +35,9 @@ def _user_errors_of_recbole() -> Iterator[None]:
             f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check that "
             "every line has as many tab-separated columns as the first"
         ) from error
+    except OSError as error:
+        # a folder for logs or checkpoints that cannot be written, a full disk: the system's own words say it best
+        raise UserError(f"{error.strerror or error}: {error.filename or 'while writing'}") from error
     except ValueError as error:
         # pandas: a column declared as a number holds something else
         if not str(error).startswith("Unable to convert column"):

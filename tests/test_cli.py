@@ -82,6 +82,14 @@ def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
     assert "RecBole cannot read an atomic file" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch, capsys):
+    write_planted(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "saved"
+    assert door(monkeypatch, "--dataset=planted", f"--checkpoint_dir={target}", *quick(tmp_path)) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_a_number_that_is_none(tmp_path, monkeypatch, capsys):
     folder = write_planted(tmp_path)
     for part in ("train", "valid", "test"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import set_color
 
@@ -13,6 +14,9 @@ from recbole_mambarec.data.folder import item_tokens, modality_files
 from recbole_mambarec.data.modality import ItemFeatures, Modality
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
+
+# interactions that may stand in two splits before the split is taken for a mistake (as in dataset_prep)
+_REPEATED_SHARE = 0.01
 
 
 class MultimodalDataset(Dataset):
@@ -32,8 +36,21 @@ class MultimodalDataset(Dataset):
 
     def _load_data(self, token, dataset_path) -> None:
         super()._load_data(token, dataset_path)
+        if self.benchmark_filename_list is not None:
+            self._check_split()
         if self.item_feat is not None:
             self._check_catalogue(Path(dataset_path) / f"{token}.item")
+
+    def _check_split(self) -> None:
+        """Refuse a split that tests on what it trains on; a few such pairs are only said."""
+        pairs = self.inter_feat[[self.uid_field, self.iid_field]].copy()
+        pairs["part"] = np.repeat(np.arange(len(self.file_size_list)), self.file_size_list)
+        repeated = int(pairs.drop_duplicates().duplicated([self.uid_field, self.iid_field]).sum())
+        said = f"{repeated} of {len(pairs)} interactions of '{self.dataset_name}' stand in more than one split"
+        if repeated > _REPEATED_SHARE * len(pairs):
+            raise UserError(f"{said}: training and test must not share interactions, split the data again")
+        if repeated:
+            self.logger.warning(said)
 
     def _check_catalogue(self, item_file: Path) -> None:
         """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""
@@ -55,6 +72,8 @@ class MultimodalDataset(Dataset):
         folder, name = Path(self.dataset_path), self.dataset_name
         arrays = modality_files(folder, name)
         recipes = self.config["derive_modalities"] or {}
+        if max(self.config["topk"]) >= self.item_num:
+            raise UserError(f"topk {self.config['topk']} asks for more items than the {self.item_num - 1} of '{name}'")
         wanted = modality_names(self.config["modalities"])
         if wanted is None:
             wanted = list(arrays) or list(recipes)

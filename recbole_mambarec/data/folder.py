@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,8 @@ def describe(folder: Path, name: str) -> dict | None:
     split = [folder / f"{name}.{part}.inter" for part in SPLITS]
     if any(path.exists() for path in split):
         files = split
+        if whole.exists():
+            getLogger().warning(f"{folder} holds {whole.name} beside a split: the split is used, {whole.name} is not")
     elif whole.exists():
         files = [whole]
     else:

@@ -54,7 +54,7 @@ def test_rows_stay_with_their_items_through_recboles_filtering(tmp_path):
     everything = load(folder)
     assert everything.benchmark_filename_list is None
     assert_aligned(everything)
-    some = load(folder, item_inter_num_interval="[11,inf)")
+    some = load(folder, item_inter_num_interval="[11,inf)", topk=[10], valid_metric="Recall@10")
     assert 10 < some.item_num < everything.item_num
     assert_aligned(some)
 
@@ -219,6 +219,30 @@ def test_lines_that_recbole_would_swallow(tmp_path):
     (folder / "planted.item").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match="remove quotation marks"):
         load(folder)
+
+
+def test_a_split_that_tests_on_what_it_trains_on(tmp_path, caplog):
+    folder = write_planted(tmp_path)
+    train = (folder / "planted.train.inter").read_text()
+    with open(folder / "planted.test.inter", "a") as stream:
+        stream.write(train.splitlines()[1] + "\n")
+    load(folder)
+    assert "1 of 481 interactions of 'planted' stand in more than one split" in caplog.text
+    (folder / "planted.valid.inter").write_text(train)
+    with pytest.raises(UserError, match="must not share interactions"):
+        load(folder)
+
+
+def test_an_unused_interaction_file_is_mentioned(tmp_path, caplog):
+    folder = write_planted(tmp_path)
+    (folder / "planted.inter").write_text((folder / "planted.test.inter").read_text())
+    load(folder)
+    assert "the split is used, planted.inter is not" in caplog.text
+
+
+def test_a_cutoff_beyond_the_catalogue(tmp_path):
+    with pytest.raises(UserError, match=r"topk \[100\] asks for more items than the 48"):
+        load(write_planted(tmp_path), topk=[100], valid_metric="Recall@100")
 
 
 def test_an_item_listed_twice(tmp_path):
