@@ -79,8 +79,14 @@ def table(runs: list[dict]) -> str:
     for entry in runs:
         for mask, scores in entry["test"].items():
             values = " | ".join(f"{scores[name]:.4f}" for name in ("recall@10", "recall@20", "ndcg@10", "ndcg@20"))
-            epochs = f"{entry['best_epoch']} | {entry['epochs']} | {entry['seconds_per_epoch']:.1f}"
-            cost = f"{entry['seconds'] / 60:.1f} | {entry['peak_memory_gib']:.1f}"
+            epochs = f"{entry['best_epoch']} | {entry['epochs']}"
+            # what a run did not measure stays blank
+            measured = (
+                entry["seconds_per_epoch"],
+                entry["seconds"] and entry["seconds"] / 60,
+                entry["peak_memory_gib"],
+            )
+            cost = " | ".join("" if value is None else f"{value:.1f}" for value in measured)
             lines.append(f"| {entry['dataset']} | {entry['label']} | {mask} | {values} | {epochs} | {cost} |")
     return "\n".join(lines)
 
