@@ -20,6 +20,7 @@ from recbole_mambarec.data.graphs import (
     knn_graph,
     mean_adjacency,
     nearest_neighbours,
+    principal_bipartite,
     prune_edges,
     shared_neighbours,
     user_item_block,
@@ -111,6 +112,10 @@ class TrainingData:
         users, items = self.pairs
         kept = prune_edges(users, items, self.n_users, self.n_items, rate)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
+
+    def principal_bipartite(self) -> SparseGraph:
+        """:func:`principal_bipartite` of the training interactions."""
+        return principal_bipartite(self.users, self.items, self.n_users, self.n_items)
 
     def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
         """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""
