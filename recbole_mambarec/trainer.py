@@ -10,6 +10,7 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
+from recbole_mambarec.allocator import keep_freed_memory
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import atomic_file
 
@@ -25,6 +26,7 @@ class MultimodalTrainer(Trainer):
 
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
+        keep_freed_memory()
         rate, epochs = config["lr_decay_rate"], config["lr_decay_epochs"]
         if not (rate > 0 and epochs > 0):
             raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")

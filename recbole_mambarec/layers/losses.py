@@ -7,11 +7,15 @@ They compute in float32 also under ``torch.autocast``: differences of squares an
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# logits of cross-entropies held at a time: 1 MiB on a CPU; a GPU wants few large products
+_LOGITS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 18)
 
 
 def _is_floating(value: object) -> bool:
@@ -43,9 +47,7 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
     Rows are L2-normalised; the other rows are the negatives, repeated rows included.
     """
-    # dividing the (B, d) rows by the temperature spares a pass over the (B, B) products
-    logits = (F.normalize(anchors, dim=1) / temperature) @ F.normalize(targets, dim=1).T
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    return dot_nce(F.normalize(anchors, dim=1), F.normalize(targets, dim=1), temperature)
 
 
 def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
@@ -57,7 +59,8 @@ def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: i
 @_in_float32
 def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
-    return F.cross_entropy(anchors @ targets.T / temperature, torch.arange(len(anchors), device=anchors.device))
+    own = torch.arange(len(anchors), device=anchors.device)
+    return _SumOfCrossEntropies.apply(anchors, targets, own, 1.0 / temperature) / len(anchors)
 
 
 @_in_float32
@@ -77,23 +80,28 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
 
 
 class _SumOfCrossEntropies(torch.autograd.Function):
-    """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``."""
+    """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``.
 
-    block_values = 1 << 22
+    The gradient is computed along with the value, in row blocks that fit in a core's cache: the logits never exist as
+    a whole, and no pass over them goes to memory.
+    """
 
     @staticmethod
     def forward(ctx, anchors: Tensor, candidates: Tensor, index: Tensor, scale: float) -> Tensor:
         total = anchors.new_zeros(())
         gradients = torch.empty_like(anchors), torch.zeros_like(candidates)
-        step = max(1, _SumOfCrossEntropies.block_values // max(len(candidates), 1))
+        step = max(1, _LOGITS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
         for start in range(0, len(anchors), step):
             rows = slice(start, start + step)
-            log_share = ((anchors[rows] * scale) @ candidates.T).log_softmax(dim=1)
-            own = index[rows, None]
-            total -= log_share.gather(1, own).sum()
-            share = log_share.exp_().scatter_add_(1, own, -torch.ones_like(own, dtype=log_share.dtype))
-            gradients[0][rows] = share @ candidates * scale
-            gradients[1].addmm_(share.T, anchors[rows], alpha=scale)
+            scaled, own = anchors[rows] * scale, candidates[index[rows]]
+            weights = scaled @ candidates.T
+            largest = weights.amax(dim=1, keepdim=True)
+            weights.sub_(largest).exp_()
+            sums = weights.sum(dim=1, keepdim=True)
+            total += (sums.log() + largest).sum() - (scaled * own).sum()
+            # softmax minus the own class, with the division by the sums done on (rows, d) instead of (rows, n)
+            gradients[0][rows] = ((weights @ candidates) / sums - own) * scale
+            gradients[1].addmm_(weights.T, scaled / sums).index_add_(0, index[rows], scaled, alpha=-1.0)
         ctx.save_for_backward(*gradients)
         return total
 
