@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError, one_of
@@ -51,8 +53,9 @@ class CRANE(PrunedRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
-        for key in ("n_ui_layers", "n_mm_layers", "reg_weight", "cl_weight", "temperature", "user_profiles"):
+        for key in ("n_ui_layers", "n_mm_layers", "reg_weight", "cl_weight", "temperature"):
             setattr(self, key, config[key])
+        self.user_profiles, self.unit_content = config["user_profiles"], config["unit_content"]
         if not self.temperature > 0:
             raise UserError(f"temperature must be positive, got {self.temperature}")
         self.ii_input = one_of("ii_input", config["ii_input"], INPUTS)
@@ -76,6 +79,11 @@ class CRANE(PrunedRecommender):
     def _projected(self) -> list[Tensor]:
         return [self.projection[m](self.features[m]()) for m in self.modalities]
 
+    def _content(self, views: Sequence[Tensor]) -> Tensor:
+        """Zbar of ``(N, d)`` views."""
+        content = self.rca(views)[1]
+        return F.normalize(content.float(), dim=1) if self.unit_content else content
+
     @torch.no_grad()
     def _refresh(self) -> None:
         if self.item_graph.learns:
@@ -89,10 +97,10 @@ class CRANE(PrunedRecommender):
     def _views(self) -> Views:
         users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         projected = self._projected()
-        content, profiles = self.rca(projected)[1], None
+        content, profiles = self._content(projected), None
         if self.user_profiles:
             start = self.user_item.propagate(torch.cat(projected, dim=1))
-            profiles = self.rca(start.split(self.embedding_size, dim=1))[1]
+            profiles = self._content(start.split(self.embedding_size, dim=1))
         # ids and content side by side: one product with the graph serves both
         both = propagate(self.item_graph, torch.cat([items, content], dim=1), self.n_mm_layers)
         of_ids, of_content = both.chunk(2, dim=1)
