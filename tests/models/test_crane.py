@@ -77,6 +77,12 @@ class TestCRANE(ModelContract):
         _, result, _ = self.train(write_planted(tmp_path), rca_scope="token")
         assert result["recall@10"] > 0.6
 
+    def test_unit_content_has_length_one_where_it_meets_the_ids(self):
+        model = self.build(unit_content=True, n_mm_layers=0)
+        views = model._views()
+        for content in (views.profiles, views.spread):
+            torch.testing.assert_close(content.norm(dim=1), torch.ones(len(content)))
+
     @pytest.mark.parametrize(
         "change",
         [
@@ -87,6 +93,7 @@ class TestCRANE(ModelContract):
             {"rca_scope": "token"},
             {"profile_norm": "sym"},
             {"user_profiles": False},
+            {"unit_content": True},
             {"ii_graph": "raw"},
             {"ii_graph": "refined"},
             {"ii_refined_weight": 0.5},
