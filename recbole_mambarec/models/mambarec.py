@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, one_of
 from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
@@ -59,9 +59,7 @@ class MambaRec(MultimodalRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        if config["variant"] not in VARIANTS:
-            raise UserError(f"variant '{config['variant']}' is unknown: use one of {', '.join(VARIANTS)}")
-        preset = VARIANTS[config["variant"]]
+        preset = VARIANTS[one_of("variant", config["variant"], VARIANTS)]
         choice = {key: preset[key] if config[key] is None else config[key] for key in preset}
         for key, allowed in (
             ("projection", ("image", "shared_width", "single")),
@@ -69,8 +67,7 @@ class MambaRec(MultimodalRecommender):
             ("spatial_attention", ("channels", "mean")),
             ("contrast", ("views", "modalities")),
         ):
-            if choice[key] not in allowed:
-                raise UserError(f"{key} '{choice[key]}' is unknown: use one of {', '.join(allowed)}")
+            one_of(key, choice[key], allowed)
         self.contrast, self.temperature = choice["contrast"], choice["temperature"]
         self.n_layers, self.n_ui_layers = config["n_layers"], config["n_ui_layers"]
         self.weights = {key: config[key] for key in ("reg_weight", "cl_weight", "mmd_weight")}
