@@ -147,16 +147,16 @@ def unlike(runs: list[Run]) -> list[str]:
 # running it
 
 
-def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable = execute_apart) -> list[dict]:
+def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable | None = None) -> list[dict]:
     """Make the runs that ``path`` does not hold as finished, one after another; their records, in the given order.
 
     A run that failed, now or earlier, does not stop the others and is tried again by the next call. A finished run that
     is recorded under another group or label is recorded under this one as well, not made again.
 
     Args:
-        execute: makes one run, :func:`~recbole_mambarec.experiments.run.execute_apart` or a function like it.
+        execute: makes one run, like :func:`~recbole_mambarec.experiments.run.execute_apart`, which is the default.
     """
-    path = Path(path)
+    path, execute = Path(path), execute or execute_apart
     before = store.read(path) if path.exists() else []
     finished = store.finished(before)
     names = {(record["key"], record["group"], record["label"]) for record in before if record["status"] == "finished"}

@@ -11,9 +11,11 @@ One training serves both masks: the epoch is chosen on the validation split, whe
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
+import logging
 import multiprocessing
 import os
 import platform
@@ -24,7 +26,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from logging import getLogger
 from pathlib import Path
 
 import torch
@@ -357,7 +358,7 @@ def _resume(run: Run, session: Session, curve: Curve) -> None:
         try:
             epoch = read_checkpoint(str(run.checkpoint))["epoch"]
         except UserError as error:
-            getLogger().warning(f"{error}; the training of {run} starts again")
+            logging.getLogger().warning(f"{error}; the training of {run} starts again")
     if epoch is not None and curve.read_until(epoch):
         session.config["resume_from"] = str(run.checkpoint)
     else:
@@ -483,6 +484,9 @@ def _apart(run: Run, runs: str, per_user: bool) -> None:
         status = _BUSY
     except KeyboardInterrupt:
         status = _INTERRUPTED
+        # somebody is waiting, and taking torch down in good order takes seconds
+        logging.shutdown()
+        atexit.register(os._exit, status)
     sys.exit(status)
 
 
