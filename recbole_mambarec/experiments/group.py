@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--models", "--model", "--model_list", "-m", help="models, separated by commas")
     add("--group", "-g", help="instead: YAML file of labelled overrides, or the name of one that is shipped")
     add("--datasets", "--dataset", "-d", default=DEFAULT_DATASET, help="datasets, separated by commas")
+    add("--label", help="what sets these runs apart from others of the models: --label=paper makes BPR 'BPR (paper)'")
     add("--seeds", help=f"number of seeds, counted from {DEFAULT_SEED}, or a list (1,2,3)")
     add("--config_files", help="YAML files, separated by blanks")
     add("--runs", default=DEFAULT_RUNS, help="file of records (default %(default)s)")
@@ -273,13 +274,16 @@ def main(argv: list[str] | None = None) -> int:
         group, lines = read_group(options.group)
     else:
         group, lines = "comparison", {model: (model, {}) for model in _names(options.models, "--models")}
+    if options.label:
+        lines = {f"{name} ({options.label})": line for name, line in lines.items()}
     chosen = seeds(options.seeds)
     if "seed" in overrides:
         if options.seeds is not None:
             raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
         chosen = seeds(f"{overrides.pop('seed')},")
     files, _ = read_config_files(options.config_files)
-    if options.per_user == "True":
+    per_user = options.per_user == "True"
+    if per_user:
         need("polars", "compare")
     runs = plan(lines, _names(options.datasets, "--dataset"), chosen, overrides, files, group)
 
@@ -287,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     print(*notes, sep="\n", end="\n" if notes else "")
     with _termination_as_interrupt():
         try:
-            records = make(runs, options.runs, options.per_user == "True")
+            records = make(runs, options.runs, per_user)
         except KeyboardInterrupt:
             print(f"\nstopped: the same command goes on where it was; what is finished is in {options.runs}")
             raise

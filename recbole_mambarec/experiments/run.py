@@ -40,6 +40,7 @@ from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
+from recbole_mambarec.extras import need
 from recbole_mambarec.files import locked, sha256_file
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
@@ -54,7 +55,7 @@ NO_EFFECT = frozenset(
         *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
         *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
         *("save_dataset", "save_dataloaders", "mask_valid_in_test", "eval_batch_size"),
-        *("gpu_id", "use_gpu", "device", "worker", "single_spec", "local_rank"),
+        *("gpu_id", "use_gpu", "device", "single_spec", "local_rank"),
         *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
         *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
     )
@@ -296,9 +297,12 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
         The record.
 
     Raises:
+        UserError: results per user are asked for and polars is not installed.
         Busy: another process makes this run at the moment.
         KeyboardInterrupt: nothing is recorded; the next call goes on.
     """
+    if per_user:
+        need("polars", "compare")  # now, not after hours of training
     run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     # the file stays: two processes must never hold the lock of two files of the same name
     with open(run.checkpoint.with_suffix(".lock"), "ab") as lock, contextlib.ExitStack() as held:
@@ -444,8 +448,10 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
     A process that dies without a word (killed for lack of memory, a crash in native code) is recorded as a failure.
 
     Raises:
-        Busy, KeyboardInterrupt: as :func:`execute`; the process has ended by then.
+        UserError, Busy, KeyboardInterrupt: as :func:`execute`; the process has ended by then.
     """
+    if per_user:
+        need("polars", "compare")
     process = multiprocessing.get_context("spawn").Process(target=_apart, args=(run, os.fspath(runs), per_user))
     process.start()
     try:
@@ -467,7 +473,7 @@ def _end(process) -> None:
     """Wait for a process that the same Ctrl-C has reached; end it if that takes long."""
     for stop in (process.terminate, process.kill):
         with contextlib.suppress(KeyboardInterrupt):
-            process.join(10)
+            process.join(5)
         if not process.is_alive():
             return
         stop()

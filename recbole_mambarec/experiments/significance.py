@@ -277,7 +277,12 @@ def _by_label(records: Sequence[dict]) -> dict[str, dict[int, dict]]:
     by_label: dict[str, dict[int, dict]] = {}
     for record in records:
         if record["status"] == "finished":
-            by_label.setdefault(record["label"], {})[record["seed"]] = record
+            known = by_label.setdefault(record["label"], {}).setdefault(record["seed"], record)
+            if known["key"] != record["key"] and known["data_hash"] == record["data_hash"]:
+                raise UserError(
+                    f"two different runs are called '{record['label']}' and have seed {record['seed']}: give them "
+                    "labels of their own (--label), or choose the records to compare"
+                )
     data = {(r["dataset"], r["data_hash"]) for runs in by_label.values() for r in runs.values()}
     if len(data) > 1:
         raise UserError(
@@ -304,7 +309,7 @@ def _users(record: dict, folder: str | Path, mask: str, metric: str) -> tuple[np
     if record["per_user"] is None:
         raise UserError(
             f"there are no results per user of {record['label']}, {record['dataset']}, seed {record['seed']}: "
-            "compare over seeds, or make the run again with --per_user=True"
+            "compare over seeds, or delete its line from the file of runs and start the group again"
         )
     frame = users.read(Path(folder) / record["per_user"])
     tokens = frame["user"].to_numpy()

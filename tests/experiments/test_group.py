@@ -264,8 +264,8 @@ def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(group, "execute_apart", recorder)
     given = ["--dataset=planted", f"--data_path={tmp_path}", "--runs=mine/runs.jsonl"]
-    assert door(monkeypatch, "--model_list=BPR,LightGCN", "--seed=5", *given) == 0
-    assert recorder.made == ["BPR, planted, seed 5", "LightGCN, planted, seed 5"]
+    assert door(monkeypatch, "--model_list=BPR,LightGCN", "--seed=5", "--label=x y", *given) == 0
+    assert recorder.made == ["BPR (x y), planted, seed 5", "LightGCN (x y), planted, seed 5"]
     (tmp_path / "mine.yaml").write_text("model: BPR\nruns: {small: {embedding_size: 4}, broken: {embedding_size: 8}}\n")
     recorder.failing.add("broken")
     assert door(monkeypatch, "--group=mine.yaml", "--seeds=2", *given) == 1

@@ -156,6 +156,13 @@ def test_records_that_cannot_be_compared(change, sentence):
         significance.over_seeds(records, "train", "recall@20")
 
 
+def test_two_runs_under_one_name_are_not_mixed():
+    records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) for s in (1, 2)]
+    significance.over_seeds([*records, records[0]], "train", "recall@20")
+    with pytest.raises(UserError, match="two different runs are called 'a' and have seed 1"):
+        significance.over_seeds([*records, records[0] | {"key": "tuned"}], "train", "recall@20")
+
+
 def users_of(folder, label, seed, tokens, values):
     frame = pl.DataFrame(
         {

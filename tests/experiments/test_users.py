@@ -32,9 +32,12 @@ def data(tmp_path):
     return data
 
 
-@pytest.mark.parametrize(("model", "topk"), [("MambaRec", [1, 3]), ("BPR", [6, 20])])
-def test_the_means_over_users_are_the_reported_metrics(data, model, topk):
+@pytest.mark.parametrize(
+    ("model", "topk", "mode"), [("MambaRec", [1, 3], "full"), ("BPR", [6, 20], "full"), ("BPR", [2, 5], "uni10")]
+)
+def test_the_means_over_users_are_the_reported_metrics(data, model, topk, mode):
     settings = {"metrics": ["Recall", "NDCG", "Hit"], "topk": topk, "valid_metric": f"Recall@{topk[1]}"}
+    settings["eval_args"] = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": mode}
     record = run.execute(planned(data, model, epochs=2, **settings), RUNS)
     frame = users.read(RUNS.parent / record["per_user"])
     assert record["test"]["train"] != record["test"]["train+valid"]
@@ -66,6 +69,23 @@ def test_the_table_says_what_the_files_say(data):
                 assert row[f"{mask}:hit@{k}"] == float(found > 0)
     ranks = frame["train:rank"].explode()
     assert ranks.null_count() > 0 and ranks.max() > 5
+
+
+def test_models_of_all_trainers_are_tested_on_the_same_split(tmp_path):
+    """RecBole draws the split where the dataset brings none."""
+    data = write_planted(tmp_path)
+    parts = [(data / f"planted.{part}.inter").read_text().splitlines() for part in ("train", "valid", "test")]
+    (data / "planted.inter").write_text("\n".join([parts[0][0], *(line for part in parts for line in part[1:])]) + "\n")
+    for part in ("train", "valid", "test"):
+        (data / f"planted.{part}.inter").unlink()
+    frames = {}
+    for model in ("MambaRec", "BPR"):
+        for seed in (1, 2):
+            record = run.execute(planned(data, model, epochs=1, seed=seed), RUNS)
+            frames[model, seed] = users.read(RUNS.parent / record["per_user"]).sort("user")["user", "train", "items"]
+    for seed in (1, 2):
+        assert frames["MambaRec", seed].equals(frames["BPR", seed])
+    assert not frames["BPR", 1].equals(frames["BPR", 2])
 
 
 def test_the_file_is_small(tmp_path):
