@@ -165,7 +165,7 @@ def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Call
         where = f"[{number}/{len(runs)}] {run}"
         known = finished.get(run.key)
         if known is not None:
-            if (run.key, run.group, run.label) not in names:
+            if (known["key"], run.group, run.label) not in names:
                 known = known | {"group": run.group, "label": run.label}
                 store.append(path, known)
             records.append(known)

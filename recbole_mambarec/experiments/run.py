@@ -40,6 +40,7 @@ from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
+from recbole_mambarec.experiments.store import NO_EFFECT
 from recbole_mambarec.extras import need
 from recbole_mambarec.files import locked, sha256_file
 from recbole_mambarec.memory import peak_gib
@@ -47,19 +48,6 @@ from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
 
 DEFAULT_SEED: int = default_properties("overall")["seed"]
 LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")
-# configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
-# into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
-# other keys (protocol)
-NO_EFFECT = frozenset(
-    (
-        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
-        *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
-        *("save_dataset", "save_dataloaders", "mask_valid_in_test", "eval_batch_size"),
-        *("gpu_id", "use_gpu", "device", "single_spec", "local_rank"),
-        *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
-        *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
-    )
-)
 _REFUSED = {
     "resume_from": "a run that was interrupted continues from its own checkpoint by itself",
     "nproc": "a run that is recorded takes one process",
@@ -360,7 +348,9 @@ def _resume(run: Run, session: Session, curve: Curve) -> None:
     epoch = None
     if isinstance(session.trainer, MultimodalTrainer) and run.checkpoint.is_file():
         try:
-            epoch = read_checkpoint(str(run.checkpoint))["epoch"]
+            state = read_checkpoint(str(run.checkpoint))
+            # a checkpoint that holds the best epoch and a later one continues from the latter
+            epoch = state.get("resume", state)["epoch"]
         except UserError as error:
             logging.getLogger().warning(f"{error}; the training of {run} starts again")
     if epoch is not None and curve.read_until(epoch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,16 @@ def test_a_run_of_another_group_is_taken_over_under_the_new_name(data, tmp_path)
     assert recorder.made == []
     assert names == [("comparison", "BPR"), ("ablation", "full"), ("ablation", "again")]
     assert len({record["key"] for record in store.read(RUNS)}) == 1
+
+
+def test_a_run_recorded_under_an_older_key_is_not_made_again(data, tmp_path):
+    (run,) = planned(tmp_path, {"BPR": ("BPR", {})})
+    Recorder()(replace(run, key="of an older version"), RUNS, True)
+    for _ in range(2):
+        recorder = Recorder()
+        (record,) = group.make([run], RUNS, execute=recorder)
+        assert record["key"] == "of an older version" and recorder.made == []
+    assert len(store.read(RUNS)) == 1
 
 
 def test_two_lines_that_are_the_same_run_are_made_once(data, tmp_path):
