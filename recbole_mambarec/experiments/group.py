@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files
+from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files, user_errors_of_recbole
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
@@ -157,6 +157,7 @@ def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Call
         execute: makes one run, like :func:`~recbole_mambarec.experiments.run.execute_apart`, which is the default.
     """
     path, execute = Path(path), execute or execute_apart
+    store.check_writable(path)
     before = store.read(path) if path.exists() else []
     finished = store.finished(before)
     names = {(record["key"], record["group"], record["label"]) for record in before if record["status"] == "finished"}
@@ -289,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
 
     notes = unlike(runs)
     print(*notes, sep="\n", end="\n" if notes else "")
-    with _termination_as_interrupt():
+    with _termination_as_interrupt(), user_errors_of_recbole():
         try:
             records = make(runs, options.runs, per_user)
         except KeyboardInterrupt:

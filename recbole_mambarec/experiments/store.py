@@ -133,6 +133,21 @@ def append(path: str | os.PathLike, record: dict) -> None:
         os.fsync(stream.fileno())
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Find out before hours of work whether :func:`append` will be able to write there.
+
+    Raises:
+        OSError: it will not.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with open(path, "ab"):
+        pass
+    if new:
+        path.unlink()
+
+
 def read(path: str | os.PathLike) -> list[dict]:
     """The records of a file in the order in which they were written.
 

@@ -265,6 +265,15 @@ def test_mistakes_cost_one_sentence_and_nothing_is_run(data, tmp_path, monkeypat
     assert not RUNS.exists() and not Path("saved").exists()
 
 
+def test_a_file_of_runs_that_cannot_be_written_is_found_out_first(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    given = ["--models=BPR", "--dataset=planted", f"--data_path={tmp_path}"]
+    for runs, reason in (("file/runs.jsonl", "exists"), ("planted", "Is a directory")):
+        assert door(monkeypatch, *given, f"--runs={runs}") == 2
+        assert reason in capsys.readouterr().err
+    assert not Path("saved").exists()
+
+
 def test_without_polars_nothing_is_run(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "polars", None)
     assert door(monkeypatch, "--models=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
