@@ -1,14 +1,14 @@
 """Is the best model better than each other one? Paired tests over users and over seeds.
 
-For one metric on one dataset, the model with the highest mean is compared with each other one; these comparisons are
-the family over which Holm's correction is taken. Differences are paired: the same user under both models (averaged over
-the seeds that all models have), or the same seed.
+For one metric on one dataset, the model with the best mean (the highest, or the lowest for RecBole's metrics of which
+less is better) is compared with each other one; these comparisons are the family over which Holm's correction is taken.
+Differences are paired: the same user under both models (averaged over the seeds that all models have), or the same seed.
 
 * Wilcoxon's signed-rank test, two-sided, zero differences dropped, ties at average ranks; exact up to 50 differences
   (given the ties), beyond that scipy's normal approximation, corrected for ties.
 * Student's t on the differences, two-sided.
 * Effect sizes: Cohen's d_z, the mean difference over the standard deviation of the differences, and the matched-pairs
-  rank-biserial correlation, (W+ - W-) / (W+ + W-): 1 where every difference that is not zero favours the best.
+  rank-biserial correlation, (W+ - W-) / (W+ + W-): 1 or -1 where all differences that are not zero point the same way.
 * Percentile bootstrap interval of the mean difference, pairs drawn with replacement.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from recbole.evaluator import smaller_metrics
 from scipy import stats
 
 from recbole_mambarec.errors import UserError
@@ -67,7 +68,7 @@ class Family:
     """All comparisons of one metric on one dataset.
 
     Attributes:
-        best, best_mean: the model with the highest mean.
+        best, best_mean: the model with the best mean.
         comparisons: the other models, best first.
         metric: e.g. ``recall@20``.
         unit: ``user`` or ``seed``, what pairs are.
@@ -195,7 +196,8 @@ def compare(samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: in
     if len({len(sample) for sample in samples.values()}) > 1:
         sizes = ", ".join(f"{label} {len(sample)}" for label, sample in samples.items())
         raise UserError(f"pairs need as many values of each model, got {sizes}")
-    order = sorted(samples, key=lambda label: -np.mean(samples[label]))
+    less_is_better = metric.partition("@")[0].lower() in smaller_metrics
+    order = sorted(samples, key=lambda label: np.mean(samples[label]), reverse=not less_is_better)
     best = order[0]
     found = [paired(label, samples[best], samples[label]) for label in order[1:]]
     wilcoxon, t = (holm([getattr(each, name) for each in found]) for name in ("p_wilcoxon", "p_t"))

@@ -103,6 +103,14 @@ def test_a_family_is_ordered_corrected_and_described():
     assert "cannot give" not in family.sentence
 
 
+def test_less_can_be_better():
+    samples = {"even": np.array([0.2, 0.3, 0.4]), "skewed": np.array([0.9, 0.8, 0.7])}
+    assert significance.compare(samples, "recall@10", "seed", seeds=3).best == "skewed"
+    family = significance.compare(samples, "GiniIndex@10", "seed", seeds=3)
+    assert (family.best, family.comparisons[0].rank_biserial) == ("even", -1.0)
+    assert family.comparisons[0].difference == pytest.approx(-0.5)
+
+
 def test_a_family_too_small_to_show_anything_says_so():
     samples = {"a": np.array([1.0, 2, 3, 4, 5]), "b": np.array([0.0, 1, 2, 3, 4.5])}
     family = significance.compare(samples, "ndcg@10", "seed", seeds=5)
