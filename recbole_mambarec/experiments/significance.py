@@ -2,7 +2,7 @@
 
 For one metric on one dataset, the model with the best mean (the highest, or the lowest for RecBole's metrics of which
 less is better) is compared with each other one; these comparisons are the family over which Holm's correction is taken.
-Differences are paired: the same user under both models (averaged over the seeds that all models have), or the same seed.
+Differences are paired: the same user under both models (mean over the seeds that all models have), or the same seed.
 
 * Wilcoxon's signed-rank test, two-sided, zero differences dropped, ties at average ranks; exact up to 50 differences
   (given the ties), beyond that scipy's normal approximation, corrected for ties.
