@@ -18,6 +18,8 @@ from recbole_mambarec.experiments.run import Busy, execute, failure
 from tests.experiments.test_run import RUNS
 from tests.planted import QUICK, write_planted
 
+pytest.importorskip("polars")  # results per user are kept by default
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

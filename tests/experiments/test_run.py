@@ -22,6 +22,8 @@ from recbole_mambarec.files import locked
 from recbole_mambarec.trainer import MultimodalTrainer
 from tests.planted import QUICK, write_planted
 
+pytest.importorskip("polars")  # results per user are kept by default
+
 RUNS = Path("results/runs.jsonl")
 
 

@@ -4,13 +4,14 @@ import math
 from itertools import product
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy import stats
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import significance
 from tests.experiments.test_store import record
+
+pl = pytest.importorskip("polars")
 
 
 def test_without_ties_the_signed_rank_test_is_scipys():

@@ -4,13 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import run, store, users
 from tests.experiments.test_run import RUNS, planned
 from tests.planted import write_planted
+
+pl = pytest.importorskip("polars")
 
 
 def pairs(data: Path, part: str) -> list[tuple[str, str]]:
