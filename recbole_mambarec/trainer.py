@@ -9,6 +9,7 @@ import time
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
+from tqdm import tqdm
 
 from recbole_mambarec.checkpoint import (
     BestEpoch,
@@ -18,11 +19,16 @@ from recbole_mambarec.checkpoint import (
     restore_random_state,
     write_checkpoint,
 )
+from recbole_mambarec.data.loading import to_device
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.ranking import HitCollector
+
+# steps between two looks at the sum of the losses: a look waits for the device
+_STEPS_BETWEEN_LOOKS = 64
 
 
 class MultimodalTrainer(Trainer):
-    """Trains a :class:`~recbole_mambarec.models.base.MultimodalRecommender`; the loop is RecBole's.
+    """Trains a :class:`~recbole_mambarec.models.base.MultimodalRecommender`; the loop over epochs is RecBole's.
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
     lr_decay_rate^(e / lr_decay_epochs)``), ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
@@ -39,6 +45,7 @@ class MultimodalTrainer(Trainer):
         if not (rate > 0 and epochs > 0):
             raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda epoch: rate ** (epoch / epochs))
+        self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
         self._last_valid_result: dict | None = None
         self._best: BestEpoch | None = None
@@ -87,17 +94,61 @@ class MultimodalTrainer(Trainer):
         if self._saves and due and self._finished_epoch >= 0:
             self._write(self.saved_model_file)
         self.model.pre_epoch(epoch_idx)
-        losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        if not self.config["single_spec"] and train_data.shuffle:
+            train_data.sampler.set_epoch(epoch_idx)
+        batches = train_data
+        if show_progress:
+            title = set_color(f"Train {epoch_idx:>5}", "pink")
+            batches = tqdm(train_data, total=len(train_data), ncols=100, desc=title)
+        losses = self._train_steps(batches, epoch_idx, loss_func or self.model.calculate_loss)
         self.model.post_epoch(epoch_idx)
         self.scheduler.step()
         self._finished_epoch = epoch_idx
         return losses
+
+    def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
+        """One step per batch; the sums of the losses, which stay on the device so that no step waits for it.
+
+        Under ``enable_amp`` the forward pass runs in bfloat16, which needs no scaling of the loss.
+        """
+        self.model.train()
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        total, losses = None, None
+        for number, interaction in enumerate(batches, start=1):
+            interaction = to_device(interaction, self.device)
+            self.optimizer.zero_grad()
+            synchronising = 0
+            if not self.config["single_spec"]:
+                self.set_reduce_hook()
+                synchronising = self.sync_grad_loss()
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
+                losses = loss_of(interaction)
+            parts = torch.stack(losses) if isinstance(losses, tuple) else losses
+            scaler.scale(parts.sum() + synchronising).backward()
+            if self.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+            parts = parts.detach().double()
+            total = parts if total is None else total + parts
+            if number % _STEPS_BETWEEN_LOOKS == 0:
+                self._check_losses(total, epoch)
+        self._check_losses(total, epoch)
+        return tuple(total.tolist()) if isinstance(losses, tuple) else total.item()
+
+    def _check_losses(self, total: torch.Tensor, epoch: int) -> None:
+        """Stop where a loss has become NaN, which no later step can undo."""
+        if total.isnan().any():
+            raise UserError(f"the loss became NaN in epoch {epoch}: lower learning_rate or the weights of its terms")
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
         # RecBole saves before it assigns best_valid_result
         self._last_valid_result = dict(result)
         return score, result
+
+    def _full_sort_batch_eval(self, batched_data):
+        return super()._full_sort_batch_eval(to_device(batched_data, self.device))
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's ``evaluate``; of a checkpoint only the parameters are read."""

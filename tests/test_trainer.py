@@ -12,10 +12,13 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import TrainDataLoader
+from recbole.trainer import Trainer
 from recbole.utils import InputType, get_model, get_trainer, init_seed
 
 from recbole_mambarec.checkpoint import plain, read_checkpoint
 from recbole_mambarec.errors import UserError
+from tests.helpers import Waits
 from tests.planted import QUICK, write_planted
 
 
@@ -32,6 +35,33 @@ def prepare(folder, **overrides):
 @pytest.fixture
 def folder(tmp_path):
     return write_planted(tmp_path)
+
+
+def test_an_epoch_equals_that_of_recboles_loop(folder):
+    ours, train, *_ = prepare(folder, lr_decay_rate=1.0)
+    losses = ours._train_epoch(train, 0)
+    theirs, train, *_ = prepare(folder, lr_decay_rate=1.0)
+    plain_loader = TrainDataLoader(theirs.config, train._dataset, train._sampler, shuffle=True)
+    expected = Trainer._train_epoch(theirs, plain_loader, 0)
+    assert len(train) > 2
+    assert losses == expected
+    for name, value in theirs.model.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_no_step_waits_for_the_device(folder, amp):
+    """Reading a value is what waits; there is one look at the losses at the end of the epoch."""
+    trainer, train, *_ = prepare(folder, enable_amp=amp)
+    with Waits() as waits:
+        trainer._train_epoch(train, 0)
+    assert waits.seen == ["_local_scalar_dense"]
+
+
+def test_a_loss_that_becomes_nan_ends_the_run(folder):
+    trainer, train, valid, _ = prepare(folder, learning_rate=1e30)
+    with pytest.raises(UserError, match=r"became NaN in epoch \d: lower learning_rate"):
+        trainer.fit(train, valid, verbose=False)
 
 
 def test_the_learning_rate_decays_continuously(folder):

@@ -26,6 +26,7 @@ from recbole_mambarec.data.graphs import (
     weighted_sum,
 )
 from recbole_mambarec.data.modality import ItemFeatures
+from recbole_mambarec.data.rows import Rows, blocks
 
 
 class TrainingData:
@@ -64,9 +65,9 @@ class TrainingData:
         """Names of the modalities, in the order that models use."""
         return list(self._features)
 
-    def features(self, modality: str) -> np.ndarray:
-        """float32 ``(n_items, dim)``."""
-        return self._features[modality].matrix[1:]
+    def features(self, modality: str) -> Rows:
+        """float32 ``(n_items, dim)``; an array, or rows that stay on disk."""
+        return self._features[modality].items
 
     def present(self, modality: str) -> np.ndarray:
         """bool ``(n_items,)``: the item has the modality."""
@@ -149,9 +150,17 @@ class TrainingData:
         """Variances along the principal axes of a modality's features, descending, ``(min(n_items, dim),)``."""
 
         def build() -> dict[str, np.ndarray]:
-            centred = self.features(modality) - self.features(modality).mean(axis=0)
-            tall = centred.shape[0] >= centred.shape[1]
-            gram = centred.T @ centred if tall else centred @ centred.T
-            return {"variances": np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None) / max(len(centred), 1)}
+            matrix = self.features(modality)
+            n_items, dim = matrix.shape
+            mean = sum(rows.sum(axis=0, dtype=np.float64) for _, rows in blocks(matrix)) / max(n_items, 1)
+            mean = mean.astype(np.float32)
+            if n_items >= dim:
+                gram = np.zeros((dim, dim), dtype=np.float32)
+                for _, rows in blocks(matrix):
+                    gram += (rows - mean).T @ (rows - mean)
+            else:
+                centred = matrix[:] - mean
+                gram = centred @ centred.T
+            return {"variances": np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None) / max(n_items, 1)}
 
-        return self._cache.get("spectrum", {"content": self.content_key(modality), "version": 1}, build)["variances"]
+        return self._cache.get("spectrum", {"content": self.content_key(modality), "version": 2}, build)["variances"]

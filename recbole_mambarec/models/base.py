@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.layers.projection import FeatureTable
+from recbole_mambarec.layers.features import FeatureTable
 
 
 class MultimodalRecommender(GeneralRecommender):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.rows import side_by_side
+from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm
-from recbole_mambarec.layers.projection import FeatureTable
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -31,7 +31,7 @@ class VBPR(MultimodalRecommender):
             self.id_embedding(data.n_items),
         )
         # the published code puts the text before the picture
-        together = np.concatenate([data.features(m) for m in reversed(self.modalities)], axis=1)
+        together = side_by_side([data.features(m) for m in reversed(self.modalities)])
         self.features = FeatureTable(together, frozen=config["freeze_features"])
         self.projection = nn.Linear(together.shape[1], d)
         nn.init.xavier_normal_(self.projection.weight)
