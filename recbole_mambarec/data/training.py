@@ -69,6 +69,10 @@ class TrainingData:
         """float32 ``(n_items, dim)``; an array, or rows that stay on disk."""
         return self._features[modality].items
 
+    def in_memory(self, modality: str) -> bool:
+        """The features of the modality are an array, not rows that stay on disk."""
+        return isinstance(self.features(modality), np.ndarray)
+
     def present(self, modality: str) -> np.ndarray:
         """bool ``(n_items,)``: the item has the modality."""
         return self._features[modality].present[1:]

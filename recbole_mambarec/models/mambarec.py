@@ -15,6 +15,7 @@ from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
 from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
 from recbole_mambarec.layers.propagation import item_view, light_gcn, split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 # What the authors' code computes and what their text describes; each entry is also a configuration key of its own.
@@ -52,6 +53,8 @@ class MambaRec(MultimodalRecommender):
     each of which can be set alone. One difference to the public code remains in both: DREAM runs once per step, not
     twice, so BatchNorm's running statistics move once.
     """
+
+    step_memory = StepMemory(users=(8, 2), items=(9, 31))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

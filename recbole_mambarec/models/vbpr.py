@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from recbole_mambarec.data.rows import side_by_side
 from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -21,6 +22,7 @@ class VBPR(MultimodalRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(10, 0), items=(5.5, 0.5), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

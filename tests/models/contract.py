@@ -11,9 +11,11 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from benchmarks.memory import step_peak
 from recbole_mambarec.data.graphs import Neighbours
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.features import FeatureBlocks
+from recbole_mambarec.memory import StepMemory, need
 from tests.helpers import InMemoryDataset, Waits, batch, model_config, random_dataset
 from tests.planted import QUICK, write_planted
 
@@ -236,3 +238,16 @@ class ModelContract(TrainingContract):
         with torch.profiler.profile(profile_memory=True) as profile:
             sum(model.calculate_loss(rows)).backward()
         assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_the_memory_estimate_is_near_what_training_holds(self, frozen):
+        dataset = random_dataset(n_users=1500, n_items=500, dims={"image": 256, "text": 64}, on_disk=True)
+        overrides = {"freeze_features": frozen, "train_batch_size": 64}
+        torch.manual_seed(0)
+        config = model_config(self.name, **overrides)
+        model = get_model(self.name)(config, dataset)
+        estimate = need(model.step_memory, config, model.data)
+        share = (estimate.features + estimate.step) / step_peak(model, self.some_batch(dataset, 64))
+        assert share > 0.75
+        # a model that has not been measured may hold less than it is thought to
+        assert share < 1.35 or model.step_memory == StepMemory()
