@@ -114,6 +114,7 @@ class MultimodalDataset(Dataset):
             self.item_features,
             self._cache(),
             progress=bool(self.config["show_progress"]),
+            knn_search=self.config["knn_search"],
         )
 
     def __copy__(self) -> MultimodalDataset:

@@ -243,7 +243,7 @@ def nearest_neighbours(
         raise ValueError(f"k must be at least 1, got {k}")
     in_memory = isinstance(features, np.ndarray)
     if in_memory:
-        unit = _unit_rows(features)
+        unit = unit_rows(features)
         block = block or max(1, min(n_items, _BLOCK_VALUES // max(n_items, 1)))
     else:
         # rows that are searched, rows that they are compared with, and the similarities: three blocks
@@ -255,11 +255,11 @@ def nearest_neighbours(
     starts = range(0, n_items, block)
     for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2):
         stop = min(start + block, n_items)
-        mine = unit[start:stop] if in_memory else _unit_rows(features[start:stop])
+        mine = unit[start:stop] if in_memory else unit_rows(features[start:stop])
         values, columns = torch.empty(stop - start, 0), torch.empty(stop - start, 0, dtype=torch.int64)
         for first in range(0, n_items, others):
             last = min(first + others, n_items)
-            similarity = mine @ (unit if in_memory else _unit_rows(features[first:last])).T
+            similarity = mine @ (unit if in_memory else unit_rows(features[first:last])).T
             similarity[:, absent[first:last]] = -torch.inf
             similarity[absent[start:stop], :] = -torch.inf
             # the item itself always comes first, also among items with equal features
@@ -279,7 +279,8 @@ def nearest_neighbours(
     return Neighbours(indices, cosines)
 
 
-def _unit_rows(rows: np.ndarray) -> Tensor:
+def unit_rows(rows: np.ndarray) -> Tensor:
+    """Rows divided by their lengths, float32; zero rows stay zero."""
     return torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), dim=1)
 
 
