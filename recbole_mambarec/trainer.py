@@ -90,7 +90,7 @@ class MultimodalTrainer(Trainer):
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         # only here, between two epochs, everything that RecBole decides after an epoch is known
-        due = time.monotonic() - self._written_at >= self.config["checkpoint_interval"]
+        due = time.monotonic() - self._written_at >= (self.config["checkpoint_interval"] or 0)
         if self._saves and due and self._finished_epoch >= 0:
             self._write(self.saved_model_file)
         self.model.pre_epoch(epoch_idx)
@@ -201,6 +201,7 @@ class MultimodalTrainer(Trainer):
             if not self._fitting:
                 self._verbose, self._finished_epoch = verbose, epoch
                 self._write(kwargs.get("saved_model_file", self.saved_model_file))
+                self._best = None
         if not self._fitting:
             self._wait_for_file()
 
@@ -269,8 +270,9 @@ class MultimodalTrainer(Trainer):
             raise UserError(f"{path} holds a {state['model']}, not a {self.config['model']}: resume with its own model")
         # through the model, which tells whether the parameters fit
         self._load(state, path)
-        score, result = state["best_valid_score"], state["best_valid_result"]
-        self._best = BestEpoch.of(self.model, state["epoch"], score, result)
+        if self._writes_files:
+            score, result = state["best_valid_score"], state["best_valid_result"]
+            self._best = BestEpoch.of(self.model, state["epoch"], score, result)
         resume = state["resume"]
         self._load(resume, path)
         self.saved_model_file = path
