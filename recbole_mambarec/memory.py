@@ -22,8 +22,8 @@ _FLOAT = 4
 _BATCH_ARRAYS, _SCORE_ARRAYS = 8, 3
 # what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
 _EDGE_BYTES = 48
-# what libraries and the allocator take on top, as a share
-_OVERHEAD = 0.1
+# what libraries load with the first step, and what the allocator takes on top, as a share
+_LIBRARIES, _OVERHEAD = 150 << 20, 0.1
 
 
 class StepMemory(NamedTuple):
@@ -56,7 +56,8 @@ class Need:
     @property
     def total(self) -> int:
         """Training and evaluation alternate, so the larger of them counts."""
-        return int((self.features + self.graphs + max(self.step, self.evaluation)) * (1 + _OVERHEAD))
+        held = self.features + self.graphs + max(self.step, self.evaluation)
+        return _LIBRARIES + int(held * (1 + _OVERHEAD))
 
 
 def need(use: StepMemory, config, data) -> Need:

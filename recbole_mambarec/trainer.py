@@ -92,7 +92,7 @@ class MultimodalTrainer(Trainer):
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         # only here, between two epochs, everything that RecBole decides after an epoch is known
-        due = time.monotonic() - self._written_at >= self.config["checkpoint_interval"]
+        due = time.monotonic() - self._written_at >= (self.config["checkpoint_interval"] or 0)
         if self._saves and due and self._finished_epoch >= 0:
             self._write(self.saved_model_file)
         self.model.pre_epoch(epoch_idx)
@@ -109,34 +109,38 @@ class MultimodalTrainer(Trainer):
         return losses
 
     def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
-        """One step per batch; the sums of the losses, which stay on the device so that no step waits for it.
-
-        Under ``enable_amp`` the forward pass runs in bfloat16, which needs no scaling of the loss.
-        """
+        """One step per batch; the sums of the losses, which stay on the device so that no step waits for it."""
         self.model.train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
-        total, losses = None, None
+        total = None
         for number, interaction in enumerate(batches, start=1):
-            interaction = to_device(interaction, self.device)
-            self.optimizer.zero_grad()
-            synchronising = 0
-            if not self.config["single_spec"]:
-                self.set_reduce_hook()
-                synchronising = self.sync_grad_loss()
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
-                losses = loss_of(interaction)
-            parts = torch.stack(losses) if isinstance(losses, tuple) else losses
-            scaler.scale(parts.sum() + synchronising).backward()
-            if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            scaler.step(self.optimizer)
-            scaler.update()
-            parts = parts.detach().double()
-            total = parts if total is None else total + parts
+            losses = self._step(interaction, loss_of, scaler)
+            total = losses if total is None else total + losses
             if number % _STEPS_BETWEEN_LOOKS == 0:
                 self._check_losses(total, epoch)
         self._check_losses(total, epoch)
-        return tuple(total.tolist()) if isinstance(losses, tuple) else total.item()
+        return tuple(total.tolist()) if total.ndim else total.item()
+
+    def _step(self, interaction, loss_of, scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """Losses of a batch, ``(terms,)`` or a scalar, float64, and the step that follows from them.
+
+        Under ``enable_amp`` the forward pass runs in bfloat16, which needs no scaling of the loss.
+        """
+        interaction = to_device(interaction, self.device)
+        self.optimizer.zero_grad()
+        synchronising = 0
+        if not self.config["single_spec"]:
+            self.set_reduce_hook()
+            synchronising = self.sync_grad_loss()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
+            losses = loss_of(interaction)
+        losses = torch.stack(losses) if isinstance(losses, tuple) else losses
+        scaler.scale(losses.sum() + synchronising).backward()
+        if self.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return losses.detach().double()
 
     def _check_losses(self, total: torch.Tensor, epoch: int) -> None:
         """Stop where a loss has become NaN, which no later step can undo."""
@@ -199,6 +203,7 @@ class MultimodalTrainer(Trainer):
             if not self._fitting:
                 self._verbose, self._finished_epoch = verbose, epoch
                 self._write(kwargs.get("saved_model_file", self.saved_model_file))
+                self._best = None
         if not self._fitting:
             self._wait_for_file()
 
@@ -267,8 +272,9 @@ class MultimodalTrainer(Trainer):
             raise UserError(f"{path} holds a {state['model']}, not a {self.config['model']}: resume with its own model")
         # through the model, which tells whether the parameters fit
         self._load(state, path)
-        score, result = state["best_valid_score"], state["best_valid_result"]
-        self._best = BestEpoch.of(self.model, state["epoch"], score, result)
+        if self._writes_files:
+            score, result = state["best_valid_score"], state["best_valid_result"]
+            self._best = BestEpoch.of(self.model, state["epoch"], score, result)
         resume = state["resume"]
         self._load(resume, path)
         self.saved_model_file = path

@@ -270,6 +270,25 @@ def test_an_interrupt_adds_the_best_epoch_and_keeps_where_the_file_continues(fol
     assert_same(ours["resume"]["state_dict"], theirs["resume"]["state_dict"])
 
 
+def test_before_the_first_evaluation_the_file_holds_the_present_epoch(folder):
+    whole, train, valid, _ = prepare(folder, epochs=4, eval_step=4)
+    whole.fit(train, valid, verbose=False)
+    first, train, valid, _ = prepare(folder, epochs=4, eval_step=4, checkpoint_interval=0, checkpoint_dir="first")
+
+    def interrupt(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    first.model.pre_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(train, valid, verbose=False)
+    state = read_checkpoint(first.saved_model_file)
+    assert state["epoch"] == state["resume"]["epoch"] == 1
+    second, train, valid, _ = prepare(folder, epochs=4, eval_step=4, resume_from=first.saved_model_file)
+    assert second.fit(train, valid, verbose=False)[0] == whole.best_valid_score
+    assert_same(parameters(second), parameters(whole))
+
+
 def test_a_run_without_validation_keeps_its_last_epoch(folder):
     trainer, train, *_ = prepare(folder, epochs=3)
     trainer.fit(train, verbose=False)

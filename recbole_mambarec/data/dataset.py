@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ class MultimodalDataset(Dataset):
                 rows = Modality.load(modality, arrays[modality], ids)
             else:
                 rows = derive_modality(modality, recipes[modality], item_file, self.iid_field, self._cache())
-            memory = self.config["feature_memory"] * 2**20
+            limit = self.config["feature_memory"]
+            memory = math.inf if limit is None else limit * 2**20
             aligned = rows.align(self.field2token_id[self.iid_field], self.item_num, memory)
             self.item_features[modality] = aligned
             share = f", missing for {aligned.missing_share:.1%} of the items" if aligned.missing_share else ""
