@@ -1,0 +1,120 @@
+"""What a report consists of, whatever it is written as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table.
+
+    Attributes:
+        text, spread: a value and, where there is one, its standard deviation.
+        rank: ``best``, ``second`` or nothing, within its column.
+        star: the statement of significance under the table holds.
+        aside: not measured here, e.g. published.
+    """
+
+    text: str
+    spread: str = ""
+    rank: str = ""
+    star: bool = False
+    aside: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows under a heading of their own (a dataset); the first cell of each names it."""
+
+    heading: str
+    rows: list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: for links and labels, e.g. ``main``.
+        words: number of leading columns that hold words rather than numbers.
+        notes: sentences that belong under it.
+    """
+
+    name: str
+    caption: str
+    header: list[str]
+    blocks: list[Block]
+    words: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture, drawn.
+
+    Attributes:
+        name: of its files, without the ending.
+        alt: what is to be seen in it, for those who do not see it.
+        svg, png: contents of its files.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    svg: bytes = field(repr=False)
+    png: bytes = field(repr=False)
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; ``commands`` are (name, command line)."""
+
+    name: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    commands: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A part that was left out, and why."""
+
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it. ``command`` makes it again."""
+
+    title: str
+    summary: list[str]
+    sections: list[Section]
+    omissions: list[Omission]
+    command: str
+
+
+def number(value: float | None, places: int = 4) -> str:
+    """A number with fixed places; a proper minus sign."""
+    return MISSING if value is None else f"{value:.{places}f}".replace("-", "−")
+
+
+def listing(items: list[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def count(n: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``, ``19 445 users``."""
+    return f"{thousands(n)} {noun}{'s' * (n != 1)}"
+
+
+def thousands(n: int) -> str:
+    """``19 445``, in one piece."""
+    return f"{n:,}".replace(",", "\N{NO-BREAK SPACE}")
