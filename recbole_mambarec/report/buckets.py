@@ -46,8 +46,8 @@ class Grouping:
     note: str = ""
 
 
-def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lambda: None) -> list[Grouping]:
-    """All that the results per user of one dataset's rows give; by modality only where some item lacks one.
+def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lambda: None) -> tuple[list[Grouping], str]:
+    """All that the results per user of one dataset's rows give, and why there is none by modality, or nothing.
 
     Args:
         metric: with a cut-off, e.g. ``recall@20``.
@@ -71,7 +71,7 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
             lambda frame: users.by_popularity(frame, mask, int(cutoff)),
         ),
         "modality": (
-            ("By modality", found, "items", "test interaction", False),
+            ("By modality", found, "whether the item has it", "test interaction", False),
             lambda frame: users.by_modality(frame, mask, int(cutoff)),
         ),
     }
@@ -86,12 +86,18 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
                 for name, (_, split) in ways.items():
                     tables[name][row.label, record["seed"]] = split(frame)
                 step()
+    note = (
+        "" if any(tables["modality"].values()) else "by modality: the results per user do not say which items have one"
+    )
     tables["modality"] = _with_lacking(tables["modality"])
-    return [
+    if not note and not any(tables["modality"].values()):
+        note = "by modality: no item that is tested lacks one"
+    made = [
         _put_together(name, texts, tables[name], seeds)
         for name, (texts, _) in ways.items()
         if next(iter(tables[name].values()))
     ]
+    return made, note
 
 
 def _frame(record: dict) -> polars.DataFrame:

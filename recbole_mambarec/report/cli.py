@@ -14,7 +14,7 @@ from recbole_mambarec.extras import need
 from recbole_mambarec.files import atomic_file
 from recbole_mambarec.report import latex, load, markdown, page
 from recbole_mambarec.report.document import Report
-from recbole_mambarec.report.sections import Builder, Options
+from recbole_mambarec.report.sections import SECTIONS, Builder, Options
 
 CHARTS = "charts"
 
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--metrics", help="columns, separated by commas (default: all recorded)")
     add("--reference", help="model or label that differences are taken to (default: the best other one)")
     add("--published", choices=("True", "False"), default="True", help="show published scores (default %(default)s)")
+    add("--sections", help=f"only some of {', '.join(SECTIONS)} (default: all that have data)")
     add("--title", help="title of the report")
     given = parser.parse_args(argv)
     if given.page and given.out:
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     runs = runs if names is None else runs.of(names)
     datasets = list(dict.fromkeys(record["dataset"] for record in runs.finished))
     if given.page and len(datasets) != 1:
-        raise UserError(f"a page is about one dataset, and there are runs on {', '.join(datasets)}: name it (--dataset)")
+        raise UserError(
+            f"a page is about one dataset, and there are runs on {', '.join(datasets)}: name it (--dataset)"
+        )
     title = given.title or (datasets[0] if given.page else Options.title)
     options = Options(
         mask=given.mask,
@@ -63,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         reference=given.reference,
         group=given.group,
         published=given.published == "True",
-        charts=not given.page,
+        brief=bool(given.page),
+        sections=_names(given.sections),
         title=title,
     )
     if not given.page:
@@ -74,7 +78,11 @@ def main(argv: list[str] | None = None) -> int:
         write_page(report, Path(given.page), None if given.notes is None else Path(given.notes))
     else:
         write(report, Path(given.out or "report"))
-    print(*(f"left out: {each.title}: {each.reason}" for each in report.omissions), sep="\n", end="\n" * bool(report.omissions))
+    print(
+        *(f"left out: {each.title}: {each.reason}" for each in report.omissions),
+        sep="\n",
+        end="\n" * bool(report.omissions),
+    )
     print(f"written: {given.page or Path(given.out or 'report') / 'index.html'}")
     return 0
 

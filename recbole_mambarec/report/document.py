@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MISSING = "–"
 
@@ -50,6 +50,12 @@ class Table:
     words: int = 1
     notes: list[str] = field(default_factory=list)
 
+    def padding(self, column: int, cell: Cell) -> str:
+        """The spread that keeps the values of a column below each other where this cell has none of its own."""
+        if cell.spread:
+            return ""
+        return max((row[column].spread for block in self.blocks for row in block.rows), key=len, default="")
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -94,10 +100,25 @@ class Report:
     """All of it. ``command`` makes it again."""
 
     title: str
+    datasets: list[str]
     summary: list[str]
     sections: list[Section]
     omissions: list[Omission]
     command: str
+
+
+def with_unique_names(sections: list[Section]) -> list[Section]:
+    """The same sections; charts, and tables, whose names were taken by others get a number."""
+    taken: dict[tuple[type, str], int] = {}
+
+    def renamed(part):
+        times = taken[type(part), part.name] = taken.get((type(part), part.name), 0) + 1
+        return part if times == 1 else replace(part, name=f"{part.name}-{times}")
+
+    return [
+        replace(section, tables=list(map(renamed, section.tables)), charts=list(map(renamed, section.charts)))
+        for section in sections
+    ]
 
 
 def number(value: float | None, places: int = 4) -> str:
@@ -118,3 +139,8 @@ def count(n: int, noun: str) -> str:
 def thousands(n: int) -> str:
     """``19 445``, in one piece."""
     return f"{n:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def slug(name: str) -> str:
+    """A name for files and links."""
+    return "-".join(filter(None, "".join(c if c.isalnum() and c.isascii() else " " for c in name).split())) or "unnamed"

@@ -44,7 +44,7 @@ def _table(table: Table) -> str:
         if block.heading:
             lines += [r"\midrule"] * (number > 0)
             lines.append(_row([f"\\multicolumn{{{columns}}}{{l}}{{\\textit{{{escape(block.heading)}}}}}"]))
-        lines += [_row([_cell(cell) for cell in row]) for row in block.rows]
+        lines += [_row([_cell(cell, table.padding(n, cell)) for n, cell in enumerate(row)]) for row in block.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes:
         lines.append(r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize")
@@ -57,14 +57,15 @@ def _row(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, padding: str) -> str:
     value = escape(cell.text)
     if cell.rank:
         value = f"\\{'textbf' if cell.rank == 'best' else 'underline'}{{{value}}}"
     value += r"\rlap{$^{*}$}" * cell.star
+    value = rf"\textit{{{value}}}" if cell.aside and value else value
     if cell.spread:
-        value += rf" {{\scriptsize$\pm${escape(cell.spread)}}}"
-    return rf"\textit{{{value}}}" if cell.aside and value else value
+        return rf"{value} {{\scriptsize$\pm${escape(cell.spread)}}}"
+    return rf"{value} \phantom{{\scriptsize$\pm${escape(padding)}}}" if padding else value
 
 
 def escape(text: str) -> str:

@@ -55,6 +55,15 @@ class Row:
         """The validation metric that chose the epochs, as scores name it."""
         return str(self.config.get("valid_metric", "")).lower()
 
+    def only(self, seeds: Iterable[int]) -> Row:
+        """The same row with some of its seeds; with all where it has none of them."""
+        return replace(self, records=tuple(r for r in self.records if r["seed"] in seeds) or self.records)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it apart from other rows."""
+        return self.dataset, self.group, self.label, identity(self.config)
+
     def named(self) -> list[dict]:
         """The records under the row's label, as functions over records tell them apart."""
         return [record | {"label": self.label} for record in self.records]
@@ -167,15 +176,21 @@ def _fault(record: dict) -> str | None:
     """What in the parts of a record that its format leaves open cannot be shown."""
     parts = {"valid": record["valid"], **{f"test under '{mask}'": part for mask, part in record["test"].items()}}
     for name, part in parts.items():
-        if not isinstance(part, dict) or not all(isinstance(value, (int, float, type(None))) for value in part.values()):
+        if not isinstance(part, dict) or not all(
+            isinstance(value, (int, float, type(None))) for value in part.values()
+        ):
             return f"its scores ({name}) are no numbers"
     for entry in record["curve"]:
-        if not isinstance(entry, dict) or "epoch" not in entry or not isinstance(entry.get("valid"), (dict, type(None))):
+        if (
+            not isinstance(entry, dict)
+            or "epoch" not in entry
+            or not isinstance(entry.get("valid"), (dict, type(None)))
+        ):
             return "an entry of its curve is none"
     return None
 
 
-def reason(error: UserError) -> str:
+def without_folders(error: UserError) -> str:
     """Its sentence, without the folders of this machine."""
     return re.sub(r"\S*/(?=per_user/)", "", str(error))
 

@@ -13,9 +13,7 @@ TABLES_HERE = "<!-- tables -->"
 
 def render(report: Report) -> str:
     """The whole report; charts are looked for in ``charts/`` beside it."""
-    parts = [f"# {report.title}", *report.summary]
-    for section in report.sections:
-        parts += _section(section)
+    parts = [f"# {_escape(report.title)}", *map(_escape, report.summary), *_sections(report)]
     if report.omissions:
         parts.append("## Left out")
         parts.append("\n".join(f"- {each.title}: {_sentence(each.reason)}" for each in report.omissions))
@@ -31,11 +29,10 @@ def page(report: Report, notes: str | None, source: str) -> str:
     """
     before, _, after = (notes or "").partition(TABLES_HERE)
     before, after = before.strip("\n"), after.strip("\n")
-    title = "" if before.startswith("# ") else f"# {report.title}"
-    parts = [f"<!-- Written by `{report.command}`; notes are in {source}. -->", title, before, *report.summary]
-    for section in report.sections:
-        parts += _section(section)
-    return "\n\n".join(filter(None, [*parts, after])) + "\n"
+    title = "" if before.startswith("# ") else f"# {_escape(report.title)}"
+    origin = f"<!-- Written by `{report.command}`; notes are in {source}. -->"
+    parts = [origin, title, before, *map(_escape, report.summary), *_sections(report), after]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def read_notes(path: Path) -> str:
@@ -50,25 +47,31 @@ def read_notes(path: Path) -> str:
         raise UserError(f"notes {path} cannot be read ({error}): give a text file in UTF-8") from None
 
 
-def _section(section: Section) -> list[str]:
+def _sections(report: Report) -> list[str]:
+    # a report on one dataset need not name it above each table
+    known = report.datasets[0] if len(report.datasets) == 1 else ""
+    return [part for section in report.sections for part in _section(section, known)]
+
+
+def _section(section: Section, known: str) -> list[str]:
     parts = [f"## {section.title}", *map(_escape, section.text)]
     for chart in section.charts:
         parts.append(f"![{_escape(chart.alt)}](charts/{chart.name}.png)\n\n*{_escape(chart.caption)}*")
     for table in section.tables:
-        parts += _table(table)
+        parts += _table(table, known)
     if section.commands:
         lines = [f"# {name}\n{line}" for name, line in section.commands]
         parts.append("```sh\n" + "\n".join(lines) + "\n```")
     return parts
 
 
-def _table(table: Table) -> list[str]:
-    parts = [f"**{_escape(table.caption)}**"]
+def _table(table: Table, known: str) -> list[str]:
+    parts = [f"**{_escape(table.caption.rstrip())}**"]
     rule = ["---" if number < table.words else "---:" for number in range(len(table.header))]
     for block in table.blocks:
         lines = [table.header, rule, *([_cell(cell) for cell in row] for row in block.rows)]
         lines[0] = [_escape(name) for name in lines[0]]
-        parts += [f"### {_escape(block.heading)}"] if block.heading else []
+        parts += [f"### {_escape(block.heading)}"] if block.heading not in ("", known) else []
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return parts + [_escape(note) for note in table.notes]
 

@@ -20,7 +20,11 @@ def render(report: Report) -> str:
     jinja2 = need("jinja2", "report")
     source = Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.globals["data_uri"] = _data_uri
     return environment.from_string(source).render(report=report)

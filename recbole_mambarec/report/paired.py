@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds, over_users
 from recbole_mambarec.report.document import listing
-from recbole_mambarec.report.load import Row, datasets, reason
+from recbole_mambarec.report.load import Row, datasets, without_folders
+from recbole_mambarec.report.metrics import smaller_is_better
 
 
 @dataclass(frozen=True)
@@ -17,12 +19,12 @@ class Tests:
 
     Attributes:
         by_user, by_seed: what could be tested in either way.
-        reasons: dataset -> why something could not be tested by user.
+        reasons: why something could not be tested by user.
     """
 
     by_user: dict[tuple[str, str], Family]
     by_seed: dict[tuple[str, str], Family]
-    reasons: dict[str, str]
+    reasons: dict[tuple[str, str], str]
 
     def family(self, dataset: str, metric: str) -> Family | None:
         """What decides the stars of a column."""
@@ -36,22 +38,28 @@ class Tests:
     def statements(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
         """What a table of these rows and columns has to say under it."""
         where: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        untested = []
-        for dataset in datasets(rows):
-            for metric in metrics:
-                family = self.family(dataset, metric)
-                if family is None:
-                    untested.append(dataset)
-                else:
-                    where.setdefault((family.method, family.limit), []).append((dataset, metric))
-        sentences = [
-            f"* the best of its column ({_names(columns)}), and better than each other model there with p < {ALPHA:g} "
-            f"by {method}.{' ' * bool(limit)}{limit}"
-            for (method, limit), columns in where.items()
+        untested: dict[str, list[tuple[str, str]]] = {}
+        for column in product(datasets(rows), metrics):
+            family = self.family(*column)
+            if family is None:
+                untested.setdefault(self.reasons[column], []).append(column)
+            else:
+                where.setdefault((family.method, family.limit), []).append(column)
+        return [
+            *(
+                f"* the best of its column ({_names(columns)}), and better than each other model there with "
+                f"p < {ALPHA:g} by {method}.{' ' * bool(limit)}{limit}"
+                for (method, limit), columns in where.items()
+            ),
+            *(f"Significance not tested ({_names(columns)}): {reason}." for reason, columns in untested.items()),
         ]
-        for dataset in dict.fromkeys(untested):
-            sentences.append(f"No significance on {dataset}: {self.reasons[dataset]}.")
-        return sentences
+
+    def not_by_user(self) -> list[str]:
+        """Why something was not tested by user."""
+        where: dict[str, list[tuple[str, str]]] = {}
+        for column, reason in self.reasons.items():
+            where.setdefault(reason, []).append(column)
+        return [f"Not by user ({_names(columns)}): {reason}." for reason, columns in where.items()]
 
 
 def _names(columns: list[tuple[str, str]]) -> str:
@@ -65,24 +73,26 @@ def test_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lambda
     """Test every metric on every dataset.
 
     Args:
-        metrics: of which more is better.
         step: called after each of them.
     """
     by_user, by_seed, reasons = {}, {}, {}
     for dataset, here in datasets(rows).items():
         records = [record for row in here for record in row.named()]
         for metric in metrics:
+            column = dataset, metric
             if len(here) < 2:
-                reasons[dataset] = "there is one model, nothing to compare it with"
+                reasons[column] = "there is one model, nothing to compare it with"
+            elif smaller_is_better(metric):
+                reasons[column] = "the best model is looked for where more is better"
             elif lacking := [row.label for row in here if len(row.test(mask, metric)) < len(row.records)]:
-                reasons[dataset] = f"{listing(lacking)} without {metric}"
+                reasons[column] = f"{listing(lacking)} without {metric}"
             else:
                 try:
-                    by_user[dataset, metric] = over_users(records, "", mask, metric)
+                    by_user[column] = over_users(records, "", mask, metric)
                 except UserError as error:
-                    reasons[dataset] = reason(error)
+                    reasons[column] = without_folders(error)
                 family = over_seeds(records, mask, metric)
                 if family is not None:
-                    by_seed[dataset, metric] = family
+                    by_seed[column] = family
             step()
     return Tests(by_user, by_seed, reasons)

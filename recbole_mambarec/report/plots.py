@@ -1,16 +1,16 @@
-"""The charts of a report: each function gives a figure; :func:`draw` makes the files of it."""
+"""What is drawn: each function gives a figure of matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from recbole_mambarec.report.buckets import Grouping
-from recbole_mambarec.report.document import Chart, number, thousands
+from recbole_mambarec.report.document import number, thousands
 from recbole_mambarec.report.load import Row, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
-from recbole_mambarec.report.style import GREY, HEIGHT, Look, add_legend, drawing, new_figure, png, svg
+from recbole_mambarec.report.style import GREY, HEIGHT, Look, add_legend, new_figure
 from recbole_mambarec.report.sweeps import Sweep
 
 if TYPE_CHECKING:
@@ -27,18 +27,6 @@ _LABEL = 24
 _LIGHT, _DARK, _CHOSEN = "#9ecae1", "#08519c", "#D55E00"
 # behind numbers that lines would run through
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-
-
-def draw(name: str, caption: str, alt: str, make: Callable[[], Figure]) -> Chart:
-    """Make a figure and its files.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    with drawing():
-        figure = make()
-        size = tuple(round(96 * inches) for inches in figure.get_size_inches())
-        return Chart(name, caption, alt, svg(figure), png(figure), size)
 
 
 def _handle(label: str, look: Look, **options):
@@ -128,7 +116,12 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
     axes.set(xlabel=name, ylabel=f"test {metric}")
     axes.margins(0.12)
     handles = [
-        _handle(row.label, styles[row.label], linestyle="", markerfacecolor=styles[row.label].colour if n in front else "white")
+        _handle(
+            row.label,
+            styles[row.label],
+            linestyle="",
+            markerfacecolor=styles[row.label].colour if n in front else "white",
+        )
         for n, row in enumerate(shown)
     ]
     add_legend(figure, [*handles, Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="Pareto front")])
@@ -230,7 +223,15 @@ def _map(found: Sweep) -> Figure:
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
             colour = "white" if high > low and (value - low) / (high - low) > 0.6 else "black"
-            axes.text(column, row, number(value), ha="center", va="center", color=colour, fontsize=9 if len(columns) < 7 else 7)
+            axes.text(
+                column,
+                row,
+                number(value),
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9 if len(columns) < 7 else 7,
+            )
     if found.chosen is not None:
         place = columns.index(found.chosen.values[1]), rows.index(found.chosen.values[0])
         axes.add_patch(_frame(place))
@@ -261,12 +262,19 @@ def _panels(found: Sweep) -> Figure:
             if min(options) > 0 and max(options) > 20 * min(options):
                 _plain_log(axes)
         else:
-            best = {x: max((_score(p) for other, p in scored if other == x), key=lambda y: found.sign * y) for x, _ in scored}
+            best = {
+                x: max((_score(p) for other, p in scored if other == x), key=lambda y: found.sign * y)
+                for x, _ in scored
+            }
             axes.plot(*zip(*sorted(best.items())), color=_DARK)
             axes.set_xticks(places, list(map(text, options)), fontsize=9 if len(options) < 9 else 7)
             axes.set_xlim(-0.4, len(options) - 0.6)
         for x, point in scored:
-            look = {"marker": "D", "color": _CHOSEN, "markersize": 9} if point is found.chosen else {"marker": "o", "color": _DARK, "markerfacecolor": "white"}
+            look = (
+                {"marker": "D", "color": _CHOSEN, "markersize": 9}
+                if point is found.chosen
+                else {"marker": "o", "color": _DARK, "markerfacecolor": "white"}
+            )
             axes.errorbar(x, _score(point), spread(point.row.valid(found.metric)), capsize=3, zorder=3, **look)
         axes.set(xlabel=key, ylabel=f"validation\n{found.metric}")
         axes.margins(y=0.12)

@@ -6,16 +6,34 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import yaml
 
 from recbole_mambarec.config import properties_folder
-from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.group import read_group
 from recbole_mambarec.experiments.run import DEFAULT_SEED
 from recbole_mambarec.report.document import listing
-from recbole_mambarec.report.load import Row
+from recbole_mambarec.report.load import Row, varying
 
 # libraries that a caption names; the page lists all
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
+# what run_recbole_group.py calls runs of models that are named on its command line
+_MODELS = "comparison"
+
+
+class Command(NamedTuple):
+    """What rows made by one command have in common.
+
+    Attributes:
+        group: the group file, None where models were named or a search was made.
+        overrides: as JSON, without those of a single line of the group or point of the search.
+    """
+
+    searched: bool
+    group: str | None
+    seeds: tuple[int, ...]
+    overrides: str
 
 
 @dataclass(frozen=True)
@@ -24,89 +42,102 @@ class Provenance:
 
     Attributes:
         commands: (name, command line), e.g. ``("C1", "python run_recbole_group.py ...")``.
-        rows: all rows of the report.
     """
 
     commands: list[tuple[str, str]]
-    rows: list[Row]
-    _of: dict[int, str] = field(repr=False)
+    _of: dict[tuple, str] = field(repr=False)
 
     def of(self, rows: Sequence[Row]) -> str:
         """One line for the caption of what is made of these rows."""
-        names = sorted({self._of[id(row)] for row in rows}, key=lambda name: int(name[1:]))
-        data = dict.fromkeys(f"{row.records[0]['dataset']} {row.records[0]['data_hash'][:12]}" for row in rows)
+        names = sorted({self._of[row.identity] for row in rows}, key=lambda name: int(name[1:]))
+        fingerprints = [f"{name} {fingerprint[:12]}" for name, fingerprint in data(rows)]
         found = versions(rows)
         libraries = ", ".join(f"{name} {'/'.join(found[name])}" for name in _IN_CAPTIONS if name in found)
-        return f"Command{'s' * (len(names) > 1)} {', '.join(names)}; data {listing(list(data))}; {libraries}."
+        return f"Command{'s' * (len(names) > 1)} {listing(names)}; data {listing(fingerprints)}; {libraries}."
 
 
 def trace(rows: Sequence[Row]) -> Provenance:
     """Find the commands; rows of one command share it."""
-    lines: dict[tuple, dict[str, list[Row]]] = {}
+    made: dict[Command, dict[str, list[Row]]] = {}
     for row in rows:
-        lines.setdefault(_what(row), {}).setdefault(row.records[0]["dataset"], []).append(row)
+        made.setdefault(_command(row, rows), {}).setdefault(row.records[0]["dataset"], []).append(row)
     commands: dict[str, list[Row]] = {}
-    for what, by_dataset in lines.items():
-        # datasets on which the same models were run share a command
-        alike: dict[tuple[str, ...], list[str]] = {}
+    for command, by_dataset in made.items():
+        # datasets on which the same was run share a command
+        alike: dict[tuple, list[str]] = {}
         for dataset, here in by_dataset.items():
-            alike.setdefault(tuple(dict.fromkeys(row.model for row in here)), []).append(dataset)
-        for models, names in alike.items():
-            made = [row for name in names for row in by_dataset[name]]
-            commands.setdefault(_command_line(what, models, names), []).extend(made)
-    named = [(f"C{number}", line) for number, line in enumerate(commands, start=1)]
-    of = {id(row): name for (name, line) in named for row in commands[line]}
-    return Provenance(named, list(rows), of)
+            alike.setdefault(tuple((row.label, row.model) for row in here), []).append(dataset)
+        for names in alike.values():
+            here = [row for name in names for row in by_dataset[name]]
+            commands.setdefault(_text(command, here, names), []).extend(here)
+    named = [(f"C{number}", text) for number, text in enumerate(commands, start=1)]
+    return Provenance(named, {row.identity: name for name, text in named for row in commands[text]})
 
 
-def _what(row: Row) -> tuple:
-    """What rows of one command have in common: the script, its fixed part, seeds, overrides as JSON."""
+def _command(row: Row, rows: Sequence[Row]) -> Command:
     first = row.records[0]
-    overrides = dict(first["overrides"])
-    if "point" in first:
-        kept = {key: value for key, value in overrides.items() if key not in first["point"]}
-        return "run_hyper.py", None, tuple(row.seeds), json.dumps(kept, sort_keys=True)
-    group, own = None, _shipped(first["group"]).get(first["label"])
-    if own is not None:
-        group = first["group"]
-        overrides = {key: value for key, value in overrides.items() if key not in own}
-    return "run_recbole_group.py", group, tuple(row.seeds), json.dumps(overrides, sort_keys=True)
+    searched, group, own = "point" in first, None, set()
+    if searched:
+        own = set(first["point"])
+    elif row.group != _MODELS:
+        group = row.group
+        here = [
+            other.records[0]["overrides"] for other in rows if other.group == group and other.dataset == row.dataset
+        ]
+        own = _shipped(group) or set(varying(here))
+    common = {key: value for key, value in first["overrides"].items() if key not in own}
+    return Command(searched, group, tuple(row.seeds), json.dumps(common, sort_keys=True))
 
 
-def _shipped(group: str) -> dict[str, dict]:
-    """Label -> overrides of a group file that comes with this package, if this group was made from one."""
+def _shipped(group: str) -> set[str]:
+    """The keys that the lines of a group file change, if this one comes with the package."""
     if not (properties_folder() / "group" / f"{group}.yaml").is_file():
-        return {}
-    try:
-        return {label: overrides for label, (_, overrides) in read_group(group)[1].items()}
-    except UserError:
-        return {}
+        return set()
+    return {key for _, overrides in read_group(group)[1].values() for key in overrides}
 
 
-def _command_line(what: tuple, models: tuple[str, ...], datasets: list[str]) -> str:
-    script, group, seeds, overrides = what
-    several = script != "run_hyper.py"
-    parts = [f"--group={group}" if group else f"--model{'s' * several}={','.join(models)}"]
+def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
+    """The command line, and below it the group file where it does not come with this package."""
+    models = ",".join(dict.fromkeys(row.model for row in rows))
+    shipped = command.group is not None and bool(_shipped(command.group))
+    if command.searched:
+        parts = ["run_hyper.py", f"--model={models}"]
+    elif command.group is None:
+        parts = ["run_recbole_group.py", f"--models={models}"]
+    else:
+        parts = ["run_recbole_group.py", f"--group={command.group}{'' if shipped else '.yaml'}"]
     parts.append(f"--dataset{'s' * (len(datasets) > 1)}={','.join(datasets)}")
-    if seeds != (DEFAULT_SEED,):
+    if command.searched and command.seeds != (DEFAULT_SEED,):
+        parts.append(f"--seed={command.seeds[0]}")
+    elif command.seeds != (DEFAULT_SEED,):
         # one seed alone needs the comma that makes it a list
-        parts.append(f"--seeds={','.join(map(str, seeds))}{',' * (len(seeds) == 1)}" if several else f"--seed={seeds[0]}")
-    parts += [f"--{key}={_value(value)}" for key, value in json.loads(overrides).items()]
-    return shlex.join(["python", script, *parts])
+        parts.append(f"--seeds={','.join(map(str, command.seeds))}{',' * (len(command.seeds) == 1)}")
+    common = json.loads(command.overrides)
+    parts += [f"--{key}={value}" for key, value in common.items()]
+    line = shlex.join(["python", *parts])
+    if command.group is None or shipped:
+        return line
+    lines = {
+        row.label: {"model": row.model} | {k: v for k, v in row.records[0]["overrides"].items() if k not in common}
+        for row in rows
+    }
+    text = "".join(f"  {_inline(label)}: {_inline(own)}\n" for label, own in lines.items())
+    return f"{line}\n# {command.group}.yaml:\nruns:\n{text}".rstrip()
 
 
-def _value(value: object) -> str:
-    """As RecBole reads it on a command line."""
-    return value if isinstance(value, str) else repr(value)
+def _inline(value: object) -> str:
+    """A value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def versions(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Library -> the versions that the runs were made with."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, set[str]] = {}
     for row in rows:
         for record in row.records:
             for name, version in record["versions"].items():
-                found.setdefault(name, {})[str(version)] = None
+                found.setdefault(name, set()).add(str(version))
     return {name: sorted(values) for name, values in found.items()}
 
 
@@ -118,5 +149,4 @@ def revisions(rows: Sequence[Row]) -> list[str]:
 
 def data(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """(dataset, its fingerprint)."""
-    records = [record for row in rows for record in row.records]
-    return list(dict.fromkeys((record["dataset"], record["data_hash"]) for record in records))
+    return list(dict.fromkeys((r["dataset"], r["data_hash"]) for row in rows for r in row.records))

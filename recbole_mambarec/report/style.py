@@ -20,8 +20,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = "#666666"
 # inches; wide enough for its text to be read when a narrow screen shrinks it
-WIDTH, HEIGHT = 5.6, 3.7
-_DPI = 150
+WIDTH, HEIGHT = 5.0, 3.5
+# pixels of a page per inch, and of a PNG file
+DPI, _PNG_DPI = 96, 150
 _RC = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -103,7 +104,7 @@ def svg(figure: Figure) -> bytes:
 
 def png(figure: Figure) -> bytes:
     """The same bytes for the same figure and version of matplotlib."""
-    return _saved(figure, format="png", dpi=_DPI, metadata={"Software": None})
+    return _saved(figure, format="png", dpi=_PNG_DPI, metadata={"Software": None})
 
 
 def _saved(figure: Figure, **options) -> bytes:

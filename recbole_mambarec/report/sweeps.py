@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
 
+from recbole_mambarec.report.document import slug
 from recbole_mambarec.report.load import Row, identity, mean, rows, varying
 
 # with more keys in play, grids of at most two of them are looked for
@@ -18,7 +19,7 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Point:
-    """Values of the keys, in their order, and the runs there."""
+    """Values of the keys, in their order, and the runs there: of the seeds that all points have, if there are any."""
 
     values: tuple
     row: Row
@@ -44,6 +45,11 @@ class Sweep:
         """The values of a key, in ascending order if they are numbers."""
         values = list({identity(point.values[number]): point.values[number] for point in self.points}.values())
         return sorted(values) if all(map(_is_number, values)) else values
+
+    @property
+    def name(self) -> str:
+        """For links and files."""
+        return "-".join(["sweep", *map(slug, (self.model, self.dataset, *self.keys))])
 
     @property
     def metric(self) -> str:
@@ -126,7 +132,8 @@ def _grids(found: Sequence[Row]) -> list[Sweep]:
                     if any(here <= others for others in taken):
                         continue
                     taken.append(here)
-                    points = [Point(tuple(row.config[key] for key in chosen), row) for row in members]
+                    common = set.intersection(*(set(row.seeds) for row in members))
+                    points = [Point(tuple(row.config[key] for key in chosen), row.only(common)) for row in members]
                     sweeps.append(Sweep(model, dataset, chosen, points))
     return sweeps
 

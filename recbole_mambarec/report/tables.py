@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from recbole_mambarec.experiments.significance import INTERVAL, Family
 from recbole_mambarec.report.buckets import Grouping
-from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, thousands
+from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
 from recbole_mambarec.report.load import Row, datasets, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.paired import Tests
@@ -17,11 +17,20 @@ MASKED = {
     "train": "validation items are ranked at test, as in published tables",
     "train+valid": "validation items are masked at test, RecBole's default",
 }
-_SPREAD = "± is the standard deviation over seeds (with n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); rows of one seed have none."
+_SPREAD = (
+    "± is the standard deviation over seeds (with n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); rows of one seed have none."
+)
 
 
 def _cell(values: Sequence[float], places: int = 4, **marks) -> Cell:
     return Cell(number(mean(values), places), number(spread(values), places) if len(values) > 1 else "", **marks)
+
+
+def _about_spread(blocks: Sequence[Block]) -> str:
+    """What ± is, where it is shown."""
+    if not any(cell.spread for block in blocks for row in block.rows for cell in row):
+        return ""
+    return " ± is the standard deviation over seeds (with n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); a single seed has none."
 
 
 def _ranked(columns: list[list[float] | None], metric: str) -> list[str]:
@@ -81,7 +90,7 @@ def scores(
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
             sources.setdefault(known[model].source, []).append(model)
         blocks.append(Block(dataset, lines))
-    notes = [f"Test split; {MASKED[mask]} (mask: {mask}). {_SPREAD}"]
+    notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
     if ranked:
         notes.append("Bold: best of the column on a dataset; underlined: second.")
     if tests is not None:
@@ -98,9 +107,13 @@ def scores(
 
 def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str, origin: str) -> Table:
     """What the recommended lists look like, whoever they are for."""
-    table = scores("beyond", f"What recommended lists look like, mean over seeds. {origin}", rows, metrics, mask, ranked=False)
+    table = scores(
+        "beyond", f"What recommended lists look like, mean over seeds. {origin}", rows, metrics, mask, ranked=False
+    )
     header = [*table.header[:2], *(f"{name} {'↓' if smaller_is_better(name) else '↑'}" for name in metrics)]
-    note = "↑ more, ↓ less is usually wanted (RecBole's definitions); nothing is marked, as neither is better by itself."
+    note = (
+        "↑ more, ↓ less is usually wanted (RecBole's definitions); nothing is marked, as neither is better by itself."
+    )
     return Table(table.name, table.caption, header, table.blocks, notes=[*table.notes, note])
 
 
@@ -175,7 +188,13 @@ def significance(families: dict[tuple[str, str], Family], unit: str, origin: str
         "d_z: mean difference over its standard deviation. Rank-biserial: 1 where every difference favours the best. "
         "Pairs ≠: pairs with a difference.",
     ]
-    return Table(f"significance-{unit}", f"The best model against each other one, paired by {unit}. {origin}", header, blocks, notes=notes)
+    return Table(
+        f"significance-{unit}",
+        f"The best model against each other one, paired by {unit}. {origin}",
+        header,
+        blocks,
+        notes=notes,
+    )
 
 
 def _p(value: float) -> str:
@@ -214,11 +233,21 @@ def cost(rows: Sequence[Row], origin: str) -> Table:
                 ]
             )
         blocks.append(Block(dataset, lines))
-    header = ["model", "device", "seeds", "best after", "epochs", "s / epoch", "minutes", "peak GiB", "million parameters"]
+    header = [
+        "model",
+        "device",
+        "seeds",
+        "best after",
+        "epochs",
+        "s / epoch",
+        "minutes",
+        "peak GiB",
+        "million parameters",
+    ]
     notes = [
         "Training and validation of all epochs as recorded, whatever else the machine was doing; best after: epochs up "
-        "to the one that validation chose; peak: of the process, of the GPU where one was used.",
-        _SPREAD,
+        "to the one that validation chose; peak: of the process, of the GPU where one was used."
+        + _about_spread(blocks),
     ]
     return Table("cost", f"Cost. {origin}", header, blocks, words=2, notes=notes)
 
@@ -231,7 +260,7 @@ def grouping(dataset: str, groups: Grouping, mask: str, origin: str) -> Table:
         [Cell(label), *(Cell(number(value), rank=ranks[k][number_]) for k, value in enumerate(values))]
         for number_, (label, values) in enumerate(groups.values.items())
     ]
-    caption = f"{groups.title} on {dataset}: {groups.value}, by {groups.axis}. {origin}"
+    caption = f"{groups.title} on {dataset}: {groups.value}, by {groups.axis}. {origin}".rstrip()
     notes = [
         f"Test split; {MASKED[mask]} (mask: {mask}). n: {groups.unit}s; mean of {count(len(groups.seeds), 'seed')} "
         f"({', '.join(map(str, groups.seeds))}). {groups.note}".rstrip(),
@@ -248,7 +277,9 @@ def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str,
         for line, row in zip(block.rows, here):
             line.append(Cell(_relative(mean(row.test(mask, leading)), full)))
     first = next(iter(datasets(rows).values()))[0].label
-    return Table(table.name, table.caption, [*table.header, f"{leading}, % to {first}"], table.blocks, notes=table.notes)
+    return Table(
+        table.name, table.caption, [*table.header, f"{leading}, % to {first}"], table.blocks, notes=table.notes
+    )
 
 
 def sweep(found: Sweep, masks: Sequence[str], origin: str) -> Table:
@@ -269,7 +300,7 @@ def sweep(found: Sweep, masks: Sequence[str], origin: str) -> Table:
         lines.append(cells)
     header = [*found.keys, "seeds", f"validation {metric}", *(f"test {metric}, {mask} masked" for mask in tested)]
     return Table(
-        f"sweep-{slug(found.model)}-{slug(found.dataset)}-{'-'.join(map(slug, found.keys))}",
+        found.name,
         f"{found.model} on {found.dataset} by {listing(list(found.keys))}. {origin}",
         header,
         [Block("", lines)],
@@ -301,8 +332,3 @@ def choice(found: Sweep, masks: Sequence[str]) -> list[str]:
             f"{'would have chosen the same point' if best is chosen else other}."
         )
     return notes
-
-
-def slug(name: str) -> str:
-    """A name for files and links."""
-    return "-".join(filter(None, "".join(c if c.isalnum() and c.isascii() else " " for c in name).split())) or "unnamed"

@@ -85,7 +85,14 @@ class Synthetic:
         store.append(
             self.runs,
             record(
-                key="f", label="GRCN", model="GRCN", dataset="baby", status="failed", valid={}, test={}, curve=[],
+                key="f",
+                label="GRCN",
+                model="GRCN",
+                dataset="baby",
+                status="failed",
+                valid={},
+                test={},
+                curve=[],
                 error="the process of the run was killed by signal 9 (memory may have run out)",
             ),
         )
@@ -106,19 +113,34 @@ class Synthetic:
         test = {mask: _scores(frame, mask) for mask in store.MASKS}
         if not self.bare:
             for scores in test.values():
-                scores |= {"itemcoverage@20": round(0.3 + quality, 4), "averagepopularity@20": round(90 - 400 * quality, 4)}
+                scores |= {
+                    "itemcoverage@20": round(0.3 + quality, 4),
+                    "averagepopularity@20": round(90 - 400 * quality, 4),
+                }
         curve, best = _curve(test["train"]["recall@20"], int(rng.integers(30, 60)), rng)
         per_user = None
         if not self.bare and not searched:
             per_user = f"per_user/{key}.parquet"
             users.write(self.folder / per_user, frame)
         made = record(
-            key=key, group=group, label=label or model, model=model, dataset=dataset, seed=seed, overrides=own,
-            config=config, data_hash=fingerprint, valid=curve[best]["valid"], test={} if searched else test,
-            curve=[] if self.bare else curve, best_epoch=best, epochs=len(curve),
+            key=key,
+            group=group,
+            label=label or model,
+            model=model,
+            dataset=dataset,
+            seed=seed,
+            overrides=own,
+            config=config,
+            data_hash=fingerprint,
+            valid=curve[best]["valid"],
+            test={} if searched else test,
+            curve=[] if self.bare else curve,
+            best_epoch=best,
+            epochs=len(curve),
             seconds=round(len(curve) * seconds * rng.uniform(0.9, 1.1), 1),
             peak_memory_gib=None if self.bare else round(memory * rng.uniform(0.97, 1.03), 3),
-            parameters=int(parameters * 1e6), per_user=per_user,
+            parameters=int(parameters * 1e6),
+            per_user=per_user,
             versions={"python": "3.11.7", "recbole_mambarec": "0.1.0", "torch": "2.13.0+cpu", "recbole": "1.2.1"},
             git={"revision": "d87262c82fc6ffda8da3901ba958f2b413d68788", "dirty": False},
         )
@@ -169,7 +191,9 @@ class Synthetic:
 
 def _scores(frame: pl.DataFrame, mask: str) -> dict[str, float]:
     return {
-        f"{name}@{k}": round(float(frame[f"{mask}:{name}@{k}"].mean()), 4) for name in ("recall", "ndcg") for k in CUTOFFS
+        f"{name}@{k}": round(float(frame[f"{mask}:{name}@{k}"].mean()), 4)
+        for name in ("recall", "ndcg")
+        for k in CUTOFFS
     }
 
 
