@@ -86,12 +86,13 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
                 for name, (_, split) in ways.items():
                     tables[name][row.label, record["seed"]] = split(frame)
                 step()
-    note = (
-        "" if any(tables["modality"].values()) else "by modality: the results per user do not say which items have one"
-    )
-    tables["modality"] = _with_lacking(tables["modality"])
-    if not note and not any(tables["modality"].values()):
+    lacking = _with_lacking(tables["modality"])
+    note = ""
+    if not any(tables["modality"].values()):
+        note = "by modality: the results per user do not say which items have one"
+    elif not any(lacking.values()):
         note = "by modality: no item that is tested lacks one"
+    tables["modality"] = lacking
     made = [
         _put_together(name, texts, tables[name], seeds)
         for name, (texts, _) in ways.items()

@@ -129,7 +129,7 @@ def _charts_of(index: Path) -> list[str]:
 
     if not index.is_file():
         return []
-    return re.findall(r'<figure id="([\w-]+)-chart">', index.read_text(encoding="utf-8", errors="replace"))
+    return re.findall(r'<figure id="chart-([\w-]+)">', index.read_text(encoding="utf-8", errors="replace"))
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -248,6 +248,8 @@ def identity(value: object) -> str:
 
 def text(value: object) -> str:
     """A configuration value in a few characters."""
+    if value is None:
+        return "unset"
     if isinstance(value, str):
         return value
     if isinstance(value, float):

@@ -14,7 +14,7 @@ from recbole_mambarec.report.metrics import smaller_is_better
 
 
 @dataclass(frozen=True)
-class Tests:
+class Paired:
     """What was tested, by (dataset, metric).
 
     Attributes:
@@ -69,7 +69,7 @@ def _names(columns: list[tuple[str, str]]) -> str:
     return "; ".join(f"{dataset}: {listing(metrics)}" for dataset, metrics in parts.items())
 
 
-def test_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lambda: None) -> Tests:
+def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lambda: None) -> Paired:
     """Test every metric on every dataset.
 
     Args:
@@ -95,4 +95,4 @@ def test_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lambda
                 if family is not None:
                     by_seed[column] = family
             step()
-    return Tests(by_user, by_seed, reasons)
+    return Paired(by_user, by_seed, reasons)

@@ -25,8 +25,6 @@ _MOST_POINTS = 12
 _LABEL = 24
 # bars and points of one model; what validation has chosen
 _LIGHT, _DARK, _CHOSEN = "#9ecae1", "#08519c", "#D55E00"
-# behind numbers that lines would run through
-_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 def _handle(label: str, look: Look, **options):
@@ -81,9 +79,9 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Which (cost, score) no other one beats in one without losing in the other, by rising cost."""
     front: list[int] = []
-    for number_ in sorted(range(len(points)), key=lambda n: (points[n][0], -points[n][1])):
-        if not front or points[number_][1] > points[front[-1]][1]:
-            front.append(number_)
+    for position in sorted(range(len(points)), key=lambda n: (points[n][0], -points[n][1])):
+        if not front or points[position][1] > points[front[-1]][1]:
+            front.append(position)
     return front
 
 
@@ -106,9 +104,9 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
     figure = new_figure()
     axes = figure.subplots()
     axes.step(*zip(*(points[n] for n in front)), where="post", color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-    for number_, (row, (x, y)) in enumerate(zip(shown, points)):
+    for position, (row, (x, y)) in enumerate(zip(shown, points)):
         look = styles[row.label]
-        fill = look.colour if number_ in front else "white"
+        fill = look.colour if position in front else "white"
         error = spread(row.test(mask, metric))
         axes.errorbar(x, y, error, color=look.colour, marker=look.marker, markerfacecolor=fill, markersize=8, capsize=3)
     if max(x for x, _ in points) > 8 * min(x for x, _ in points):
@@ -147,10 +145,10 @@ def grouping(groups: Grouping, styles: Looks) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
     middle = (len(groups.values) - 1) / 2
-    for number_, (label, values) in enumerate(groups.values.items()):
+    for position, (label, values) in enumerate(groups.values.items()):
         look = styles[label]
         # models beside each other in a group, so that markers do not hide each other
-        places = [place + 0.06 * (number_ - middle) * 8 / max(8, len(groups.values)) for place in range(len(values))]
+        places = [place + 0.06 * (position - middle) * 8 / max(8, len(groups.values)) for place in range(len(values))]
         axes.plot(places, values, **(look.marks() | ({} if groups.ordered else {"linestyle": ""})))
     names = [f"{name}\nn = {thousands(n)}" for name, n in zip(map(_short, groups.names), groups.counts)]
     axes.set_xticks(range(len(names)), names, fontsize=9 if len(names) < 5 else 7.5)
@@ -178,14 +176,14 @@ def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
     bars[0].set(facecolor=_DARK)
     if any(errors):
         axes.errorbar(means, range(len(shown)), xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=3)
-    right = max(value + error for value, error in zip(means, errors))
-    for place, (value, error) in enumerate(zip(means, errors)):
+    for place, value in enumerate(means):
         change = f" ({100 * (value / means[0] - 1):+.1f} %)".replace("-", "−") if place and means[0] else ""
-        axes.text(value + error + 0.02 * right, place, number(value) + change, va="center", fontsize=9, bbox=_PAPER)
-    axes.axvline(means[0], color=GREY, linestyle=":", linewidth=1, zorder=0.5)
+        # in a column of their own, where neither bars nor lines run through them
+        axes.text(1.02, place, number(value) + change, va="center", fontsize=9, transform=axes.get_yaxis_transform())
+    axes.axvline(means[0], color=GREY, linestyle=":", linewidth=1)
     axes.set_yticks(range(len(shown)), [_short(row.label) for row in shown])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.42 * right)
+    axes.set_xlim(0, 1.03 * max(value + error for value, error in zip(means, errors)))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"test {metric}")
     return figure
@@ -197,7 +195,7 @@ def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
 
 def sweep(found: Sweep) -> Figure:
     """One key: a line; two keys of a few values each: a map; else, for each key, the points at each of its values."""
-    sizes = [len(found.options(number_)) for number_ in range(len(found.keys))]
+    sizes = [len(found.options(position)) for position in range(len(found.keys))]
     if len(sizes) == 2 and max(sizes) <= _MOST_TICKS:
         return _map(found)
     return _panels(found)
@@ -252,11 +250,11 @@ def _frame(place: tuple[int, int]):
 def _panels(found: Sweep) -> Figure:
     figure = new_figure(HEIGHT - 0.7 if len(found.keys) == 1 else 2.3 * len(found.keys))
     panels = figure.subplots(len(found.keys), 1, sharey=True, squeeze=False)[:, 0]
-    for number_, (axes, key) in enumerate(zip(panels, found.keys)):
-        options = found.options(number_)
+    for position, (axes, key) in enumerate(zip(panels, found.keys)):
+        options = found.options(position)
         continuous = len(options) > _MOST_POINTS and all(isinstance(option, (int, float)) for option in options)
         places = options if continuous else range(len(options))
-        at = [places[options.index(point.values[number_])] for point in found.points]
+        at = [places[options.index(point.values[position])] for point in found.points]
         scored = [(x, point) for x, point in zip(at, found.points) if _score(point) is not None]
         if continuous:
             if min(options) > 0 and max(options) > 20 * min(options):

@@ -121,8 +121,8 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
         row.label: {"model": row.model} | {k: v for k, v in row.records[0]["overrides"].items() if k not in common}
         for row in rows
     }
-    text = "".join(f"  {_inline(label)}: {_inline(own)}\n" for label, own in lines.items())
-    return f"{line}\n# {command.group}.yaml:\nruns:\n{text}".rstrip()
+    text = "".join(f"\n#   {_inline(label)}: {_inline(own)}" for label, own in lines.items())
+    return f"{line}\n# {command.group}.yaml:\n# runs:{text}"
 
 
 def _inline(value: object) -> str:

@@ -24,7 +24,7 @@ from recbole_mambarec.report.document import (
     with_unique_names,
 )
 from recbole_mambarec.report.load import Row, Runs, datasets, identity, without_folders
-from recbole_mambarec.report.paired import Tests, test_all
+from recbole_mambarec.report.paired import Paired, compare_all
 from recbole_mambarec.report.style import looks
 
 SECTIONS = {
@@ -33,7 +33,7 @@ SECTIONS = {
     "improvements": "Improvements",
     "significance": "Significance",
     "curves": "Learning curves",
-    "cost": "Accuracy against cost",
+    "cost": "Accuracy and cost",
     "groups": "Users and items",
     "ablation": "Ablation",
     "sensitivity": "Hyper-parameter sensitivity",
@@ -134,7 +134,7 @@ class Builder:
         with tqdm(total=len(wanted) + files + tested, desc="Report", delay=2, unit="part") as self._bar:
             for name in wanted:
                 title = SECTIONS[name]
-                self._bar.set_postfix_str(title)
+                self._bar.set_postfix_str(title, refresh=False)
                 try:
                     sections.append(getattr(self, name)(title))
                 except Nothing as reason:
@@ -152,7 +152,7 @@ class Builder:
         seeds = sorted({seed for row in self.everything for seed in row.seeds})
         return [
             f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
-            "Epochs and hyper-parameters were chosen on the validation split.",
+            "Epochs were chosen on the validation split.",
             *(f"{note}." for note in unlike(self.rows)),
         ]
 
@@ -194,9 +194,9 @@ class Builder:
         return Section("improvements", title, tables=[table])
 
     @cached_property
-    def tests(self) -> Tests:
+    def tests(self) -> Paired:
         """Paired tests of everything in the main table."""
-        return test_all(self.rows, self.mask, self.metrics, self._step)
+        return compare_all(self.rows, self.mask, self.metrics, self._step)
 
     def significance(self, title: str) -> Section:
         self._need_rows()

@@ -9,7 +9,7 @@ from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
 from recbole_mambarec.report.load import Row, datasets, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
-from recbole_mambarec.report.paired import Tests
+from recbole_mambarec.report.paired import Paired
 from recbole_mambarec.report.published import Published
 from recbole_mambarec.report.sweeps import Point, Sweep
 
@@ -17,9 +17,6 @@ MASKED = {
     "train": "validation items are ranked at test, as in published tables",
     "train+valid": "validation items are masked at test, RecBole's default",
 }
-_SPREAD = (
-    "± is the standard deviation over seeds (with n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); rows of one seed have none."
-)
 
 
 def _cell(values: Sequence[float], places: int = 4, **marks) -> Cell:
@@ -30,17 +27,17 @@ def _about_spread(blocks: Sequence[Block]) -> str:
     """What ± is, where it is shown."""
     if not any(cell.spread for block in blocks for row in block.rows for cell in row):
         return ""
-    return " ± is the standard deviation over seeds (with n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); a single seed has none."
+    return " ± is the standard deviation over seeds (n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); a single seed has none."
 
 
-def _ranked(columns: list[list[float] | None], metric: str) -> list[str]:
-    """``best``, ``second`` or nothing for each mean of a column, as far as the printed places tell them apart."""
-    means = [None if values is None else mean(values) for values in columns]
+def _ranked(means: Sequence[float | None], smaller: bool = False) -> list[str]:
+    """``best``, ``second`` or nothing for each value of a column, as far as the printed places tell them apart."""
     shown = [None if value is None else round(value, 4) for value in means]
-    order = sorted({value for value in shown if value is not None}, reverse=not smaller_is_better(metric))
-    names = dict(zip(order, ("best", "second")))
-    if order and shown.count(order[0]) > 1:
-        names.pop(order[1], None) if len(order) > 1 else None
+    order = sorted((value for value in shown if value is not None), reverse=not smaller)
+    if len(order) < 2:
+        return [""] * len(shown)
+    # two that are best leave no second
+    names = {order[1]: "second"} | {order[0]: "best"}
     return [names.get(value, "") for value in shown]
 
 
@@ -58,7 +55,7 @@ def scores(
     rows: Sequence[Row],
     metrics: Sequence[str],
     mask: str,
-    tests: Tests | None = None,
+    tests: Paired | None = None,
     published: Callable[[str], dict[str, Published]] = lambda dataset: {},
     ranked: bool = True,
 ) -> Table:
@@ -71,24 +68,13 @@ def scores(
     """
     blocks, sources = [], {}
     for dataset, here in datasets(rows).items():
-        values = {metric: [row.test(mask, metric) for row in here] for metric in metrics}
-        ranks = {metric: _ranked(values[metric], metric) if ranked else [""] * len(here) for metric in metrics}
-        lines = []
-        for number_, row in enumerate(here):
-            cells = [
-                _cell(
-                    values[metric][number_],
-                    rank=(rank := ranks[metric][number_]),
-                    star=rank == "best" and tests is not None and tests.star(dataset, metric, row.label),
-                )
-                for metric in metrics
-            ]
-            lines.append([Cell(row.label), _seeds(row), *cells])
+        columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
+        lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
         known = published(here[0].records[0]["dataset"])
         for model in dict.fromkeys(row.model for row in here if row.model in known):
             cells = [Cell(number(known[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
-            sources.setdefault(known[model].source, []).append(model)
+            sources.setdefault(known[model].source, {})[model] = None
         blocks.append(Block(dataset, lines))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
     if ranked:
@@ -97,12 +83,24 @@ def scores(
         starred = any(cell.star for block in blocks for line in block.rows for cell in line)
         notes += [*([] if starred else ["No score has a star."]), *tests.statements(rows, metrics)]
     if sources:
-        names = "; ".join(f"{listing(list(dict.fromkeys(models)))} from {source}" for source, models in sources.items())
+        names = "; ".join(f"{listing(list(models))} from {source}" for source, models in sources.items())
         notes.append(
             f"Published, other features: {names}. These are results of other code, on the public feature files, with "
             "validation items ranked at test; they count neither as best nor as second."
         )
     return Table(name, caption, ["model", "seeds", *metrics], blocks, notes=notes)
+
+
+def _column(
+    rows: Sequence[Row], dataset: str, mask: str, metric: str, tests: Paired | None, ranked: bool
+) -> list[Cell]:
+    """The scores of one dataset in one metric."""
+    values = [row.test(mask, metric) for row in rows]
+    ranks = _ranked([mean(each) for each in values], smaller_is_better(metric)) if ranked else [""] * len(rows)
+    return [
+        _cell(each, rank=rank, star=rank == "best" and tests is not None and tests.star(dataset, metric, row.label))
+        for row, each, rank in zip(rows, values, ranks)
+    ]
 
 
 def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str, origin: str) -> Table:
@@ -125,22 +123,23 @@ def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: st
     """
     blocks = []
     for dataset, here in datasets(rows).items():
-        means = {row.label: {metric: mean(row.test(mask, metric)) for metric in metrics} for row in here}
         fixed = None if reference is None else find(here, reference)
         lines = []
         for row in here:
-            others = [fixed.label if fixed else None] if reference else [r.label for r in here if r is not row]
-            cells = []
-            for metric in metrics:
-                base = [means[label][metric] for label in others if label and means[label][metric] is not None]
-                best = (min if smaller_is_better(metric) else max)(base, default=None)
-                cells.append(Cell(_relative(means[row.label][metric], best)))
-            lines.append([Cell(row.label), *(cells if row is not fixed else [Cell("reference")] * len(metrics))])
+            others = [other for other in here if other is not row] if reference is None else [fixed] if fixed else []
+            cells = [Cell("reference") if row is fixed else _delta(row, others, mask, metric) for metric in metrics]
+            lines.append([Cell(row.label), *cells])
         blocks.append(Block(dataset, lines))
     against = f"to {reference}" if reference else "to the best other model of the same column"
     caption = f"Relative difference {against}, in percent of its mean. {origin}"
     note = f"Test split; {MASKED[mask]} (mask: {mask}). Means over each row's seeds."
     return Table("deltas", caption, ["model", *(f"{metric}, %" for metric in metrics)], blocks, notes=[note])
+
+
+def _delta(row: Row, others: Sequence[Row], mask: str, metric: str) -> Cell:
+    means = [value for other in others if (value := mean(other.test(mask, metric))) is not None]
+    best = (min if smaller_is_better(metric) else max)(means, default=None)
+    return Cell(_relative(mean(row.test(mask, metric)), best))
 
 
 def find(rows: Sequence[Row], name: str) -> Row | None:
@@ -249,16 +248,16 @@ def cost(rows: Sequence[Row], origin: str) -> Table:
         "to the one that validation chose; peak: of the process, of the GPU where one was used."
         + _about_spread(blocks),
     ]
-    return Table("cost", f"Cost. {origin}", header, blocks, words=2, notes=notes)
+    return Table("cost", f"Training cost and size. {origin}".rstrip(), header, blocks, words=2, notes=notes)
 
 
 def grouping(dataset: str, groups: Grouping, mask: str, origin: str) -> Table:
     """One row per model, one column per group."""
     header = ["model", *(f"{name} (n = {thousands(n)})" for name, n in zip(groups.names, groups.counts))]
-    ranks = [_ranked([[values[k]] for values in groups.values.values()], "") for k in range(len(groups.names))]
+    ranks = zip(*(_ranked(column) for column in zip(*groups.values.values())))
     lines = [
-        [Cell(label), *(Cell(number(value), rank=ranks[k][number_]) for k, value in enumerate(values))]
-        for number_, (label, values) in enumerate(groups.values.items())
+        [Cell(label), *(Cell(number(value), rank=rank) for value, rank in zip(values, best))]
+        for (label, values), best in zip(groups.values.items(), ranks)
     ]
     caption = f"{groups.title} on {dataset}: {groups.value}, by {groups.axis}. {origin}".rstrip()
     notes = [
