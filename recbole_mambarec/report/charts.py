@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COSTS = {"seconds": "training time, minutes", "peak_memory_gib": "peak memory, GiB"}
 
 
-def _draw(name: str, kind: str, what: str, seen: str, detail: str, origin: str, make: Callable[[], Figure]) -> Chart:
+def _draw(name: str, kind: str, what: str, seen: str, detail: str, make: Callable[[], Figure]) -> Chart:
     """Make a figure and its files.
 
     Args:
@@ -31,11 +31,10 @@ def _draw(name: str, kind: str, what: str, seen: str, detail: str, origin: str, 
     with drawing():
         figure = make()
         width, height = (round(DPI * inches) for inches in figure.get_size_inches())
-        caption, alt = f"{what}; {detail} {origin}", f"{kind}. {what}: {seen}"
-        return Chart(name, caption, alt, svg(figure), png(figure), (width, height))
+        return Chart(name, f"{what}; {detail}", f"{kind}. {what}: {seen}", svg(figure), png(figure), (width, height))
 
 
-def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look], origin: str) -> Chart | None:
+def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
     """Validation scores by epoch; None where the records have none."""
     metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
     shown = [row for row in rows if plots.has_curve(row, metric)]
@@ -47,14 +46,11 @@ def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look], origin: st
         f"Validation {metric} by epoch on {dataset}",
         _extremes(shown, lambda row: row.valid(metric)),
         f"one line per run ({_seeds(shown)}), the marker at the epoch that was chosen.",
-        origin,
         partial(plots.curves, shown, metric, looks),
     )
 
 
-def cost(
-    dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, looks: dict[str, Look], origin: str
-) -> Chart | None:
+def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, looks: dict[str, Look]) -> Chart | None:
     """Accuracy against a cost of :data:`COSTS`; None where fewer than two rows have both."""
     prices = plots.costs(rows, field)
     shown = [row for row in rows if row.label in prices and row.test(mask, metric)]
@@ -68,12 +64,11 @@ def cost(
         _extremes(shown, lambda row: row.test(mask, metric)),
         f"means over seeds ({_seeds(shown)}), bars: standard deviation. Filled and joined: the Pareto front, which no "
         f"other model beats in one without losing in the other. Mask: {mask}.",
-        origin,
         partial(plots.cost, shown, field, name, metric, mask, looks),
     )
 
 
-def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look], origin: str) -> Chart:
+def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look]) -> Chart:
     """How models do in groups of users or items."""
     return _draw(
         f"{groups.name}-{slug(dataset)}",
@@ -81,12 +76,11 @@ def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look], 
         f"{groups.title} on {dataset}: {groups.value}",
         f"{len(groups.names)} groups from {groups.names[0]} to {groups.names[-1]}; a table below has the values.",
         f"mean of {count(len(groups.seeds), 'seed')}, n: {groups.unit}s. Mask: {mask}. {groups.note}".rstrip(),
-        origin,
         partial(plots.grouping, groups, looks),
     )
 
 
-def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: str, origin: str) -> Chart | None:
+def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: str) -> Chart | None:
     """What parts of a model are worth; None where fewer than two rows were tested."""
     shown = [row for row in rows if row.test(mask, metric)]
     if len(shown) < 2:
@@ -98,12 +92,11 @@ def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: s
         _extremes(shown, lambda row: row.test(mask, metric)),
         f"mean over seeds ({_seeds(shown)}), lines: standard deviation; in brackets: difference to {shown[0].label}. "
         f"Mask: {mask}.",
-        origin,
         partial(plots.ablation, shown, mask, metric),
     )
 
 
-def sweep(found: Sweep, origin: str) -> Chart | None:
+def sweep(found: Sweep) -> Chart | None:
     """Validation scores by hyper-parameter; None where there are none."""
     if found.chosen is None:
         return None
@@ -114,7 +107,6 @@ def sweep(found: Sweep, origin: str) -> Chart | None:
         f"{found.model} on {found.dataset}: validation {found.metric} by {listing(list(found.keys))}",
         _extremes(rows, lambda row: row.valid(row.metric)),
         f"{count(len(rows), 'point')} ({_seeds(rows)}); marked: the point that validation chooses.",
-        origin,
         partial(plots.sweep, found),
     )
 

@@ -41,6 +41,7 @@ class Table:
         name: for links and labels, e.g. ``main``.
         words: number of leading columns that hold words rather than numbers.
         notes: sentences that belong under it.
+        origin: a sentence on commands, data and versions.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     blocks: list[Block]
     words: int = 1
     notes: list[str] = field(default_factory=list)
+    origin: str = ""
 
     def padding(self, column: int, cell: Cell) -> str:
         """The spread that keeps the values of a column below each other where this cell has none of its own."""
@@ -65,6 +67,8 @@ class Chart:
         name: of its files, without the ending.
         alt: what is to be seen in it, for those who do not see it.
         svg, png: contents of its files.
+        size: width and height in pixels of a page.
+        origin: as of a table.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Chart:
     svg: bytes = field(repr=False)
     png: bytes = field(repr=False)
     size: tuple[int, int]
+    origin: str = ""
 
 
 @dataclass(frozen=True)

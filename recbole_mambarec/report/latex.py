@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from recbole_mambarec.report.document import MISSING, Cell, Report, Table
+from dataclasses import replace
+
+from recbole_mambarec.report.document import MISSING, Block, Cell, Report, Table
+
+# lines of a table that a page holds beside caption and notes
+_ROWS = 45
 
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -24,15 +29,35 @@ _SPECIAL = {
 
 def render(report: Report) -> str:
     """All tables, each a float with its notes below, for ``\\input``."""
-    tables = [table for section in report.sections for table in section.tables]
-    return "% needs \\usepackage{booktabs}\n\n" + "\n".join(map(_table, tables))
+    tables = [part for section in report.sections for table in section.tables for part in _pages(table)]
+    commands = [f"{name}: {line}" for section in report.sections for name, line in section.commands]
+    head = ["needs \\usepackage{booktabs}", *(line for command in commands for line in command.splitlines())]
+    return "\n".join([*(f"% {line}" for line in head), "", *map(_table, tables)])
+
+
+def _pages(table: Table) -> list[Table]:
+    """The table in parts that a page holds, cut between blocks; notes under the last."""
+    parts: list[list[Block]] = [[]]
+    for block in table.blocks:
+        if parts[-1] and sum(len(each.rows) + 1 for each in (*parts[-1], block)) > _ROWS:
+            parts.append([])
+        parts[-1].append(block)
+    pages = []
+    for number, blocks in enumerate(parts, start=1):
+        caption = table.caption if number == 1 else f"{table.caption.removesuffix('.')}, continued."
+        name = table.name if number == 1 else f"{table.name}-{number}"
+        pages.append(
+            replace(table, name=name, caption=caption, blocks=blocks, notes=table.notes * (number == len(parts)))
+        )
+    return pages
 
 
 def _table(table: Table) -> str:
     columns = len(table.header)
     lines = [
+        *([f"% {table.origin}"] if table.origin else []),
         r"\begin{table}[t]",
-        r"\centering\small",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         f"\\caption{{{escape(table.caption)}}}",
         f"\\label{{tab:{table.name}}}",
         f"\\begin{{tabular}}{{{'l' * table.words}{'r' * (columns - table.words)}}}",

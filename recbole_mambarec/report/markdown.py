@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.report.document import Cell, Report, Section, Table
+from recbole_mambarec.report.document import Cell, Chart, Report, Section, Table
 
 # in a file of notes: where the tables stand; without it they follow the notes
 TABLES_HERE = "<!-- tables -->"
@@ -56,7 +56,7 @@ def _sections(report: Report) -> list[str]:
 def _section(section: Section, known: str) -> list[str]:
     parts = [f"## {section.title}", *map(_escape, section.text)]
     for chart in section.charts:
-        parts.append(f"![{_escape(chart.alt)}](charts/{chart.name}.png)\n\n*{_escape(chart.caption)}*")
+        parts.append(f"![{_escape(chart.alt)}](charts/{chart.name}.png)\n\n*{_escape(_caption(chart))}*")
     for table in section.tables:
         parts += _table(table, known)
     if section.commands:
@@ -66,7 +66,7 @@ def _section(section: Section, known: str) -> list[str]:
 
 
 def _table(table: Table, known: str) -> list[str]:
-    parts = [f"**{_escape(table.caption.rstrip())}**"]
+    parts = [f"**{_escape(_caption(table))}**"]
     rule = ["---" if number < table.words else "---:" for number in range(len(table.header))]
     for block in table.blocks:
         lines = [table.header, rule, *([_cell(cell) for cell in row] for row in block.rows)]
@@ -82,6 +82,10 @@ def _cell(cell: Cell) -> str:
         value = f"**{value}**" if cell.rank == "best" else f"<ins>{value}</ins>"
     value += r"\*" * cell.star + f" ± {cell.spread}" * bool(cell.spread)
     return f"*{value}*" if cell.aside and value else value
+
+
+def _caption(part: Table | Chart) -> str:
+    return f"{part.caption} {part.origin}".rstrip()
 
 
 def _sentence(text: str) -> str:

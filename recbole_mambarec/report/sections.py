@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -26,6 +27,8 @@ from recbole_mambarec.report.document import (
 from recbole_mambarec.report.load import Row, Runs, datasets, identity, without_folders
 from recbole_mambarec.report.paired import Paired, compare_all
 from recbole_mambarec.report.style import looks
+
+Part = TypeVar("Part", Table, Chart)
 
 SECTIONS = {
     "main": "Main results",
@@ -164,14 +167,14 @@ class Builder:
             raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
         table = tables.scores(
             "main",
-            f"Test scores, mean over seeds. {self._origin(self.rows)}",
+            "Test scores, mean over seeds.",
             self.rows,
             self.metrics,
             self.mask,
             self.tests,
             lambda dataset: published.read(dataset, self.mask) if self.options.published else {},
         )
-        return Section("main", title, tables=[table, *self._other_masks()])
+        return Section("main", title, tables=[self._traced(table, self.rows), *self._other_masks()])
 
     def _other_masks(self) -> list[Table]:
         caption = "The same runs under the other mask."
@@ -182,16 +185,16 @@ class Builder:
         self._need_rows()
         if not self.other_metrics:
             raise Nothing("the records have no such metric; the key beyond_accuracy adds coverage, Gini and popularity")
-        table = tables.beyond(self.rows, self.other_metrics, self.mask, self._origin(self.rows))
-        return Section("beyond", title, tables=[table])
+        table = tables.beyond(self.rows, self.other_metrics, self.mask)
+        return Section("beyond", title, tables=[self._traced(table, self.rows)])
 
     def improvements(self, title: str) -> Section:
         self._need_rows()
         rows = [row for here in datasets(self.rows).values() if len(here) > 1 for row in here]
         if not rows or not self.metrics:
             raise Nothing("there is one model, nothing to compare it with" if self.metrics else "no accuracy metric")
-        table = tables.deltas(rows, self.metrics, self.mask, self.options.reference, self._origin(rows))
-        return Section("improvements", title, tables=[table])
+        table = tables.deltas(rows, self.metrics, self.mask, self.options.reference)
+        return Section("improvements", title, tables=[self._traced(table, rows)])
 
     @cached_property
     def tests(self) -> Paired:
@@ -206,7 +209,7 @@ class Builder:
                 unit: {column: family for column, family in found.items() if column[1] == self.leading}
                 for unit, found in families.items()
             }
-        made = [tables.significance(found, unit, self._origin(self.rows)) for unit, found in families.items() if found]
+        made = [self._traced(tables.significance(found, unit), self.rows) for unit, found in families.items() if found]
         reasons = self.tests.not_by_user()
         if not made:
             raise Nothing(" ".join(reasons) or "no metric was tested")
@@ -216,7 +219,7 @@ class Builder:
 
     def curves(self, title: str) -> Section:
         self._need_rows()
-        made = _present(charts.curves(name, here, self.looks, self._origin(here)) for name, here in self._by_dataset())
+        made = self._drawn((charts.curves(name, here, self.looks), here) for name, here in self._by_dataset())
         if not made:
             raise Nothing("no record holds the validation scores of its epochs")
         return Section("curves", title, charts=made)
@@ -227,12 +230,12 @@ class Builder:
         if not rows:
             raise Nothing("no record holds seconds or memory")
         drawn = [] if self.options.brief or self.leading is None else self._by_dataset()
-        made = _present(
-            charts.cost(name, here, field, self.mask, self.leading, self.looks, self._origin(here))
+        made = self._drawn(
+            (charts.cost(name, here, field, self.mask, self.leading, self.looks), here)
             for name, here in drawn
             for field in charts.COSTS
         )
-        return Section("cost", title, tables=[tables.cost(rows, self._origin(rows))], charts=made)
+        return Section("cost", title, tables=[self._traced(tables.cost(rows), rows)], charts=made)
 
     def groups(self, title: str) -> Section:
         self._need_rows()
@@ -248,9 +251,10 @@ class Builder:
             if note:
                 section.text.append(f"Left out on {dataset}: {note}.")
             for groups in found:
-                section.tables.append(tables.grouping(dataset, groups, self.mask, self._origin(rows)))
+                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), rows))
                 if not self.options.brief:
-                    section.charts.append(charts.grouping(dataset, groups, self.mask, self.looks, self._origin(rows)))
+                    chart = charts.grouping(dataset, groups, self.mask, self.looks)
+                    section.charts.append(self._traced(chart, rows))
         if not section.tables:
             raise Nothing(" ".join(section.text))
         return section
@@ -262,12 +266,12 @@ class Builder:
             raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
         section = Section("ablation", title)
         for group, rows in self.ablations.items():
-            origin = self._origin(rows)
-            section.tables.append(tables.ablation(group, rows, self.metrics, self.mask, self.leading, origin))
+            table = tables.ablation(group, rows, self.metrics, self.mask, self.leading)
+            section.tables.append(self._traced(table, rows))
             drawn = {} if self.options.brief else datasets(rows)
             section.charts.extend(
-                _present(
-                    charts.ablation(dataset, group, here, self.mask, self.leading, self._origin(here))
+                self._drawn(
+                    (charts.ablation(dataset, group, here, self.mask, self.leading), here)
                     for dataset, here in drawn.items()
                 )
             )
@@ -281,10 +285,10 @@ class Builder:
             )
         section = Section("sensitivity", title)
         for sweep in self.sweeps:
-            origin = self._origin([point.row for point in sweep.points])
-            section.tables.append(tables.sweep(sweep, MASKS, origin))
+            rows = [point.row for point in sweep.points]
+            section.tables.append(self._traced(tables.sweep(sweep, MASKS), rows))
             if not self.options.brief:
-                section.charts.extend(_present([charts.sweep(sweep, origin)]))
+                section.charts.extend(self._drawn([(charts.sweep(sweep), rows)]))
         return section
 
     def runs(self, title: str) -> Section:
@@ -308,10 +312,10 @@ class Builder:
     def _by_dataset(self) -> Iterable[tuple[str, list[Row]]]:
         return datasets(self.rows).items()
 
-    def _origin(self, rows: Sequence[Row]) -> str:
-        """Where the numbers come from, for a caption; a brief page says it once, at its end."""
-        return "" if self.options.brief else self.provenance.of(rows)
+    def _traced(self, part: Part, rows: Sequence[Row]) -> Part:
+        """A table or chart that says where it comes from; a brief page says it once, at its end."""
+        return part if self.options.brief else replace(part, origin=self.provenance.of(rows))
 
-
-def _present(made: Iterable[Chart | None]) -> list[Chart]:
-    return [chart for chart in made if chart is not None]
+    def _drawn(self, made: Iterable[tuple[Chart | None, Sequence[Row]]]) -> list[Chart]:
+        """The charts that there are, with the rows they show."""
+        return [self._traced(chart, rows) for chart, rows in made if chart is not None]

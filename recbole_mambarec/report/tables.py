@@ -103,11 +103,9 @@ def _column(
     ]
 
 
-def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str, origin: str) -> Table:
+def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str) -> Table:
     """What the recommended lists look like, whoever they are for."""
-    table = scores(
-        "beyond", f"What recommended lists look like, mean over seeds. {origin}", rows, metrics, mask, ranked=False
-    )
+    table = scores("beyond", "What recommended lists look like, mean over seeds.", rows, metrics, mask, ranked=False)
     header = [*table.header[:2], *(f"{name} {'↓' if smaller_is_better(name) else '↑'}" for name in metrics)]
     note = (
         "↑ more, ↓ less is usually wanted (RecBole's definitions); nothing is marked, as neither is better by itself."
@@ -115,7 +113,7 @@ def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str, origin: str) 
     return Table(table.name, table.caption, header, table.blocks, notes=[*table.notes, note])
 
 
-def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: str | None, origin: str) -> Table:
+def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: str | None) -> Table:
     """Relative differences of means: to the reference, or to the best of the other rows.
 
     Args:
@@ -131,7 +129,7 @@ def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: st
             lines.append([Cell(row.label), *cells])
         blocks.append(Block(dataset, lines))
     against = f"to {reference}" if reference else "to the best other model of the same column"
-    caption = f"Relative difference {against}, in percent of its mean. {origin}"
+    caption = f"Relative difference {against}, in percent of its mean."
     note = f"Test split; {MASKED[mask]} (mask: {mask}). Means over each row's seeds."
     return Table("deltas", caption, ["model", *(f"{metric}, %" for metric in metrics)], blocks, notes=[note])
 
@@ -156,7 +154,7 @@ def _relative(value: float | None, base: float | None, places: int = 1) -> str:
     return number(change, places) if change <= 0 else f"+{number(change, places)}"
 
 
-def significance(families: dict[tuple[str, str], Family], unit: str, origin: str) -> Table:
+def significance(families: dict[tuple[str, str], Family], unit: str) -> Table:
     """Every comparison with the best, by dataset and metric."""
     blocks = []
     for (dataset, metric), family in families.items():
@@ -189,7 +187,7 @@ def significance(families: dict[tuple[str, str], Family], unit: str, origin: str
     ]
     return Table(
         f"significance-{unit}",
-        f"The best model against each other one, paired by {unit}. {origin}",
+        f"The best model against each other one, paired by {unit}.",
         header,
         blocks,
         notes=notes,
@@ -211,7 +209,7 @@ def _effect(value: float) -> str:
 # cost, buckets, searches
 
 
-def cost(rows: Sequence[Row], origin: str) -> Table:
+def cost(rows: Sequence[Row]) -> Table:
     """Time, memory and size."""
     blocks = []
     for dataset, here in datasets(rows).items():
@@ -248,10 +246,10 @@ def cost(rows: Sequence[Row], origin: str) -> Table:
         "to the one that validation chose; peak: of the process, of the GPU where one was used."
         + _about_spread(blocks),
     ]
-    return Table("cost", f"Training cost and size. {origin}".rstrip(), header, blocks, words=2, notes=notes)
+    return Table("cost", "Training cost and size.", header, blocks, words=2, notes=notes)
 
 
-def grouping(dataset: str, groups: Grouping, mask: str, origin: str) -> Table:
+def grouping(dataset: str, groups: Grouping, mask: str) -> Table:
     """One row per model, one column per group."""
     header = ["model", *(f"{name} (n = {thousands(n)})" for name, n in zip(groups.names, groups.counts))]
     ranks = zip(*(_ranked(column) for column in zip(*groups.values.values())))
@@ -259,7 +257,7 @@ def grouping(dataset: str, groups: Grouping, mask: str, origin: str) -> Table:
         [Cell(label), *(Cell(number(value), rank=rank) for value, rank in zip(values, best))]
         for (label, values), best in zip(groups.values.items(), ranks)
     ]
-    caption = f"{groups.title} on {dataset}: {groups.value}, by {groups.axis}. {origin}".rstrip()
+    caption = f"{groups.title} on {dataset}: {groups.value}, by {groups.axis}."
     notes = [
         f"Test split; {MASKED[mask]} (mask: {mask}). n: {groups.unit}s; mean of {count(len(groups.seeds), 'seed')} "
         f"({', '.join(map(str, groups.seeds))}). {groups.note}".rstrip(),
@@ -268,9 +266,9 @@ def grouping(dataset: str, groups: Grouping, mask: str, origin: str) -> Table:
     return Table(f"{groups.name}-{slug(dataset)}", caption, header, [Block("", lines)], notes=notes)
 
 
-def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str, leading: str, origin: str) -> Table:
+def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str, leading: str) -> Table:
     """Scores of a group, and how far each line is from the first."""
-    table = scores(f"ablation-{slug(group)}", f"Ablation {group}. {origin}", rows, metrics, mask)
+    table = scores(f"ablation-{slug(group)}", f"Ablation {group}.", rows, metrics, mask)
     for block, here in zip(table.blocks, datasets(rows).values()):
         full = mean(here[0].test(mask, leading))
         for line, row in zip(block.rows, here):
@@ -281,7 +279,7 @@ def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str,
     )
 
 
-def sweep(found: Sweep, masks: Sequence[str], origin: str) -> Table:
+def sweep(found: Sweep, masks: Sequence[str]) -> Table:
     """Every point of a sweep, best validation score first."""
     metric = found.metric
     tested = [mask for mask in masks if any(point.row.test(mask, metric) for point in found.points)]
@@ -300,7 +298,7 @@ def sweep(found: Sweep, masks: Sequence[str], origin: str) -> Table:
     header = [*found.keys, "seeds", f"validation {metric}", *(f"test {metric}, {mask} masked" for mask in tested)]
     return Table(
         found.name,
-        f"{found.model} on {found.dataset} by {listing(list(found.keys))}. {origin}",
+        f"{found.model} on {found.dataset} by {listing(list(found.keys))}.",
         header,
         [Block("", lines)],
         words=0,

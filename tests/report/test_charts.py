@@ -99,7 +99,7 @@ def test_many_models_of_long_names_fit(tmp_path, figures):
 def test_a_single_epoch_can_be_seen(figures):
     entry = {"epoch": 0, "valid": {"recall@20": 0.1}}
     rows = load.rows([run(label) | {"curve": [entry], "best_epoch": 0} for label in ("a", "b")])
-    charts.curves("d", rows, style.looks(["a", "b"]), "")
+    charts.curves("d", rows, style.looks(["a", "b"]))
     check(figures["curves-d"])
 
 
@@ -112,7 +112,7 @@ def test_searches_of_several_sizes(count, figures):
         trial = scored(float(rng.uniform(0, 0.1)), label=str(n), model="M", group="tuning", **point)
         trials.append(trial | {"point": point, "stopped": False})
     (found,) = find([], trials)
-    charts.sweep(found, "")
+    charts.sweep(found)
     check(figures[found.name])
 
 
@@ -134,7 +134,7 @@ def test_the_front_is_filled_and_the_rest_is_not(figures):
         run(label) | {"seconds": seconds, "test": {"train": {"recall@20": score}}}
         for label, seconds, score in (("quick", 60, 0.1), ("good", 600, 0.2), ("bad", 900, 0.1))
     ]
-    charts.cost("d", load.rows(records), "seconds", "train", "recall@20", style.looks(["quick", "good", "bad"]), "")
+    charts.cost("d", load.rows(records), "seconds", "train", "recall@20", style.looks(["quick", "good", "bad"]))
     figure = figures["cost-seconds-d"]
     handles = {handle.get_label(): handle.get_markerfacecolor() for handle in figure.legends[0].legend_handles}
     assert [handles[label] == "white" for label in ("quick", "good", "bad")] == [False, False, True]
@@ -144,17 +144,17 @@ def test_the_front_is_filled_and_the_rest_is_not(figures):
 def test_there_is_no_chart_where_there_is_nothing_to_draw():
     rows = load.rows([run("a"), run("b")])
     looks = style.looks(["a", "b"])
-    assert charts.curves("d", rows, looks, "") is None
-    assert charts.cost("d", rows[:1], "seconds", "train", "recall@20", looks, "") is None
-    assert charts.cost("d", rows, "seconds", "train", "mrr@5", looks, "") is None
-    assert charts.ablation("d", "g", rows[:1], "train", "recall@20", "") is None
+    assert charts.curves("d", rows, looks) is None
+    assert charts.cost("d", rows[:1], "seconds", "train", "recall@20", looks) is None
+    assert charts.cost("d", rows, "seconds", "train", "mrr@5", looks) is None
+    assert charts.ablation("d", "g", rows[:1], "train", "recall@20") is None
 
 
 def test_the_user_s_own_style_changes_nothing(monkeypatch):
     import matplotlib
 
     rows = load.rows([run(label) for label in ("a", "b")])
-    arguments = ("d", rows, "seconds", "train", "recall@20", style.looks(["a", "b"]), "")
+    arguments = ("d", rows, "seconds", "train", "recall@20", style.looks(["a", "b"]))
     before = charts.cost(*arguments)
     with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": None, "lines.linewidth": 9}):
         after = charts.cost(*arguments)

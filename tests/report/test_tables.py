@@ -118,14 +118,14 @@ def test_shipped_published_scores_have_four_metrics_and_hold_under_one_mask():
 
 def test_differences_to_the_best_other_and_to_a_reference():
     rows = load.rows(scored("a", 0.1) + scored("b", 0.2) + scored("c", 0.16))
-    free = cells(tables.deltas(rows, METRICS, "train", None, ""))
+    free = cells(tables.deltas(rows, METRICS, "train", None))
     assert [cell.text for (cell,) in free.values()] == ["−50.0", "+25.0", "−20.0"]
-    fixed = cells(tables.deltas(rows, METRICS, "train", "c", ""))
+    fixed = cells(tables.deltas(rows, METRICS, "train", "c"))
     assert [cell.text for (cell,) in fixed.values()] == ["−37.5", "+25.0", "reference"]
 
 
 def test_a_sweep_says_what_choosing_on_test_would_have_claimed():
-    table = tables.sweep(find(grid(), [])[0], ["train"], "")
+    table = tables.sweep(find(grid(), [])[0], ["train"])
     assert table.header == ["a", "b", "seeds", "validation recall@20", "test recall@20, train masked"]
     first = table.blocks[0].rows[0]
     assert [cell.text for cell in first] == ["2", "2", "1", "0.1000", "0.0920"] and first[3].rank == "best"
