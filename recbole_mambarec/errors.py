@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class UserError(ValueError):
@@ -12,6 +12,17 @@ class UserError(ValueError):
     The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
     print it without a traceback (:func:`run_main`).
     """
+
+
+def one_of(key: str, value: str, allowed: Collection[str]) -> str:
+    """``value`` of the configuration key ``key``, if it is one of ``allowed``.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{key} '{value}' is unknown: use one of {', '.join(allowed)}")
+    return value
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -251,7 +251,7 @@ class Neighbours:
 
 
 def nearest_neighbours(
-    features: np.ndarray,
+    features: np.ndarray | Tensor,
     k: int,
     present: np.ndarray | None = None,
     block: int | None = None,
@@ -260,7 +260,8 @@ def nearest_neighbours(
     """Exact cosine top-k in row blocks; memory is O(block x items), never items x items.
 
     Args:
-        features: float32, shape ``(n_items, dim)``; a zero row has cosine 0 with everything but itself.
+        features: float32, shape ``(n_items, dim)``; a zero row has cosine 0 with everything but itself. A tensor is
+            searched on its device.
         k: neighbours per item, itself included; more than there are items gives all of them.
         present: bool, shape ``(n_items,)``. An item that lacks the modality is linked to itself alone and is nobody's
             neighbour: its features are a stand-in that would otherwise make all such items neighbours of each other.
@@ -271,26 +272,32 @@ def nearest_neighbours(
     k = min(int(k), n_items)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    unit = torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), dim=1)
+    rows = features if isinstance(features, Tensor) else torch.from_numpy(np.ascontiguousarray(features, np.float32))
+    unit = torch.nn.functional.normalize(rows.detach().float(), dim=1)
     block = block or max(1, min(n_items, _BLOCK_VALUES // max(n_items, 1)))
-    absent = None if present is None else torch.from_numpy(~np.asarray(present, dtype=bool))
+    absent = None if present is None else torch.from_numpy(~np.asarray(present, dtype=bool)).to(unit.device)
     indices = np.empty((n_items, k), dtype=np.int32)
     cosines = np.empty((n_items, k), dtype=np.float32)
     starts = range(0, n_items, block)
-    for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2):
+    for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2, delay=2):
         stop = min(start + block, n_items)
         similarity = unit[start:stop] @ unit.T
         if absent is not None:
             similarity[:, absent] = -torch.inf
             similarity[absent[start:stop], :] = -torch.inf
         # the item itself always comes first, also among items with equal features
-        similarity[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
+        similarity.diagonal(start).fill_(torch.inf)
         values, columns = similarity.topk(k, dim=1)
         none = torch.isneginf(values)
         values[:, 0] = 1.0
-        indices[start:stop] = columns.masked_fill(none, -1).numpy()
-        cosines[start:stop] = values.masked_fill(none, 0.0).numpy()
+        indices[start:stop] = columns.masked_fill(none, -1).cpu().numpy()
+        cosines[start:stop] = values.masked_fill(none, 0.0).cpu().numpy()
     return Neighbours(indices, cosines)
+
+
+def without_self(neighbours: Neighbours) -> Neighbours:
+    """The lists of :func:`nearest_neighbours` less their first column, in which every item names itself."""
+    return Neighbours(neighbours.indices[:, 1:], neighbours.cosines[:, 1:])
 
 
 def knn_graph(neighbours: Neighbours, weighting: str = "cosine") -> SparseGraph:

@@ -38,6 +38,17 @@ class TestMambaRec(ModelContract):
         _, result, _ = self.train(write_planted(tmp_path), variant="paper")
         assert result["recall@10"] > 0.6
 
+    def test_contrastive_weight_rises_over_its_warm_up(self):
+        dataset = random_dataset()
+        model = self.build(dataset, cl_warmup_epochs=4, dropout_prob=0.0)
+        parts = []
+        for epoch in (0, 1, 4, 9):
+            model.pre_epoch(epoch)
+            losses = model.calculate_loss(self.some_batch(dataset))
+            parts.append(losses[model.loss_names.index("contrastive")].item())
+        assert parts[0] == 0 and parts[3] == pytest.approx(parts[2], rel=1e-5)
+        assert parts[1] == pytest.approx(parts[2] / 4, rel=1e-4)
+
     def test_frozen_features_are_neither_trained_nor_saved(self):
         dataset = random_dataset()
         frozen, trained = self.build(dataset, freeze_features=True), self.build(dataset)
@@ -80,6 +91,17 @@ class TestMambaRec(ModelContract):
         model.calculate_loss(self.some_batch(dataset))
         assert seen == [(20, 8)]
         assert model.dream["image"].branch_norm.num_batches_tracked == 1
+
+    def test_without_dream_the_projections_go_on(self):
+        dataset = random_dataset()
+        model = self.build(dataset, dream=False)
+        refined = model._views().refined
+        for m in model.modalities:
+            torch.testing.assert_close(refined[m], model.projection[m](model.features[m]()))
+        assert not [name for name, _ in model.named_parameters() if name.startswith("dream")]
+        loss = sum(model.calculate_loss(self.some_batch(dataset)))
+        loss.backward()
+        assert torch.isfinite(loss)
 
     def test_reduction_factor_auto_follows_the_spectrum(self):
         rng = np.random.default_rng(0)
