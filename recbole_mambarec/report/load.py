@@ -7,11 +7,14 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 
+# the group of runs whose models were named on the command line
+COMPARISON = "comparison"
 # keys by which rows of one label are told apart in their names; more would be no name
 _MOST_KEYS = 3
 
@@ -140,6 +143,8 @@ def _and(names: Iterable[str]) -> str:
 
 
 def _is_ablation(records: list[dict]) -> bool:
+    if records[0]["group"] == COMPARISON:
+        return False
     return len({r["model"] for r in records}) == 1 and len({r["label"] for r in records}) > 1
 
 
@@ -158,9 +163,7 @@ def read(paths: Sequence[str | Path]) -> Runs:
             if record["per_user"] is not None:
                 record |= {"per_user": str(Path(path).parent / record["per_user"])}
             records.append(record)
-    # the chosen trial of a search stands in two files, and in one of them without the test
-    tested = {_name(record): record for record in records if record["test"]}
-    latest = [tested.get(_name(record), record) for record in store.latest(records)]
+    latest = [_completed(record, records) for record in store.latest(records)]
     runs = Runs(*([r for r in latest if r["status"] == status] for status in ("finished", "failed")))
     if not runs.finished:
         names, failed = ", ".join(map(str, paths)), len(runs.failed)
@@ -168,8 +171,14 @@ def read(paths: Sequence[str | Path]) -> Runs:
     return runs
 
 
-def _name(record: dict) -> tuple[str, str, str]:
-    return record["key"], record["group"], record["label"]
+def _completed(record: dict, records: list[dict]) -> dict:
+    """The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores."""
+    if record["status"] != "finished":
+        return record
+    name = itemgetter("key", "group", "label", "status")
+    same = [other for other in records if name(other) == name(record)]
+    test = next((other["test"] for other in reversed(same) if other["test"]), {})
+    return {field: value for other in same for field, value in other.items()} | record | {"test": test}
 
 
 def _fault(record: dict) -> str | None:
@@ -236,14 +245,14 @@ def _distinction(row: Row, others: list[Row]) -> str:
 
 
 def varying(configs: Sequence[dict]) -> list[str]:
-    """The keys in which configurations differ."""
+    """The keys in which configurations differ, as far as they can change a result."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if len({identity(config.get(key)) for config in configs}) > 1]
+    return [key for key in keys if len({identity({key: config.get(key)}) for config in configs}) > 1]
 
 
-def identity(value: object) -> str:
-    """The same text for values that mean the same in a configuration."""
-    return store.run_key("", {"value": value}, 0, "")
+def identity(config: dict) -> str:
+    """The same text for configurations that mean the same."""
+    return store.run_key("", config, 0, "")
 
 
 def text(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole.evaluator import smaller_metrics
 from recbole.evaluator.register import metrics_dict
 
 from recbole_mambarec.errors import UserError
@@ -16,7 +17,7 @@ def base(metric: str) -> str:
 
 
 def smaller_is_better(metric: str) -> bool:
-    return getattr(metrics_dict.get(base(metric)), "smaller", False)
+    return base(metric) in smaller_metrics
 
 
 def is_accuracy(metric: str) -> bool:

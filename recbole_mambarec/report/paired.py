@@ -10,7 +10,6 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds, over_users
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, datasets, without_folders
-from recbole_mambarec.report.metrics import smaller_is_better
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,6 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
             column = dataset, metric
             if len(here) < 2:
                 reasons[column] = "there is one model, nothing to compare it with"
-            elif smaller_is_better(metric):
-                reasons[column] = "the best model is looked for where more is better"
             elif lacking := [row.label for row in here if len(row.test(mask, metric)) < len(row.records)]:
                 reasons[column] = f"{listing(lacking)} without {metric}"
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,24 +15,24 @@ from recbole_mambarec.config import properties_folder
 from recbole_mambarec.experiments.group import read_group
 from recbole_mambarec.experiments.run import DEFAULT_SEED
 from recbole_mambarec.report.document import listing
-from recbole_mambarec.report.load import Row, varying
+from recbole_mambarec.report.load import COMPARISON, Row, varying
 
 # libraries that a caption names; the page lists all
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
-# what run_recbole_group.py calls runs of models that are named on its command line
-_MODELS = "comparison"
 
 
 class Command(NamedTuple):
     """What rows made by one command have in common.
 
     Attributes:
+        label: what was added to the labels.
         group: the group file, None where models were named or a search was made.
         overrides: as JSON, without those of a single line of the group or point of the search.
     """
 
     searched: bool
     group: str | None
+    label: str | None
     seeds: tuple[int, ...]
     overrides: str
 
@@ -79,14 +80,18 @@ def _command(row: Row, rows: Sequence[Row]) -> Command:
     searched, group, own = "point" in first, None, set()
     if searched:
         own = set(first["point"])
-    elif row.group != _MODELS:
+    elif row.group != COMPARISON:
         group = row.group
         here = [
             other.records[0]["overrides"] for other in rows if other.group == group and other.dataset == row.dataset
         ]
         own = _shipped(group) or set(varying(here))
+    label = None
+    if not searched and (group is None or _shipped(group)):
+        # "BPR (paper)" was made by --label=paper
+        label = (re.findall(r" \(([^()]*)\)$", first["label"]) or [None])[0]
     common = {key: value for key, value in first["overrides"].items() if key not in own}
-    return Command(searched, group, tuple(row.seeds), json.dumps(common, sort_keys=True))
+    return Command(searched, group, label, tuple(row.seeds), json.dumps(common, sort_keys=True))
 
 
 def _shipped(group: str) -> set[str]:
@@ -107,6 +112,8 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     else:
         parts = ["run_recbole_group.py", f"--group={command.group}{'' if shipped else '.yaml'}"]
     parts.append(f"--dataset{'s' * (len(datasets) > 1)}={','.join(datasets)}")
+    if command.label is not None:
+        parts.append(f"--label={command.label}")
     if command.searched and command.seeds != (DEFAULT_SEED,):
         parts.append(f"--seed={command.seeds[0]}")
     elif command.seeds != (DEFAULT_SEED,):

@@ -43,7 +43,7 @@ class Sweep:
 
     def options(self, number: int) -> list:
         """The values of a key, in ascending order if they are numbers."""
-        values = list({identity(point.values[number]): point.values[number] for point in self.points}.values())
+        values = list({identity({"": point.values[number]}): point.values[number] for point in self.points}.values())
         return sorted(values) if all(map(_is_number, values)) else values
 
     @property
@@ -98,7 +98,7 @@ def _searches(trials: Sequence[dict]) -> list[Sweep]:
     sweeps = []
     for (*_, model, keys, _), records in parts.items():
         whole = [record for record in records if not record.get("stopped")]
-        varied = [key for key in keys if len({identity(record["point"][key]) for record in whole}) > 1]
+        varied = [key for key in keys if len({identity({key: record["point"][key]}) for record in whole}) > 1]
         if not varied:
             continue
         point_of = {record["key"]: record["point"] for record in whole}
@@ -122,7 +122,7 @@ def _grids(found: Sequence[Row]) -> list[Sweep]:
         keys = [
             key
             for key in varying([row.config for row in candidates])
-            if len({identity(row.config.get(key)) for row in candidates if _is_number(row.config.get(key))}) > 1
+            if len({row.config[key] for row in candidates if _is_number(row.config.get(key))}) > 1
         ]
         taken: list[set[int]] = []
         for size in range(min(len(keys), len(keys) if len(keys) <= _MOST_KEYS else 2), 0, -1):
@@ -148,5 +148,5 @@ def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
 
 
 def _is_grid(members: list[Row], keys: tuple[str, ...]) -> bool:
-    sizes = [len({identity(row.config[key]) for row in members}) for key in keys]
+    sizes = [len({row.config[key] for row in members}) for key in keys]
     return min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))

@@ -199,11 +199,14 @@ def test_commands_make_the_same_runs_again(files, tmp_path):
 def test_overrides_and_single_seeds_are_in_the_command(tmp_path):
     made = Synthetic(tmp_path, users=0.05, bare=True)
     made.add("BPR", "baby", 7, 0.1, overrides={"modalities": ["image"], "epochs": 3})
-    made.add("VBPR", "baby", 7, 0.1, overrides={"modalities": ["image"], "epochs": 3})
+    made.add("VBPR", "baby", 7, 0.1, "VBPR", overrides={"modalities": ["image"], "epochs": 3})
     rows = load.rows(store.read(made.runs))
     ((_, command),) = provenance.trace(rows).commands
     options = "--dataset=baby --seeds=7, --epochs=3 '--modalities=['\"'\"'image'\"'\"']'"
     assert command == f"python run_recbole_group.py --models=BPR,VBPR {options}"
+    made.add("BPR", "baby", 999, 0.1, "BPR (paper)", overrides={"variant": "paper"})
+    _, (_, command) = provenance.trace(load.rows(store.read(made.runs))).commands
+    assert command == "python run_recbole_group.py --models=BPR --dataset=baby --label=paper --variant=paper"
 
 
 def test_synthetic_files_are_records(tmp_path):

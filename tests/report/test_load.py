@@ -48,6 +48,9 @@ def test_a_group_of_one_model_is_an_ablation(tmp_path):
         run("without", model="VBPR", group="parts", part=False),
         run("alone", model="BPR", group="single", lr=1),
     )
+    again = [run("BPR"), run("BPR (paper)", model="BPR", lr=2)]
+    labels = [row.label for row in load.read([write(tmp_path / "one.jsonl", *again)]).comparison()]
+    assert labels == ["BPR", "BPR (paper)"]
     runs = load.read([path])
     assert [row.label for row in runs.comparison()] == ["BPR", "VBPR", "alone"]
     assert {name: [row.label for row in rows] for name, rows in runs.ablations().items()} == {
@@ -65,12 +68,13 @@ def test_a_run_that_failed_and_then_finished_has_finished(tmp_path):
 
 
 def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
-    trial = run(group="tuning") | {"point": {"lr": 1}, "test": {}}
-    trials = write(tmp_path / "trials.jsonl", trial)
-    chosen = write(tmp_path / "chosen.jsonl", trial | {"test": {"train": {"recall@20": 0.7}}})
+    trained = run(group="tuning") | {"test": {}}
+    trials = write(tmp_path / "trials.jsonl", trained | {"point": {"lr": 1}})
+    chosen = write(tmp_path / "chosen.jsonl", trained | {"test": {"train": {"recall@20": 0.7}}})
     for paths in ([trials, chosen], [chosen, trials]):
         (found,) = load.read(paths).trials
-        assert found["test"] == {"train": {"recall@20": 0.7}}
+        assert found["test"] == {"train": {"recall@20": 0.7}} and found["point"] == {"lr": 1}
+        assert load.read(paths).comparison() == []
 
 
 def test_results_per_user_are_found_beside_the_records(tmp_path):
