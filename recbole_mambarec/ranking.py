@@ -19,7 +19,6 @@ class HitCollector(Collector):
 
     def __init__(self, config) -> None:
         super().__init__(config)
-        self._only_hits = self.register.need("rec.topk") and not any(map(self.register.need, _OTHER_NEEDS))
         self._blocks: list[Tensor] = []
 
     def eval_batch_collect(self, scores_tensor: Tensor, interaction, positive_u: Tensor, positive_i: Tensor) -> None:
@@ -29,7 +28,8 @@ class HitCollector(Collector):
             scores_tensor: ``(users, items)``.
             positive_u, positive_i: row and item of everything that is to be found.
         """
-        if not self._only_hits:
+        need = self.register.need
+        if not need("rec.topk") or any(map(need, _OTHER_NEEDS)):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
         positive_u, positive_i = positive_u.to(scores_tensor.device), positive_i.to(scores_tensor.device)
