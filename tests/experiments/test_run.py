@@ -364,5 +364,5 @@ def test_a_checkpoint_that_does_not_fit(data):
     run.execute(plan, RUNS)
     with pytest.raises(UserError, match="does not fit"):
         run.record_from_checkpoint(planned(data, embedding_size=8), RUNS, plan.checkpoint)
-    with pytest.raises(UserError, match="none.pth not found"):
+    with pytest.raises(UserError, match=r"none\.pth not found"):
         run.record_from_checkpoint(plan, RUNS, Path("none.pth"))
