@@ -17,7 +17,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.memory import peak_gib
+from recbole_mambarec.memory import peak_gib
 
 RUNS = Path("results/runs.jsonl")
 LIBRARIES = ("torch", "recbole", "numpy", "scipy", "pandas")

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak_gib
+from recbole_mambarec.memory import peak_gib
 
 FORMS = ("plain", "trainable", "frozen")
 SIZES = {"n_users": 19445, "n_items": 7050, "pairs": 118551, "dims": {"image": 4096, "text": 384}, "batch": 2048}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recbole_mambarec.extras import need
 from recbole_mambarec.files import atomic_file
 
-from .extras import need
 from .folder import degrees, read_card
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.extras import need
 
 from .card import describe_source, versions
 from .clean import at_least, latest_of_duplicates
-from .extras import need
 from .factorise import RawTable, gather, spill
 from .kcore import k_core
 from .skips import MAX_BAD, Skips

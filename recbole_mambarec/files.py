@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
@@ -60,6 +61,22 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(stream: IO, wait: bool = True) -> Iterator[None]:
+    """Hold the system's lock on an open file; it ends with the block or with the process, whichever ends first.
+
+    Raises:
+        BlockingIOError: another process holds it and ``wait`` is False.
+    """
+    import fcntl  # where there is none (Windows), files can still be read
+
+    fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    try:
+        yield
+    finally:
+        fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def sha256_file(path: str | os.PathLike) -> str:

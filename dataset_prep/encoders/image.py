@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.extras import need
 
-from ..extras import need
 from ..progress import bar
 from ..skips import Skips
 from ..stages import Stages, fingerprint, in_pieces

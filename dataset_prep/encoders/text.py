@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.extras import need
 
-from ..extras import need
 from ..progress import bar
 from ..stages import Stages, fingerprint, in_pieces
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.extras import need
 
-from ..extras import need
 from ..lines import BadLine, blocks, parse_object
 from ..skips import Skips
 from ..tokens import id_fault

@@ -1,0 +1,1 @@
+"""From one training to a comparison: records, groups of runs, results per user, significance."""

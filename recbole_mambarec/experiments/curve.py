@@ -1,0 +1,111 @@
+"""What happened in each epoch of a training, kept on disk while it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+
+class Curve:
+    """Losses, validation scores and seconds of each epoch, from any of RecBole's trainers.
+
+    Args:
+        path: JSON lines, one per finished epoch, so that an interrupted training can go on with the curve it had.
+
+    Attributes:
+        entries: one dict per epoch, see :mod:`~recbole_mambarec.experiments.store`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[dict] = []
+        self._written = 0
+
+    def read_until(self, epoch: int) -> bool:
+        """Take over what is on disk up to ``epoch`` (included); False where some of it is missing."""
+        entries = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):  # the last line of a process that was killed
+                    entries.append(json.loads(line))
+        # an epoch that was trained again after an interruption stands there twice
+        by_epoch = {entry["epoch"]: entry for entry in entries}
+        if any(number not in by_epoch for number in range(epoch + 1)):
+            return False
+        self.entries = [by_epoch[number] for number in range(epoch + 1)]
+        self._written = len(self.entries)
+        return True
+
+    def restart(self) -> None:
+        """Begin with an empty curve."""
+        self.entries, self._written = [], 0
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the file: the curve is in the record now."""
+        self.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def following(self, trainer) -> Iterator[None]:
+        """Record each epoch that ``trainer`` trains inside the block."""
+        train, valid = getattr(trainer, "_train_epoch", None), trainer._valid_epoch
+
+        def train_epoch(train_data, epoch, *args, **kwargs):
+            self._flush()
+            started = perf_counter()
+            losses = train(train_data, epoch, *args, **kwargs)
+            self._begin(epoch, _named(losses, trainer.model), perf_counter() - started)
+            return losses
+
+        def valid_epoch(*args, **kwargs):
+            if len(self.entries) == self._written:  # decision trees are not trained in epochs
+                self._begin(len(self.entries), {}, 0.0)
+            started = perf_counter()
+            score, result = valid(*args, **kwargs)
+            scores = {name: float(value) for name, value in result.items()}
+            self.entries[-1] |= {"valid": scores, "valid_seconds": round(perf_counter() - started, 3)}
+            # RecBole writes the checkpoint after this: the curve on disk is never behind it
+            self._flush()
+            return score, result
+
+        if train is not None:
+            trainer._train_epoch = train_epoch
+        trainer._valid_epoch = valid_epoch
+        try:
+            yield
+            self._flush()
+        finally:
+            for name in ("_train_epoch", "_valid_epoch"):
+                trainer.__dict__.pop(name, None)
+
+    def _begin(self, epoch: int, losses: dict[str, float], seconds: float) -> None:
+        self.entries.append(
+            {"epoch": epoch, "valid": None, "loss": losses, "train_seconds": round(seconds, 3), "valid_seconds": 0.0}
+        )
+
+    def _flush(self) -> None:
+        if self._written < len(self.entries):
+            with open(self.path, "a", encoding="utf-8") as stream:
+                for entry in self.entries[self._written :]:
+                    stream.write(json.dumps(entry) + "\n")
+            self._written = len(self.entries)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation over all epochs."""
+        return sum(entry["train_seconds"] + entry["valid_seconds"] for entry in self.entries)
+
+    def best_epoch(self, metric: str, score: float) -> int:
+        """The last epoch that reached ``score`` in the validation metric: RecBole saves at ties."""
+        return next(e["epoch"] for e in reversed(self.entries) if e["valid"] and e["valid"][metric] == score)
+
+
+def _named(losses: object, model) -> dict[str, float]:
+    """What RecBole's trainer returns for an epoch, a number or a tuple, by name."""
+    if not isinstance(losses, tuple):
+        return {"loss": float(losses)}
+    names = getattr(model, "loss_names", None) or [f"loss{number}" for number in range(1, len(losses) + 1)]
+    return dict(zip(names, map(float, losses)))

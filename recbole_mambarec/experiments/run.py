@@ -1,0 +1,509 @@
+"""One run: resolve what is asked for, train, test under both masks, record.
+
+::
+
+    run = resolve("MambaRec", "baby", seed=999, overrides={"mmd_weight": 0.2})
+    record = execute(run, "results/runs.jsonl")          # in this process
+    record = execute_apart(run, "results/runs.jsonl")    # in a fresh one, which gives its memory back
+
+One training serves both masks: the epoch is chosen on the validation split, where they do not differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, create_samplers, data_preparation
+from recbole.data.utils import get_dataloader
+from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from tqdm import tqdm
+
+from recbole_mambarec.config import default_properties
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import store, users
+from recbole_mambarec.experiments.curve import Curve
+from recbole_mambarec.files import locked, sha256_file
+from recbole_mambarec.memory import peak_gib
+from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
+
+LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")
+# configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
+# into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
+# other keys (protocol)
+NO_EFFECT = frozenset(
+    (
+        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
+        *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
+        *("save_dataset", "save_dataloaders", "mask_valid_in_test", "eval_batch_size"),
+        *("gpu_id", "use_gpu", "device", "worker", "single_spec", "local_rank"),
+        *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
+        *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
+    )
+)
+_REFUSED = {
+    "resume_from": "a run that was interrupted continues from its own checkpoint by itself",
+    "nproc": "a run that is recorded takes one process",
+}
+# data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
+_DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
+# from here on reading the data takes long enough to show it
+_LARGE = 1 << 31
+# exit statuses of a process that makes a run; others mean that it could not record what happened
+_FINISHED, _FAILED, _BUSY, _INTERRUPTED = 0, 3, 4, 130
+
+
+class Busy(Exception):
+    """Another process makes the same run at this moment."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is fully described before it starts.
+
+    Attributes:
+        group, label: see :mod:`~recbole_mambarec.experiments.store`.
+        given: what ``Config`` is built from, the user's paths and device included.
+        overrides, config, data_hash, key: see :mod:`~recbole_mambarec.experiments.store`.
+        checkpoint_dir: where the checkpoint and, while the run goes on, its curve lie.
+    """
+
+    group: str
+    label: str
+    model: str
+    dataset: str
+    seed: int
+    given: dict
+    overrides: dict
+    config: dict
+    data_hash: str
+    key: str
+    checkpoint_dir: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the best epoch so far."""
+        return Path(self.checkpoint_dir) / f"{self.model}-{self.key[:16]}.pth"
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.dataset}, seed {self.seed}"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# before
+
+
+def resolve(
+    model: str,
+    dataset: str,
+    seed: int | None = None,
+    overrides: dict | None = None,
+    config_files: list[str] | None = None,
+    label: str | None = None,
+    group: str = "comparison",
+) -> Run:
+    """Find out everything about a run without making it.
+
+    Args:
+        model, dataset: as RecBole knows them.
+        seed: unset: as configured, else the default of this package.
+        overrides: configuration, stronger than ``config_files``; text is read as on RecBole's command line.
+        label: unset: the model's name.
+
+    Raises:
+        UserError: whatever can be found wrong with the configuration or the dataset's folder without reading the data.
+    """
+    with _no_command_line():
+        try:
+            config = Config(model, dataset, config_files, dict(overrides or {}))
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise UserError(f"the configuration of {model} on {dataset} is not valid: {reason}") from error
+    given = dict(config.external_config_dict)
+    for key, reason in _REFUSED.items():
+        if given.get(key) not in (None, 1):
+            raise UserError(f"{key} cannot be given here: {reason}")
+    seed = seed if seed is not None else given.get("seed", default_properties("overall")["seed"])
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UserError(f"a seed must be a whole number from 0, got {seed!r}")
+    effective = {key: value for key, value in plain(config.final_config_dict).items() if key not in NO_EFFECT}
+    effective = _without_paths(effective)
+    data = data_hash(Path(config["data_path"]), dataset, tuple(config["additional_feat_suffix"] or ()))
+    return Run(
+        group=group,
+        label=label or model,
+        model=model,
+        dataset=dataset,
+        seed=seed,
+        given=given | {"seed": seed, "mask_valid_in_test": True},
+        overrides=_without_paths({key: plain(value) for key, value in given.items() if key not in NO_EFFECT}),
+        config=effective,
+        data_hash=data,
+        key=store.run_key(model, effective, seed, data),
+        checkpoint_dir=str(config["checkpoint_dir"]),
+    )
+
+
+@contextlib.contextmanager
+def _no_command_line() -> Iterator[None]:
+    """RecBole's ``Config`` reads the command line of whatever program builds it."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
+def _without_paths(value: object) -> object:
+    """``value`` with the file names alone of absolute paths."""
+    if isinstance(value, dict):
+        return {key: _without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hexadecimal) of the data files of a dataset: interactions, split, items, users, features.
+
+    The name of the dataset, its card and files of other kinds (but those with an additional suffix of ``suffixes``)
+    do not count.
+
+    Raises:
+        UserError: the folder holds no data file.
+    """
+    wanted = (*_DATA_SUFFIXES, *(f".{suffix}" for suffix in suffixes))
+    inside = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(path for path in inside if path.name.startswith(f"{name}.") and path.suffix in wanted)
+    if not files:
+        raise UserError(
+            f"there are no data files of '{name}' in {folder}: prepare the dataset, or let "
+            f"`python run_recbole.py --dataset={name}` download it if RecBole offers it"
+        )
+    size = sum(path.stat().st_size for path in files)
+    parts = [
+        f"{path.name[len(name) :]} {_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)}"
+        for path in tqdm(files, desc=f"Fingerprint of {name}", disable=size < _LARGE)
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=None)
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    return sha256_file(path)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the run itself
+
+
+class Session:
+    """What RecBole needs for one run: configuration, data under both masks, model, trainer.
+
+    Attributes:
+        config, train, valid, model, trainer: RecBole's.
+        test: mask -> test loader.
+    """
+
+    def __init__(self, run: Run) -> None:
+        with _no_command_line():
+            self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
+        init_logger(self.config)
+        seeds = self.config["seed"], self.config["reproducibility"]
+        init_seed(*seeds)
+        dataset = create_dataset(self.config)
+        self.train, self.valid, test = data_preparation(self.config, dataset)
+        self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
+        init_seed(*seeds)
+        self.model = get_model(run.model)(self.config, self.train._dataset).to(self.config["device"])
+        self.trainer = get_trainer(self.config["MODEL_TYPE"], run.model)(self.config, self.model)
+        self.trainer.saved_model_file = str(run.checkpoint)
+
+    def _ranking_validation_items(self, dataset, test):
+        """The test loader under the mask of the published tables, on the same split."""
+        built = [loader._dataset for loader in (self.train, self.valid, test)]
+        configs = {id(part.config): part.config for part in (self, *built)}.values()
+        for config in configs:  # one object, but for a dataset that RecBole has read back from a file
+            config["mask_valid_in_test"] = False
+        try:
+            sampler = create_samplers(self.config, dataset, built)[2]
+            return get_dataloader(self.config, "test")(self.config, test._dataset, sampler, shuffle=False)
+        finally:
+            for config in configs:
+                config["mask_valid_in_test"] = True
+
+    def evaluate(self, checkpoint: Path) -> tuple[dict[str, dict[str, float]], dict[str, users.TopK]]:
+        """Test scores of the checkpoint by mask, and what was recommended (empty where the metrics do not rank)."""
+        scores, tops = {}, {}
+        for mask, loader in self.test.items():
+            with users.captured(self.trainer) as captured:
+                result = self.trainer.evaluate(
+                    loader, model_file=str(checkpoint), show_progress=self.config["show_progress"]
+                )
+            scores[mask] = {name: float(value) for name, value in result.items()}
+            if captured:
+                (tops[mask],) = captured
+        return scores, tops
+
+    def write_users(self, path: Path, tops: dict[str, users.TopK]) -> str | None:
+        """Write the results per user; the path as a record names it, None where there are none."""
+        if not tops:
+            return None
+        users.write(path, users.table(self.train._dataset, self.test["train"], tops, self.config))
+        return f"{path.parent.name}/{path.name}"
+
+
+def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
+    """Make the run in this process and add its record to the file ``runs``; a failure is recorded, too.
+
+    A training of this package's models that was interrupted goes on exactly where its checkpoint was written, which is
+    the best epoch so far. RecBole's own trainers cannot do that: their trainings start again.
+
+    Returns:
+        The record.
+
+    Raises:
+        Busy: another process makes this run at the moment.
+        KeyboardInterrupt: nothing is recorded; the next call goes on.
+    """
+    run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    # the file stays: two processes must never hold the lock of two files of the same name
+    with open(run.checkpoint.with_suffix(".lock"), "ab") as lock, contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise Busy(str(run)) from None
+        try:
+            record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            record = failure(run, _sentence(error))
+        store.append(runs, record)
+        return record
+
+
+def users_file(runs: str | os.PathLike, key: str) -> Path:
+    """Where the results per user of a run lie."""
+    return Path(runs).parent / "per_user" / f"{key}.parquet"
+
+
+def _train_and_test(run: Run, per_user: Path | None) -> dict:
+    now = resolve(run.model, run.dataset, run.seed, run.given)
+    if now.key != run.key:
+        raise UserError(f"data or defaults of {run} changed after the group was started: start it again")
+    session = Session(run)
+    trainer, config = session.trainer, session.config
+    curve = Curve(run.checkpoint.with_suffix(".curve.jsonl"))
+    _resume(run, session, curve)
+    with curve.following(trainer):
+        score, valid = trainer.fit(session.train, session.valid, show_progress=config["show_progress"])
+    if not valid:
+        raise UserError(
+            f"{run.model} ended without a score on the validation split, by which its epoch would be chosen: give it "
+            "one, or the settings of its last stage if it is a model that RecBole trains in stages"
+        )
+    scores, tops = session.evaluate(run.checkpoint)
+    record = _record(run) | {
+        "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
+        "valid": {name: float(value) for name, value in valid.items()},
+        "test": scores,
+        "curve": curve.entries,
+        "best_epoch": curve.best_epoch(trainer.valid_metric, score),
+        "epochs": len(curve.entries),
+        "seconds": round(curve.seconds, 1),
+        "peak_memory_gib": round(peak_gib(config["device"]), 3),
+        "parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
+        "per_user": None if per_user is None else session.write_users(per_user, tops),
+    }
+    curve.remove()
+    return record
+
+
+def _resume(run: Run, session: Session, curve: Curve) -> None:
+    """Let the trainer continue from the checkpoint of this run, if it can and there is one that fits the curve."""
+    epoch = None
+    if isinstance(session.trainer, MultimodalTrainer) and run.checkpoint.is_file():
+        try:
+            epoch = read_checkpoint(str(run.checkpoint))["epoch"]
+        except UserError as error:
+            getLogger().warning(f"{error}; the training of {run} starts again")
+    if epoch is not None and curve.read_until(epoch):
+        session.config["resume_from"] = str(run.checkpoint)
+    else:
+        curve.restart()
+
+
+def failure(run: Run, error: str) -> dict:
+    """The record of a run that failed."""
+    return _record(run) | {"status": "failed", "error": error}
+
+
+def _record(run: Run) -> dict:
+    """The record of a run that has not got anywhere."""
+    return {
+        "format": store.FORMAT,
+        "key": run.key,
+        "group": run.group,
+        "label": run.label,
+        "model": run.model,
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "overrides": run.overrides,
+        "config": run.config,
+        "data_hash": run.data_hash,
+        "versions": versions(),
+        "git": git_state(),
+        "device": "cpu",
+        "status": "finished",
+        "error": None,
+        "valid": {},
+        "test": {},
+        "curve": [],
+        "best_epoch": None,
+        "epochs": None,
+        "seconds": None,
+        "peak_memory_gib": None,
+        "parameters": None,
+        "per_user": None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide about a result."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@functools.cache
+def git_state() -> dict | None:
+    """Revision of the source tree that this package runs from, and whether its code differs from it; None elsewhere."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # an installed package inside someone else's repository is not tracked by it
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--", ".", "../properties")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _sentence(error: BaseException) -> str:
+    """An error in one line, without paths of this machine."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+    return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# in a process of its own
+
+
+def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
+    """:func:`execute` in a fresh process: its memory comes back, and its peak is that of this run alone.
+
+    A process that dies without a word (killed for lack of memory, a crash in native code) is recorded as a failure.
+
+    Raises:
+        Busy, KeyboardInterrupt: as :func:`execute`; the process has ended by then.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_apart, args=(run, os.fspath(runs), per_user))
+    process.start()
+    try:
+        process.join()
+    finally:
+        _end(process)
+    status = process.exitcode
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if status == _BUSY:
+        raise Busy(str(run))
+    if status not in (_FINISHED, _FAILED):
+        how = f"was killed by signal {-status} (memory may have run out)" if status < 0 else f"ended with {status}"
+        store.append(runs, failure(run, f"the process of the run {how}"))
+    return next(record for record in reversed(store.read(runs)) if record["key"] == run.key)
+
+
+def _end(process) -> None:
+    """Wait for a process that the same Ctrl-C has reached; end it if that takes long."""
+    for stop in (process.terminate, process.kill):
+        with contextlib.suppress(KeyboardInterrupt):
+            process.join(10)
+        if not process.is_alive():
+            return
+        stop()
+    process.join()
+
+
+def _apart(run: Run, runs: str, per_user: bool) -> None:
+    """What the fresh process does."""
+    sys.argv = sys.argv[:1]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        status = _FINISHED if execute(run, runs, per_user)["status"] == "finished" else _FAILED
+    except Busy:
+        status = _BUSY
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    sys.exit(status)
+
+
+def _end_with_parent() -> None:
+    # a group that was killed must not leave a training behind that nobody sees
+    multiprocessing.parent_process().join()
+    os._exit(_INTERRUPTED)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# afterwards
+
+
+def record_from_checkpoint(run: Run, runs: str | os.PathLike, checkpoint: Path, **known: object) -> dict:
+    """The record of a training that was made elsewhere: its checkpoint is tested and its results per user written.
+
+    The record is returned, not stored. What a checkpoint does not tell (``curve``, ``valid``, ``seconds``...) is taken
+    from ``known``. The checkpoints of RecBole's own trainers must be trusted explicitly (see README).
+
+    Raises:
+        UserError: the checkpoint does not fit the run, cannot be read, or is not trusted.
+    """
+    session = Session(replace(run, given=run.given | {"show_progress": False}))
+    session.trainer.eval_collector.data_collect(session.train)
+    try:
+        scores, tops = session.evaluate(checkpoint)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{checkpoint} does not fit {run} ({reason}): name the configuration it was made with"
+        ) from error
+    return _record(run) | {
+        "test": scores,
+        "parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
+        "per_user": session.write_users(users_file(runs, run.key), tops),
+        **known,
+    }
