@@ -337,7 +337,7 @@ def torch_load() -> None:
     https://github.com/RUCAIBox/RecBole/issues/2215, https://github.com/RUCAIBox/RecBole/issues/2212
     """
     for name in _LOADING_MODULES:
-        _overlay(importlib.import_module(name), "torch", load=_load_checkpoint, save=_save_checkpoint)
+        _overlay(importlib.import_module(name), "torch", load=load_checkpoint, save=_save_checkpoint)
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
     _wrap(quick_start, "load_data_and_model", _load_data_and_model)
     sys.modules["recbole.quick_start"].load_data_and_model = quick_start.load_data_and_model
@@ -359,7 +359,7 @@ def _save_checkpoint(obj: object, f, *args, **kwargs) -> None:
         _remember_checkpoint(f)
 
 
-def _load_checkpoint(f, *args, **kwargs):
+def load_checkpoint(f, *args, **kwargs):
     """``torch.load`` with the policy of :func:`torch_load`.
 
     Raises:
@@ -419,7 +419,7 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
         def load(*load_args, **load_kwargs):
             if threading.get_ident() != thread:
                 return previous(*load_args, **load_kwargs)
-            return _with_recbole_config(_load_checkpoint(*load_args, **load_kwargs))
+            return _with_recbole_config(load_checkpoint(*load_args, **load_kwargs))
 
         torch.load = load
         try:

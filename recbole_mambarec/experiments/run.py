@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from logging import getLogger
@@ -128,7 +128,7 @@ def resolve(
     Raises:
         UserError: whatever can be found wrong with the configuration or the dataset's folder without reading the data.
     """
-    with _no_command_line():
+    with no_command_line():
         try:
             config = Config(model, dataset, config_files, dict(overrides or {}))
         except UserError:
@@ -162,7 +162,7 @@ def resolve(
 
 
 @contextlib.contextmanager
-def _no_command_line() -> Iterator[None]:
+def no_command_line() -> Iterator[None]:
     """RecBole's ``Config`` reads the command line of whatever program builds it."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
@@ -223,7 +223,7 @@ class Session:
     """
 
     def __init__(self, run: Run) -> None:
-        with _no_command_line():
+        with no_command_line():
             self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
         init_logger(self.config)
         seeds = self.config["seed"], self.config["reproducibility"]
@@ -283,13 +283,7 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
         Busy: another process makes this run at the moment.
         KeyboardInterrupt: nothing is recorded; the next call goes on.
     """
-    run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    # the file stays: two processes must never hold the lock of two files of the same name
-    with open(run.checkpoint.with_suffix(".lock"), "ab") as lock, contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(lock, wait=False))
-        except BlockingIOError:
-            raise Busy(str(run)) from None
+    with alone(run):
         try:
             record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
         except Exception as error:
@@ -300,41 +294,82 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
         return record
 
 
+@contextlib.contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Keep other processes from making the run meanwhile.
+
+    Raises:
+        Busy: another one makes it.
+    """
+    run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    # the file stays: two processes must never hold the lock of two files of the same name
+    with open(run.checkpoint.with_suffix(".lock"), "ab") as lock, contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise Busy(str(run)) from None
+        yield
+
+
 def users_file(runs: str | os.PathLike, key: str) -> Path:
     """Where the results per user of a run lie."""
     return Path(runs).parent / "per_user" / f"{key}.parquet"
 
 
 def _train_and_test(run: Run, per_user: Path | None) -> dict:
+    session, record = train(run)
+    scores, tops = session.evaluate(run.checkpoint)
+    record |= {
+        "test": scores,
+        "peak_memory_gib": round(peak_gib(session.config["device"]), 3),
+        "per_user": None if per_user is None else session.write_users(per_user, tops),
+    }
+    curve_of(run).remove()
+    return record
+
+
+def train(run: Run, on_epoch: Callable[[dict], None] | None = None) -> tuple[Session, dict]:
+    """Train until validation stops it; the best epoch is then in ``run.checkpoint``. The test split is not looked at.
+
+    Args:
+        on_epoch: called after each validation with the epoch's entry of the curve.
+
+    Returns:
+        The session, and the record of the run, which lacks what the test would add.
+
+    Raises:
+        UserError: data or defaults are not those that the run was resolved with, or the model has no such score.
+    """
     now = resolve(run.model, run.dataset, run.seed, run.given)
     if now.key != run.key:
         raise UserError(f"data or defaults of {run} changed after the group was started: start it again")
     session = Session(run)
     trainer, config = session.trainer, session.config
-    curve = Curve(run.checkpoint.with_suffix(".curve.jsonl"))
+    curve = curve_of(run)
     _resume(run, session, curve)
-    with curve.following(trainer):
+    with curve.following(trainer, on_epoch):
         score, valid = trainer.fit(session.train, session.valid, show_progress=config["show_progress"])
     if not valid:
         raise UserError(
             f"{run.model} ended without a score on the validation split, by which its epoch would be chosen: give it "
             "one, or the settings of its last stage if it is a model that RecBole trains in stages"
         )
-    scores, tops = session.evaluate(run.checkpoint)
     record = _record(run) | {
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
         "valid": {name: float(value) for name, value in valid.items()},
-        "test": scores,
         "curve": curve.entries,
         "best_epoch": curve.best_epoch(trainer.valid_metric, score),
         "epochs": len(curve.entries),
         "seconds": round(curve.seconds, 1),
         "peak_memory_gib": round(peak_gib(config["device"]), 3),
         "parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
-        "per_user": None if per_user is None else session.write_users(per_user, tops),
     }
-    curve.remove()
-    return record
+    return session, record
+
+
+def curve_of(run: Run) -> Curve:
+    """The curve of a training that goes on or was interrupted, beside its checkpoint."""
+    return Curve(run.checkpoint.with_suffix(".curve.jsonl"))
 
 
 def _resume(run: Run, session: Session, curve: Curve) -> None:
