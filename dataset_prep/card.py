@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from recbole_mambarec.files import sha256_file
+from recbole_mambarec.text import table
 
 from .tables import SPLITS, Interactions
 
@@ -110,15 +110,3 @@ def summary(card: dict) -> str:
             parts.append(f"note: {counts[key]:,} {sentence}")
     parts.extend(f"note: {note}" for note in card.get("notes", []))
     return "\n\n".join(parts)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned first column, right-aligned others, two blanks between."""
-    widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            str(cell).ljust(width) if not column else str(cell).rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in [header, *rows]
-    )

@@ -13,17 +13,44 @@ from recbole_mambarec.errors import UserError
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 
 
-def _existing_files(text: str) -> list[str]:
-    """The option ``--config_files``: names separated by blanks, as RecBole has it, or by commas."""
-    files = text.replace(",", " ").split()
+def read_config_files(text: str | None) -> tuple[list[str], dict]:
+    """The option ``--config_files``: names separated by blanks, as RecBole has it, or by commas; and what is in them.
+
+    Raises:
+        UserError: a file does not exist or is no YAML mapping.
+    """
+    import yaml
+
+    files, contents = (text or "").replace(",", " ").split(), {}
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"configuration file '{file}' not found: --config_files names existing YAML files")
-    return files
+        try:
+            contents.update(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
+    return files, contents
+
+
+def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
+    """The ``--key=value`` arguments ``rest`` that no option of a command took, of all its arguments ``argv``.
+
+    Raises:
+        UserError: an argument is of another form, or given more than once.
+    """
+    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
+    repeated = [key for key in given if given.count(key) > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is given more than once: give it once")
+    for argument in rest:
+        if not argument.startswith("--") or argument.count("=") != 1:
+            raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")
+    return dict(argument.removeprefix("--").split("=") for argument in rest)
 
 
 @contextmanager
-def _user_errors_of_recbole() -> Iterator[None]:
+def user_errors_of_recbole() -> Iterator[None]:
     """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
     from pandas.errors import ParserError
     from torch.multiprocessing import ProcessRaisedException
@@ -75,32 +102,16 @@ def run_recbole(argv: list[str] | None = None) -> int:
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
     parser.add_argument("--group_offset", type=int, default=0, help="global rank offset of this machine")
     options, rest = parser.parse_known_args(argv)
-    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
-    repeated = [key for key in given if given.count(key) > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]} is given more than once: give it once")
-    for argument in rest:
-        if not argument.startswith("--") or argument.count("=") != 1:
-            raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")
-
-    config_files = _existing_files(options.config_files) if options.config_files else None
-    import yaml
-
-    files: dict = {}
-    for file in config_files or []:
-        try:
-            files.update(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
-        except (yaml.YAMLError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
+    configuration(argv, rest)  # RecBole reads it from the command line by itself
+    config_files, files = read_config_files(options.config_files)
 
     from recbole.quick_start import run
 
-    with _user_errors_of_recbole():
+    with user_errors_of_recbole():
         result = run(
             options.model or files.get("model") or DEFAULT_MODEL,
             options.dataset or files.get("dataset") or DEFAULT_DATASET,
-            config_file_list=config_files,
+            config_file_list=config_files or None,
             nproc=options.nproc,
             world_size=options.world_size,
             ip=options.ip,

@@ -54,6 +54,8 @@ def apply() -> None:
     distributed_checkpoint()
     distributed_children()
     distributed_folders()
+    collected_counts()
+    popularity_metrics()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -451,6 +453,33 @@ def torch_grad_scaler() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
+# metrics
+
+
+def collected_counts() -> None:
+    """Let the metrics that need counts be computed at all.
+
+    ``Collector.get_data_struct`` moves everything that was collected to the CPU, the number of items (an int) and the
+    interactions per item (a Counter) included: "'int' object has no attribute 'cpu'" with ItemCoverage, GiniIndex,
+    AveragePopularity, ShannonEntropy or TailPercentage among the metrics.
+
+    https://github.com/RUCAIBox/RecBole/issues/2131
+    """
+    _wrap(importlib.import_module("recbole.evaluator.collector").Collector, "get_data_struct", _get_data_struct)
+
+
+def _get_data_struct(original: Callable, self):
+    collected = self.data_struct._data_dict
+    counts = {name: collected.pop(name) for name in list(collected) if not torch.is_tensor(collected[name])}
+    try:
+        struct = original(self)
+    finally:
+        collected.update(counts)
+    struct._data_dict.update(counts)
+    return struct
+
+
+# ------------------------------------------------------------------------------------------------------------
 # hyperopt
 
 
@@ -619,3 +648,28 @@ def anomaly_detection() -> None:
     if not getattr(module, "_recbole_mambarec_anomaly", False):
         module._recbole_mambarec_anomaly = True
         torch.autograd.set_detect_anomaly(False)
+
+
+def popularity_metrics() -> None:
+    """Look items up in arrays for ``AveragePopularity`` and ``TailPercentage``; same values.
+
+    RecBole loops over users x recommendations in Python, and searches a list in the loop; both metrics are computed
+    after every epoch where they are asked for.
+
+    No upstream issue known.
+    """
+    metrics = importlib.import_module("recbole.evaluator.metrics")
+    _wrap(metrics.AveragePopularity, "get_pop", _popularity_of)
+    _wrap(metrics.TailPercentage, "get_tail", _in_tail)
+
+
+def _popularity_of(original: Callable, self, item_matrix: np.ndarray, item_count: Mapping) -> np.ndarray:
+    counts = np.zeros(max(item_matrix.max(initial=0), *item_count, 0) + 1, dtype=item_matrix.dtype)
+    counts[list(item_count)] = list(item_count.values())
+    return counts[item_matrix]
+
+
+def _in_tail(original: Callable, self, item_matrix: np.ndarray, count_items: Mapping) -> np.ndarray:
+    # the original decides what the tail is: it is asked about each distinct item once
+    distinct, where = np.unique(item_matrix, return_inverse=True)
+    return original(self, distinct[:, None], count_items)[where.reshape(item_matrix.shape), 0]

@@ -37,6 +37,8 @@ LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # our keys that take values of several kinds (checked where they are read), and that make no sense at 0
 _OTHER_KINDS = ("reduction_factor", "metrics", "topk", "eval_args", "eval_batch_size", "stopping_step")
 _AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
+# what the key beyond_accuracy adds to the metrics
+BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage")
 # RecBole scores models without full_sort_predict pair by pair: this many at a time fit in memory
 _PAIRWISE_EVAL_BATCH = 1 << 19
 
@@ -227,7 +229,19 @@ def _check_choices(final: dict) -> None:
         )
 
 
+def _add_metrics(final: dict) -> None:
+    """The key ``beyond_accuracy``."""
+    wanted = final.get("beyond_accuracy", False)
+    if not isinstance(wanted, bool):
+        raise UserError(f"beyond_accuracy must be True or False, got {wanted!r}")
+    if wanted:
+        metrics = [final["metrics"]] if isinstance(final["metrics"], str) else list(final["metrics"])
+        named = [metric.lower() for metric in metrics]
+        final["metrics"] = metrics + [metric for metric in BEYOND_ACCURACY if metric.lower() not in named]
+
+
 def _finish(config: Config, original) -> None:
+    _add_metrics(config.final_config_dict)
     try:
         original()
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:

@@ -34,6 +34,7 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from tqdm import tqdm
 
+from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
@@ -42,6 +43,7 @@ from recbole_mambarec.files import locked, sha256_file
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
 
+DEFAULT_SEED: int = default_properties("overall")["seed"]
 LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
 # into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
@@ -100,6 +102,13 @@ class Run:
         """The file of the best epoch so far."""
         return Path(self.checkpoint_dir) / f"{self.model}-{self.key[:16]}.pth"
 
+    def with_seed(self, seed: int) -> Run:
+        """The same run with another seed."""
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise UserError(f"a seed must be a whole number from 0, got {seed!r}")
+        key = store.run_key(self.model, self.config, seed, self.data_hash)
+        return replace(self, seed=seed, given=self.given | {"seed": seed}, key=key)
+
     def __str__(self) -> str:
         return f"{self.label}, {self.dataset}, seed {self.seed}"
 
@@ -140,25 +149,28 @@ def resolve(
     for key, reason in _REFUSED.items():
         if given.get(key) not in (None, 1):
             raise UserError(f"{key} cannot be given here: {reason}")
-    seed = seed if seed is not None else given.get("seed", default_properties("overall")["seed"])
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"a seed must be a whole number from 0, got {seed!r}")
-    effective = {key: value for key, value in plain(config.final_config_dict).items() if key not in NO_EFFECT}
-    effective = _without_paths(effective)
-    data = data_hash(Path(config["data_path"]), dataset, tuple(config["additional_feat_suffix"] or ()))
-    return Run(
+    effective, data = _what_counts(config)
+    run = Run(
         group=group,
         label=label or model,
         model=model,
         dataset=dataset,
-        seed=seed,
-        given=given | {"seed": seed, "mask_valid_in_test": True},
+        seed=0,
+        given=given | {"mask_valid_in_test": True},
         overrides=_without_paths({key: plain(value) for key, value in given.items() if key not in NO_EFFECT}),
         config=effective,
         data_hash=data,
-        key=store.run_key(model, effective, seed, data),
+        key="",
         checkpoint_dir=str(config["checkpoint_dir"]),
     )
+    return run.with_seed(given.get("seed", DEFAULT_SEED) if seed is None else seed)
+
+
+def _what_counts(config: Config) -> tuple[dict, str]:
+    """The part of the configuration that can change a result, as plain values, and the fingerprint of the data."""
+    effective = {key: value for key, value in plain(config.final_config_dict).items() if key not in NO_EFFECT}
+    suffixes = tuple(config["additional_feat_suffix"] or ())
+    return _without_paths(effective), data_hash(Path(config["data_path"]), config["dataset"], suffixes)
 
 
 @contextlib.contextmanager
@@ -205,7 +217,7 @@ def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _file_hash(path: Path, size: int, modified: int) -> str:
     return sha256_file(path)
 
@@ -225,6 +237,9 @@ class Session:
     def __init__(self, run: Run) -> None:
         with no_command_line():
             self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
+        effective, data = _what_counts(self.config)
+        if store.run_key(run.model, effective, run.seed, data) != run.key:
+            raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
         init_logger(self.config)
         seeds = self.config["seed"], self.config["reproducibility"]
         init_seed(*seeds)
@@ -285,7 +300,8 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
     """
     with alone(run):
         try:
-            record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
+            with user_errors_of_recbole():
+                record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -340,9 +356,6 @@ def train(run: Run, on_epoch: Callable[[dict], None] | None = None) -> tuple[Ses
     Raises:
         UserError: data or defaults are not those that the run was resolved with, or the model has no such score.
     """
-    now = resolve(run.model, run.dataset, run.seed, run.given)
-    if now.key != run.key:
-        raise UserError(f"data or defaults of {run} changed after the group was started: start it again")
     session = Session(run)
     trainer, config = session.trainer, session.config
     curve = curve_of(run)

@@ -12,7 +12,7 @@ A record holds everything that a table, a test or a curve is made of:
 ``data_hash``      fingerprint of the dataset's files
 ``versions, git``  of the libraries; ``{"revision", "dirty"}`` of this package's source tree, or None
 ``device``         ``cpu``, or the name of the GPU
-``status, error``  ``finished`` and None, or ``failed`` and a sentence; what a failed run has not reached is None or empty
+``status, error``  ``finished`` and None, or ``failed`` and a sentence (what was not reached is None or empty)
 ``valid``          metric -> value on the validation split at the best epoch
 ``test``           mask (:data:`MASKS`) -> metric -> value at the best epoch
 ``curve``          one entry per epoch: ``{"epoch", "valid": metric -> value or None, "loss": part -> value,

@@ -39,7 +39,7 @@ VARIANTS = {
 class Views(NamedTuple):
     """What one pass knows of every node before fusion; rows are users first, ``(U + I, d)``."""
 
-    refined: dict[str, Tensor]  # DREAM outputs per modality, (I, d)
+    refined: dict[str, Tensor]  # DREAM outputs per modality (without it, projections), (I, d)
     modal: dict[str, Tensor]
     behaviour: Tensor
 
@@ -79,8 +79,10 @@ class MambaRec(MultimodalRecommender):
         modules = {"projection": {}, "dream": {}, "item_gate": {}, "item_graph": {}}
         for m in self.modalities:
             modules["projection"][m] = DimensionProjection(data.features(m).shape[1], d, widths[m])
-            modules["dream"][m] = DREAM(
-                d, config["dream_rate"], choice["channel_attention"], choice["spatial_attention"]
+            modules["dream"][m] = (
+                DREAM(d, config["dream_rate"], choice["channel_attention"], choice["spatial_attention"])
+                if config["dream"]
+                else nn.Identity()
             )
             modules["item_gate"][m] = nn.Linear(d, d)
             modules["item_graph"][m] = data.item_graph(m, config["knn_k"])

@@ -1,0 +1,306 @@
+"""Many runs: models x datasets x seeds, or the lines of a group file; each recorded at once, none made twice."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files
+from recbole_mambarec.config import properties_folder
+from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.experiments import store
+from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
+from recbole_mambarec.extras import need
+from recbole_mambarec.text import table
+
+DEFAULT_RUNS = "results/runs.jsonl"
+# configuration that decides what is measured: rows that differ in it do not belong into one table
+_PROTOCOL = (
+    *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "rm_dup_inter", "threshold"),
+    *("filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "val_interval"),
+)
+# options of RecBole's script of the same name that another command answers
+_ELSEWHERE = ("valid_latex", "test_latex")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# what is to be run
+
+
+def seeds(text: str | None) -> list[int]:
+    """The option ``--seeds``: a number of seeds, counted from the default one, or a list of them (``7,`` is a list).
+
+    Raises:
+        UserError: it is neither, or a seed stands there twice.
+    """
+    if text is None:
+        return [DEFAULT_SEED]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise UserError(f"--seeds={text} is not understood: give a number of seeds (5) or distinct seeds (1,2,3)")
+    if "," in text:
+        return [int(part) for part in parts]
+    if int(text) < 1:
+        raise UserError("--seeds=0 leaves nothing to run")
+    return [DEFAULT_SEED + number for number in range(int(text))]
+
+
+def read_group(name: str) -> tuple[str, dict[str, tuple[str, dict]]]:
+    """A group file: its name, and label -> (model, overrides) for each of its lines.
+
+    Args:
+        name: path of a YAML file, or the name of one that comes with this package::
+
+            model: MambaRec
+            runs:
+              full: {}
+              without MMD: {mmd_weight: 0.0}
+              a baseline: {model: BPR}
+
+    Raises:
+        UserError: there is no such file, or it is of another form.
+    """
+    shipped = properties_folder() / "group"
+    path = Path(name) if Path(name).is_file() else shipped / f"{name}.yaml"
+    if not path.is_file():
+        have = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
+        raise UserError(f"group '{name}' not found: give the path of a YAML file, or one of {have}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())})") from None
+    lines = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(lines, dict) or not lines or set(content) - {"model", "runs"}:
+        raise UserError(f"{path} is no group: it must hold 'runs', a mapping of labels to overrides, and maybe 'model'")
+    planned = {}
+    for label, overrides in lines.items():
+        if not isinstance(overrides, dict):
+            raise UserError(f"{path}: the overrides of '{label}' must be a mapping, {{}} for none, got {overrides!r}")
+        model = overrides.get("model", content.get("model"))
+        if not isinstance(model, str):
+            raise UserError(f"{path}: no model for '{label}': name one in the line or for the whole file")
+        planned[str(label)] = model, {key: value for key, value in overrides.items() if key != "model"}
+    return path.stem, planned
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a line cannot disappear behind a later one of the same name."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise yaml.constructor.ConstructorError(None, None, f"'{repeated[0]}' stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def plan(
+    lines: dict[str, tuple[str, dict]],
+    datasets: list[str],
+    seeds: list[int],
+    overrides: dict | None = None,
+    config_files: list[str] | None = None,
+    group: str = "comparison",
+) -> list[Run]:
+    """All runs, one seed of everything before the next, so that an unfinished group can already be looked at.
+
+    Args:
+        lines: label -> (model, its own overrides, which are stronger than ``overrides``).
+
+    Raises:
+        UserError: a line cannot be run on a dataset; nothing has been run by then.
+    """
+    # also where RecBole's models would keep RecBole's protocol: rows of one table
+    common = {"protocol": "published"} | (overrides or {})
+    first = []
+    for dataset in datasets:
+        for label, (model, own) in lines.items():
+            try:
+                first.append(resolve(model, dataset, seeds[0], common | own, config_files, label, group))
+            except UserError as error:
+                raise UserError(f"{label} on {dataset}: {error}") from None
+    return [run.with_seed(seed) for seed in seeds for run in first]
+
+
+def unlike(runs: list[Run]) -> list[str]:
+    """Sentences about runs on one dataset that are not measured in the same way."""
+    notes = []
+    for run in {(run.dataset, run.label): run for run in runs}.values():
+        other = next(first for first in runs if first.dataset == run.dataset)
+        keys = [key for key in _PROTOCOL if run.config.get(key) != other.config.get(key)]
+        if keys:
+            notes.append(
+                f"{run.label} and {other.label} are not measured in the same way on {run.dataset} "
+                f"({', '.join(keys)}): their rows cannot be compared"
+            )
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------------------
+# running it
+
+
+def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable = execute_apart) -> list[dict]:
+    """Make the runs that ``path`` does not hold as finished, one after another; their records, in the given order.
+
+    A run that failed, now or earlier, does not stop the others and is tried again by the next call. A finished run that
+    is recorded under another group or label is recorded under this one as well, not made again.
+
+    Args:
+        execute: makes one run, :func:`~recbole_mambarec.experiments.run.execute_apart` or a function like it.
+    """
+    path = Path(path)
+    before = store.read(path) if path.exists() else []
+    finished = store.finished(before)
+    names = {(record["key"], record["group"], record["label"]) for record in before if record["status"] == "finished"}
+    records = []
+    for number, run in enumerate(runs, start=1):
+        where = f"[{number}/{len(runs)}] {run}"
+        known = finished.get(run.key)
+        if known is not None:
+            if (run.key, run.group, run.label) not in names:
+                known = known | {"group": run.group, "label": run.label}
+                store.append(path, known)
+            records.append(known)
+            print(f"{where}: recorded before")
+            continue
+        print(f"{where}: started", flush=True)
+        try:
+            record = execute(run, path, per_user)
+        except Busy:
+            print(f"{where}: another process is making it and will record it")
+            continue
+        records.append(record)
+        if record["status"] == "finished":
+            finished[run.key] = record
+            names.add((run.key, run.group, run.label))
+            metric = run.config["valid_metric"]
+            score = f"validation {metric} {record['valid'][metric.lower()]:.4f}"
+            print(f"{where}: {score} at epoch {record['best_epoch']}, {record['seconds'] / 60:.1f} minutes", flush=True)
+        else:
+            print(f"{where}: failed: {record['error']}", flush=True)
+    return records
+
+
+def summary(runs: list[Run], records: list[dict]) -> str:
+    """One line per dataset and label: seeds, the metric that chose the epochs, minutes, memory; then the failures.
+
+    Values are means over seeds, with the standard deviation where there are several. All metrics are in the records.
+    """
+    made: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        made.setdefault((record["dataset"], record["label"]), []).append(record)
+    lines = []
+    for (dataset, label), group in {(run.dataset, run.label): run for run in runs}.items():
+        done = [record for record in made.get((dataset, label), []) if record["status"] == "finished"]
+        metric = group.config["valid_metric"].lower()
+        asked = sum((run.dataset, run.label) == (dataset, label) for run in runs)
+        columns = [[record["valid"][metric] for record in done]]
+        columns += [[record["test"][mask][metric] for record in done] for mask in store.MASKS]
+        costs = [[record[field] / unit for record in done] for field, unit in (("seconds", 60), ("peak_memory_gib", 1))]
+        lines.append(
+            [
+                *(label, dataset, f"{len(done)}/{asked}", metric, *(_mean(values, 4) for values in columns)),
+                *(_mean(values, 1, spread=False) for values in costs),
+            ]
+        )
+    header = ["model", "dataset", "seeds", "metric", "valid", *(f"test, {mask} masked" for mask in store.MASKS)]
+    failed = [
+        f"failed: {record['label']}, {record['dataset']}, seed {record['seed']}: {record['error']}"
+        for record in records
+        if record["status"] == "failed"
+    ]
+    return "\n".join([table([*header, "minutes", "GiB"], lines), *failed])
+
+
+def _mean(values: list[float], places: int, spread: bool = True) -> str:
+    if not values:
+        return "-"
+    text = f"{statistics.fmean(values):.{places}f}"
+    return f"{text} ± {statistics.stdev(values):.{places}f}" if spread and len(values) > 1 else text
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """A cluster ends its jobs with SIGTERM: let that stop the run cleanly, as Ctrl-C does."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``run_recbole_group.py``; exit status 1 where a run failed.
+
+    Raises:
+        UserError: an option is not understood, or a run cannot be configured; nothing has been run by then.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="run_recbole_group.py",
+        description="Train and test several models and record every run; what is recorded is never run again.",
+        epilog="Any other --key=value sets a configuration key for all runs, e.g. --epochs=100.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--models", "--model", "--model_list", "-m", help="models, separated by commas")
+    add("--group", "-g", help="instead: YAML file of labelled overrides, or the name of one that is shipped")
+    add("--datasets", "--dataset", "-d", default=DEFAULT_DATASET, help="datasets, separated by commas")
+    add("--seeds", help=f"number of seeds, counted from {DEFAULT_SEED}, or a list (1,2,3)")
+    add("--config_files", help="YAML files, separated by blanks")
+    add("--runs", default=DEFAULT_RUNS, help="file of records (default %(default)s)")
+    add("--per_user", choices=("True", "False"), default="True", help="keep results per user (default %(default)s)")
+    options, rest = parser.parse_known_args(argv)
+    overrides: dict = configuration(argv, rest)
+    for key in _ELSEWHERE:
+        if key in overrides:
+            raise UserError(f"--{key} is not an option here: `python -m recbole_mambarec.report` writes the tables")
+    if bool(options.models) == bool(options.group):
+        raise UserError("name the models with --models=A,B or a file of runs with --group=FILE, one of the two")
+    if options.group:
+        group, lines = read_group(options.group)
+    else:
+        group, lines = "comparison", {model: (model, {}) for model in _names(options.models, "--models")}
+    chosen = seeds(options.seeds)
+    if "seed" in overrides:
+        if options.seeds is not None:
+            raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
+        chosen = seeds(f"{overrides.pop('seed')},")
+    files, _ = read_config_files(options.config_files)
+    if options.per_user == "True":
+        need("polars", "compare")
+    runs = plan(lines, _names(options.datasets, "--dataset"), chosen, overrides, files, group)
+
+    notes = unlike(runs)
+    print(*notes, sep="\n", end="\n" if notes else "")
+    with _termination_as_interrupt():
+        try:
+            records = make(runs, options.runs, options.per_user == "True")
+        except KeyboardInterrupt:
+            print(f"\nstopped: the same command goes on where it was; what is finished is in {options.runs}")
+            raise
+    print("", summary(runs, records), *notes, f"all metrics: {options.runs}", sep="\n")
+    return int(any(record["status"] == "failed" for record in records))
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{option}={text} names {'one twice' if names else 'nothing'}")
+    return names
+
+
+if __name__ == "__main__":
+    run_main(main)

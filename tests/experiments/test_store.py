@@ -1,0 +1,145 @@
+"""Records: appended whole, read with care."""
+
+import json
+import math
+import threading
+
+import pytest
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import store
+
+
+def record(**changes) -> dict:
+    """A finished run."""
+    whole = {
+        "format": store.FORMAT,
+        "key": "k",
+        "group": "comparison",
+        "label": "BPR",
+        "model": "BPR",
+        "dataset": "planted",
+        "seed": 999,
+        "overrides": {},
+        "config": {"valid_metric": "Recall@20"},
+        "data_hash": "d",
+        "versions": {"python": "3.11"},
+        "git": None,
+        "device": "cpu",
+        "status": "finished",
+        "error": None,
+        "valid": {"recall@20": 0.5},
+        "test": {mask: {"recall@20": 0.4} for mask in store.MASKS},
+        "curve": [],
+        "best_epoch": 1,
+        "epochs": 3,
+        "seconds": 60.0,
+        "peak_memory_gib": 0.5,
+        "parameters": 100,
+        "per_user": None,
+    }
+    return whole | changes
+
+
+def test_what_is_appended_is_read_back_in_order(tmp_path):
+    path = tmp_path / "results" / "runs.jsonl"
+    written = [record(key=key, label=f"Modèle {key}") for key in "abc"]
+    for each in written:
+        store.append(path, each)
+    assert store.read(path) == written
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_writers_at_the_same_time_do_not_mix_their_lines(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    writers = [
+        threading.Thread(target=lambda n=n: [store.append(path, record(key=f"{n}-{k}")) for k in range(20)])
+        for n in range(5)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert {each["key"] for each in store.read(path)} == {f"{n}-{k}" for n in range(5) for k in range(20)}
+
+
+@pytest.mark.parametrize("torn", [b'{"format": "recbole_mambarec.run/1", "key": "b", "lab', b'{"label": "\xc3', b"{"])
+def test_a_line_cut_off_is_named_and_costs_no_other(tmp_path, caplog, torn):
+    path = tmp_path / "runs.jsonl"
+    store.append(path, record(key="a"))
+    with open(path, "ab") as stream:
+        stream.write(torn)
+    assert [each["key"] for each in store.read(path)] == ["a"]
+    assert "line 2 of" in caplog.text and "is incomplete" in caplog.text
+    # the next run is on a line of its own
+    store.append(path, record(key="c"))
+    assert [each["key"] for each in store.read(path)] == ["a", "c"]
+
+
+def test_zeros_that_a_power_failure_left_do_no_harm(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    store.append(path, record(key="a"))
+    with open(path, "ab") as stream:
+        stream.write(b"\0" * 100)
+    store.append(path, record(key="b"))
+    assert [each["key"] for each in store.read(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"label": "BPR", "model": "BPR", "test": {}}', "line 1 .* it does not name its format"),
+        (json.dumps(record(format="recbole_mambarec.run/9")), "its format is 'recbole_mambarec.run/9'"),
+        (json.dumps({k: v for k, v in record().items() if k != "curve"}), "field 'curve' is missing"),
+        (json.dumps(record(seed="999")), "field 'seed' is '999'"),
+        (json.dumps(record(status="done")), "field 'status' is 'done'"),
+        ("[1, 2]", "line 1 .* it is a list"),
+        ("model,recall\nBPR,0.1", "line 1 .* is no JSON"),
+    ],
+)
+def test_files_that_hold_something_else(tmp_path, content, sentence):
+    path = tmp_path / "runs.jsonl"
+    path.write_text(content + "\n")
+    with pytest.raises(UserError, match=sentence):
+        store.read(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no file of runs"):
+        store.read(tmp_path / "runs.jsonl")
+
+
+def test_a_record_that_is_none_is_a_defect(tmp_path):
+    with pytest.raises(ValueError, match="field 'valid' is missing"):
+        store.append(tmp_path / "runs.jsonl", {k: v for k, v in record().items() if k != "valid"})
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_numbers_that_are_not_finite_become_none(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    store.append(path, record(curve=[{"epoch": 0, "loss": {"bpr": math.inf}, "valid": {"gauc": math.nan}}]))
+    assert store.read(path)[0]["curve"] == [{"epoch": 0, "loss": {"bpr": None}, "valid": {"gauc": None}}]
+
+
+def test_the_latest_record_of_a_run_is_a_finished_one_if_there_is_any():
+    failed = record(key="a", status="failed", error="out of memory")
+    again = failed | {"error": "out of disk"}
+    finished = record(key="a")
+    other = record(key="a", label="full", group="ablation")
+    assert store.latest([failed, again]) == [again]
+    assert store.latest([failed, finished, other, again]) == [finished, other]
+    assert store.finished([failed, finished, again]) == {"a": finished}
+    assert store.finished([failed]) == {}
+
+
+def test_a_key_depends_on_what_a_result_depends_on():
+    key = store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "d")
+    assert key == store.run_key("BPR", {"reg": 0, "embedding_size": 64.0, "later_key": None}, 999, "d")
+    others = [
+        store.run_key("VBPR", {"embedding_size": 64, "reg": 0.0}, 999, "d"),
+        store.run_key("BPR", {"embedding_size": 32, "reg": 0.0}, 999, "d"),
+        store.run_key("BPR", {"embedding_size": 64, "reg": False}, 999, "d"),
+        store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 1000, "d"),
+        store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "e"),
+    ]
+    assert len({key, *others}) == 6
