@@ -50,6 +50,7 @@ def apply() -> None:
     anomaly_detection()
     torch_grad_scaler()
     hyperopt_generator()
+    hyperopt_params_file()
     distributed_on_cpu()
     distributed_checkpoint()
     distributed_children()
@@ -501,6 +502,26 @@ class _RandomState(np.random.RandomState):
 
     def integers(self, low: int, high: int | None = None, size=None):
         return self.randint(low, high, size)
+
+
+def hyperopt_params_file() -> None:
+    """Read the params files of ``HyperTuning`` as what they are documented to be.
+
+    RecBole passes the options of a ``choice`` to ``eval``, which runs whatever stands there, and passes over lines that
+    it does not understand without a word.
+
+    No upstream issue known.
+    """
+    hyper_tuning = importlib.import_module("recbole.trainer.hyper_tuning")
+    hyper_tuning.HyperTuning._build_space_from_file = staticmethod(_build_space_from_file)
+
+
+def _build_space_from_file(file: str | os.PathLike) -> dict:
+    from recbole.trainer import HyperTuning
+
+    from recbole_mambarec.experiments.space import read_space
+
+    return HyperTuning._build_space_from_dict(read_space(file).as_dict())
 
 
 # ------------------------------------------------------------------------------------------------------------

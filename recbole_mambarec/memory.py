@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+_OWN_GROUPS = Path("/proc/self/cgroup")
+
 
 def peak_gib(device: torch.device | None = None) -> float:
     """Largest memory so far, in GiB: resident memory of the process, or what torch held on a CUDA ``device``.
@@ -56,7 +58,7 @@ def total_gib(control_groups: Path = Path("/sys/fs/cgroup")) -> float:
 def _limits(root: Path) -> Iterator[tuple[int, Path]]:
     """Limit in bytes and folder of the control groups of this process, in both of Linux's layouts."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        lines = _OWN_GROUPS.read_text(encoding="ascii").splitlines()
     except OSError:
         return
     for line in lines:

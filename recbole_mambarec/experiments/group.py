@@ -228,7 +228,7 @@ def _mean(values: list[float], places: int, spread: bool = True) -> str:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
+def termination_as_interrupt() -> Iterator[None]:
     """A cluster ends its jobs with SIGTERM: let that stop the run cleanly, as Ctrl-C does."""
 
     def interrupt(number, frame):
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
 
     notes = unlike(runs)
     print(*notes, sep="\n", end="\n" if notes else "")
-    with _termination_as_interrupt():
+    with termination_as_interrupt():
         try:
             records = make(runs, options.runs, options.per_user == "True")
         except KeyboardInterrupt:

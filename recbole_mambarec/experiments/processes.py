@@ -86,7 +86,7 @@ class Pool:
         receiver.close()
         return self._outcomes.pop(job, None) or Event(job, "failed", how_it_ended(process.exitcode))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End all jobs."""
         for process, _ in self._running.values():
             process.terminate()

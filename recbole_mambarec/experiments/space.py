@@ -76,8 +76,10 @@ class Space:
                     f"an exhaustive search needs a choice for every parameter, but {parameter.name} is "
                     f"{parameter.kind}: use --algo=random or --algo=bayes"
                 )
-        for options in itertools.product(*(parameter.values for parameter in self.parameters)):
-            yield {p.name: as_setting(option) for p, option in zip(self.parameters, options)}
+        return (
+            {p.name: as_setting(option) for p, option in zip(self.parameters, options)}
+            for options in itertools.product(*(parameter.values for parameter in self.parameters))
+        )
 
     def as_dict(self) -> dict[str, dict[str, list]]:
         """The form of RecBole's ``params_dict``: type -> name -> values."""
@@ -106,7 +108,9 @@ def read_space(path: str | Path) -> Space:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(f"params file '{path}' not found: --params_file names a file of lines 'name type value'") from None
+        raise UserError(
+            f"params file '{path}' not found: --params_file names a file of lines 'name type value'"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"params file '{path}' cannot be read as UTF-8 text: {error}") from None
     parameters: dict[str, Parameter] = {}
@@ -121,7 +125,9 @@ def read_space(path: str | Path) -> Space:
             raise UserError(f"{path}, line {number}: {parameter.name} is there twice: give it one line")
         parameters[parameter.name] = parameter
     if not parameters:
-        raise UserError(f"params file '{path}' names no parameter: add lines such as 'learning_rate choice [0.001, 0.01]'")
+        raise UserError(
+            f"params file '{path}' names no parameter: add lines such as 'learning_rate choice [0.001, 0.01]'"
+        )
     return Space(tuple(parameters.values()))
 
 

@@ -24,7 +24,7 @@ def trial(run: Run, weights: Path | None, report: Callable[[dict], None]) -> dic
     A trial that was interrupted goes on from its checkpoint, where its trainer can.
 
     Args:
-        weights: where the weights of the best epoch are left, see :func:`test`; None: nowhere.
+        weights: where the weights of the best epoch are left, see :func:`evaluate`; None: nowhere.
         report: gets ``{"epoch", "valid", "memory_gib"}`` after each validation, and ``{"device_gib",
             "device_free_gib"}`` where a GPU is used.
 
@@ -59,7 +59,7 @@ def _on_device() -> dict[str, float]:
 
 
 def _keep_weights(checkpoint: Path, weights: Path) -> None:
-    """Leave what :func:`test` needs of a checkpoint in a file that any process can load without running code of it.
+    """Leave what :func:`evaluate` needs of a checkpoint in a file that any process can load without running code of it.
 
     A model whose state is more than tensors (RecBole's item neighbourhoods) leaves nothing; it is trained again.
     """
@@ -73,7 +73,7 @@ def _keep_weights(checkpoint: Path, weights: Path) -> None:
         return
 
 
-def test(run: Run, weights: Path, report: Callable[[dict], None]) -> dict[str, dict[str, float]]:
+def evaluate(run: Run, weights: Path, report: Callable[[dict], None]) -> dict[str, dict[str, float]]:
     """Test scores by mask of the weights that a :func:`trial` has left."""
     with user_errors_of_recbole():
         session = Session(run)
