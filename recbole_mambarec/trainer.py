@@ -7,6 +7,7 @@ from enum import Enum
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
@@ -24,7 +25,17 @@ class MultimodalTrainer(Trainer):
     """
 
     def __init__(self, config, model) -> None:
+        self.shared = not config["single_spec"]
+        if self.shared:
+            # what is not saved was built from the data, in every process: DistributedDataParallel need not send it
+            saved = model.state_dict()
+            model._ddp_params_and_buffers_to_ignore = [name for name, _ in model.named_buffers() if name not in saved]
         super().__init__(config, model)
+        if self.shared:
+            # the first process's buffers have just been sent; from the same input, all compute the same ones
+            self.distributed_model.broadcast_buffers = False
+            # RecBole counts from 0 on every machine; negatives are drawn from numpy's generator, others in each process
+            np.random.seed(config["seed"] + dist.get_rank())  # noqa: NPY002
         rate, epochs = config["lr_decay_rate"], config["lr_decay_epochs"]
         if not (rate > 0 and epochs > 0):
             raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")
@@ -54,11 +65,29 @@ class MultimodalTrainer(Trainer):
         return super().fit(train_data, *args, **kwargs)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        if self.shared:
+            self._share_random_state()
         self.model.pre_epoch(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self.model.post_epoch(epoch_idx)
         self.scheduler.step()
+        if self.shared:
+            mean = torch.tensor(losses, dtype=torch.float64, device=self.device)
+            dist.all_reduce(mean)
+            losses = tuple((mean / dist.get_world_size()).tolist())
         return losses
+
+    def _share_random_state(self) -> None:
+        """Give torch's generators of all processes the state of the first one's: graphs and masks of tables that are
+        drawn in each are then the same, as are those of rows (:mod:`~recbole_mambarec.layers.noise`).
+        """
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        dist.broadcast_object_list(states, src=0)
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -88,14 +117,18 @@ class MultimodalTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
         """Write tensors and plain values only, so that loading the file can run no code; whole or not at all."""
         path = kwargs.pop("saved_model_file", self.saved_model_file)
-        if self.config["single_spec"] or self.config["local_rank"] == 0:
-            self._write_checkpoint(path, epoch)
+        states = [self._random_state()]
+        if self.shared:
+            states = [None] * dist.get_world_size()
+            dist.all_gather_object(states, self._random_state())
+        if not self.shared or self.config["local_rank"] == 0:
+            self._write_checkpoint(path, epoch, states)
             if verbose:
                 self.logger.info(set_color("Saving current", "blue") + f": {path}")
-        if not self.config["single_spec"]:
-            torch.distributed.barrier()  # no process may load the file before it is there
+        if self.shared:
+            dist.barrier()  # no process may load the file before it is there
 
-    def _write_checkpoint(self, path: str, epoch: int) -> None:
+    def _write_checkpoint(self, path: str, epoch: int, random_states: list[dict]) -> None:
         state = {
             "format": CHECKPOINT_FORMAT,
             "model": self.config["model"],
@@ -108,7 +141,8 @@ class MultimodalTrainer(Trainer):
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
-            "random": self._random_state(),
+            "random": random_states[0],
+            "random_of_others": random_states[1:],
         }
         with atomic_file(path) as temporary:
             torch.save(state, temporary)
@@ -138,8 +172,21 @@ class MultimodalTrainer(Trainer):
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = self._last_valid_result = state["best_valid_result"]
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        self._restore_random_state(state["random"])
+        random_state = self._own_random_state(path, state)
+        if random_state is not None:
+            self._restore_random_state(random_state)
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _own_random_state(self, path: str, state: dict) -> dict | None:
+        """The state that this process had when the checkpoint was written; None if there were fewer processes."""
+        states = [state["random"], *state.get("random_of_others", [])]
+        now, rank = (dist.get_world_size(), dist.get_rank()) if self.shared else (1, 0)
+        if len(states) != now:
+            self.logger.warning(
+                f"{path} was written by {len(states)} process(es) and is resumed by {now}: from here on other random "
+                "numbers are drawn than the run would have gone on with"
+            )
+        return states[rank] if rank < len(states) else None
 
     def _random_state(self) -> dict:
         """States of every generator that training draws from, as tensors and plain values."""

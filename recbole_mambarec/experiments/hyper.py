@@ -46,7 +46,7 @@ def tune(
     algo: str = "exhaustive",
     max_evals: int = 100,
     early_stop: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     root: str | Path = DEFAULT_FOLDER,
     progress: bool = True,
     on_ray: RaySettings | None = None,
@@ -57,7 +57,7 @@ def tune(
         overrides, config_files: as for :func:`~recbole_mambarec.experiments.run.resolve`.
         params_file: the search space; by default the one that comes with this package.
         algo, max_evals, early_stop: see :class:`~recbole_mambarec.experiments.tuning.Tuning`.
-        jobs: trials at a time.
+        jobs: trials at a time; by default one, or on ray as many as there is room for.
         root: where the search's folder is made; the same search finds its record there.
         on_ray: run the trials on ray instead of in processes of this machine.
 
@@ -70,8 +70,8 @@ def tune(
             trial has finished.
         KeyboardInterrupt: the next call goes on.
     """
-    for name, number in (("jobs", jobs), ("max_evals", max_evals), ("early_stop", early_stop or 1)):
-        if number < 1:
+    for name, number in (("jobs", jobs), ("max_evals", max_evals), ("early_stop", early_stop)):
+        if number is not None and number < 1:
             raise UserError(f"{name} must be a whole number from 1, got {number}")
     base = resolve(model, dataset, overrides=overrides, config_files=config_files)
     search = Search(base, read_space(params_file or shipped_space(model)), root)
@@ -84,7 +84,7 @@ def tune(
         tuning = Tuning(search, algo, max_evals, early_stop, on_ray is not None, progress)
         tuning.announce()
         if on_ray is None:
-            tuning.run(jobs)
+            tuning.run(jobs or 1)
         else:
             from recbole_mambarec.experiments.on_ray import run_on_ray
 
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--algo", default="exhaustive", help=f"one of {', '.join(ALGORITHMS)} (default %(default)s)")
     add("--max_evals", type=int, default=100, help="trials in all, unless the search is exhaustive (default 100)")
     add("--early_stop", type=int, help="stop after so many trials without a better one (default: never)")
-    add("--jobs", "-j", type=int, default=1, help="trials at a time, as far as memory allows (default 1)")
+    add("--jobs", "-j", type=int, help="trials at a time, as far as memory allows (default 1; on ray: what fits)")
     add("--tuning_dir", default=DEFAULT_FOLDER, help="where searches are kept (default %(default)s)")
     add("--write_best", "--write-best", metavar="FILE", help="write the chosen configuration here, too")
     add("--output_file", help="write all trials as text")
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.display_file:
             tuning.display_file = options.display_file
             tuning.plot_hyper()
-    print(f"best of {len(tuning.records)} trials: {describe(record['point'])}")
+    print(f"best of {len(tuning.records)} trials: {describe(tuning.best['point'])}")
     _print_scores("best valid result", record["valid"])
     for mask, scores in record["test"].items():
         _print_scores(f"test, {mask} masked", scores)

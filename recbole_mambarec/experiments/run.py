@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, create_samplers, data_preparation
+from recbole.data.dataset import Dataset
 from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from tqdm import tqdm
@@ -229,21 +230,28 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 class Session:
     """What RecBole needs for one run: configuration, data under both masks, model, trainer.
 
+    Args:
+        dataset: what ``create_dataset`` gives for this run, where it has been read before.
+
     Attributes:
         config, train, valid, model, trainer: RecBole's.
         test: mask -> test loader.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, dataset: Dataset | None = None) -> None:
         with no_command_line():
             self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
-        effective, data = _what_counts(self.config)
-        if store.run_key(run.model, effective, run.seed, data) != run.key:
-            raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
+        if dataset is None:
+            effective, data = _what_counts(self.config)
+            if store.run_key(run.model, effective, run.seed, data) != run.key:
+                raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
         init_logger(self.config)
         seeds = self.config["seed"], self.config["reproducibility"]
         init_seed(*seeds)
-        dataset = create_dataset(self.config)
+        if dataset is None:
+            dataset = create_dataset(self.config)
+        else:
+            dataset.config = self.config
         self.train, self.valid, test = data_preparation(self.config, dataset)
         self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
         init_seed(*seeds)
@@ -344,11 +352,14 @@ def _train_and_test(run: Run, per_user: Path | None) -> dict:
     return record
 
 
-def train(run: Run, on_epoch: Callable[[dict], None] | None = None) -> tuple[Session, dict]:
+def train(
+    run: Run, on_epoch: Callable[[dict], None] | None = None, dataset: Dataset | None = None
+) -> tuple[Session, dict]:
     """Train until validation stops it; the best epoch is then in ``run.checkpoint``. The test split is not looked at.
 
     Args:
         on_epoch: called after each validation with the epoch's entry of the curve.
+        dataset: see :class:`Session`.
 
     Returns:
         The session, and the record of the run, which lacks what the test would add.
@@ -356,7 +367,7 @@ def train(run: Run, on_epoch: Callable[[dict], None] | None = None) -> tuple[Ses
     Raises:
         UserError: data or defaults are not those that the run was resolved with, or the model has no such score.
     """
-    session = Session(run)
+    session = Session(run, dataset)
     trainer, config = session.trainer, session.config
     curve = curve_of(run)
     _resume(run, session, curve)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from recbole.data.dataset import Dataset
 
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.compat import load_checkpoint
@@ -18,15 +19,16 @@ from recbole_mambarec.memory import peak_gib
 _CONTEXT_GIB = 0.5
 
 
-def trial(run: Run, weights: Path | None, report: Callable[[dict], None]) -> dict:
+def trial(run: Run, weights: Path | None, report: Callable[[dict], None], dataset: Dataset | None = None) -> dict:
     """Train; the test split is not evaluated.
 
     A trial that was interrupted goes on from its checkpoint, where its trainer can.
 
     Args:
         weights: where the weights of the best epoch are left, see :func:`evaluate`; None: nowhere.
-        report: gets ``{"epoch", "valid", "memory_gib"}`` after each validation, and ``{"device_gib",
-            "device_free_gib"}`` where a GPU is used.
+        report: gets ``{"entry", "memory_gib"}`` after each validation, the epoch's entry of the curve and the peak so
+            far, and ``{"device_gib", "device_free_gib"}`` where a GPU is used.
+        dataset: see :class:`~recbole_mambarec.experiments.run.Session`.
 
     Returns:
         A record (:mod:`~recbole_mambarec.experiments.store`) without test scores.
@@ -36,10 +38,10 @@ def trial(run: Run, weights: Path | None, report: Callable[[dict], None]) -> dic
     """
 
     def on_epoch(entry: dict) -> None:
-        report({"epoch": entry["epoch"], "valid": entry["valid"], "memory_gib": peak_gib()} | _on_device())
+        report({"entry": entry, "memory_gib": peak_gib()} | _on_device())
 
     with alone(run), user_errors_of_recbole():
-        _, record = train(run, on_epoch)
+        _, record = train(run, on_epoch, dataset)
         if weights is not None:
             _keep_weights(run.checkpoint, weights)
         curve_of(run).remove()

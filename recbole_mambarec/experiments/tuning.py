@@ -42,7 +42,7 @@ class _Running:
 
     def hear(self, report: dict, metric: str) -> None:
         self.memory_gib = max(self.memory_gib, report["memory_gib"])
-        self.progress = f"epoch {report['epoch']}, {report['valid'][metric]:.4f}"
+        self.progress = f"epoch {report['entry']['epoch']}, {report['entry']['valid'][metric]:.4f}"
 
     def __str__(self) -> str:
         return f"{describe(self.attempt.point)}: {self.progress}"

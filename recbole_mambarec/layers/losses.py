@@ -1,7 +1,8 @@
 """Losses and regularisers, as functions without state.
 
 They compute in float32 also under ``torch.autocast``: differences of squares and exponentials lose too much in
-16 bits.
+16 bits. Where several processes share a batch, the mean of what they return is the loss of the whole batch
+(:mod:`~recbole_mambarec.layers.rows`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recbole_mambarec.layers.rows import all_rows, first_row, processes
 
 
 def _is_floating(value: object) -> bool:
@@ -44,8 +47,13 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     Rows are L2-normalised; the other rows are the negatives, repeated rows included.
     """
     # dividing the (B, d) rows by the temperature spares a pass over the (B, B) products
-    logits = (F.normalize(anchors, dim=1) / temperature) @ F.normalize(targets, dim=1).T
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    return _in_batch(F.normalize(anchors, dim=1) / temperature, F.normalize(targets, dim=1))
+
+
+def _in_batch(anchors: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of the inner products of ``(B, d)`` each, with the class of row r being row r."""
+    own = torch.arange(len(anchors), device=anchors.device) + first_row(anchors)
+    return F.cross_entropy(anchors @ all_rows(targets).T, own)
 
 
 def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
@@ -57,7 +65,7 @@ def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: i
 @_in_float32
 def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
-    return F.cross_entropy(anchors @ targets.T / temperature, torch.arange(len(anchors), device=anchors.device))
+    return _in_batch(anchors / temperature, targets)
 
 
 @_in_float32
@@ -73,7 +81,7 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
         index: ``(B,)``, each below n.
     """
     unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
-    return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature)
+    return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature) * processes()
 
 
 class _SumOfCrossEntropies(torch.autograd.Function):
@@ -123,8 +131,9 @@ def mmd_gaussian(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
     O(B^2), not O(B^2 d). Source: Gretton et al., JMLR 2012, eq. 5.
     """
     scale = -0.5 / bandwidth**2
-    within = _MeanKernel.apply(x, x, scale) + _MeanKernel.apply(y, y, scale)
-    return within - 2 * _MeanKernel.apply(x, y, scale)
+    all_x, all_y = all_rows(x), all_rows(y)
+    within = _MeanKernel.apply(x, all_x, scale) + _MeanKernel.apply(y, all_y, scale)
+    return within - 2 * _MeanKernel.apply(x, all_y, scale)
 
 
 class _MeanKernel(torch.autograd.Function):
@@ -164,10 +173,13 @@ def l2_half(*embeddings: Tensor, batch_size: int) -> Tensor:
 
     ``batch_size`` is the configured one, also for the shorter last batch of an epoch (as the published code does).
     """
-    return 0.5 * sum(x.square().sum() for x in embeddings) / batch_size
+    return 0.5 * sum(x.square().sum() for x in embeddings) * processes() / batch_size
 
 
 @_in_float32
 def embedding_norm(*embeddings: Tensor) -> Tensor:
-    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``."""
+    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``.
+
+    It is taken of the arrays as they are: rows of a batch pass :func:`~recbole_mambarec.layers.rows.all_rows` first.
+    """
     return sum(x.norm() for x in embeddings) / len(embeddings[-1])

@@ -90,7 +90,7 @@ def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
     run = resolve(model, "planted", overrides=overrides)
     reports = []
     record = trial(run, Path("kept/weights.pth"), reports.append)
-    assert [r["epoch"] for r in reports] == [0, 1][: len(reports)] and reports[-1]["memory_gib"] > 0
+    assert [r["entry"]["epoch"] for r in reports] == [0, 1][: len(reports)] and reports[-1]["memory_gib"] > 0
     assert not run.checkpoint.exists() and record["test"] == {}
     if model == "ItemKNN":  # a sparse matrix is more than tensors: such a model is trained again
         assert not list(Path("kept").iterdir())
@@ -163,33 +163,42 @@ def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
         hyper.tune("MambaRec", "planted", overrides)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_search_that_was_stopped_goes_on(tmp_path, how):
-    """The script itself, stopped in the middle of its second trial, which then goes on from its checkpoint."""
-    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=60, embedding_size=8, stopping_step=100)
+def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
+    """Start the script and send it a signal at a certain moment; its exit status and output."""
+    with open("output", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            wait_for(when, process)
+            process.send_signal(how)
+            process.wait(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, Path("output").read_text()
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path):
+    """The script itself, killed in the middle of its second trial, which then goes on from its checkpoint."""
+    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
-    first = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        wait_for(lambda: checkpoint_of_second_trial(), first)
-        first.send_signal(how)
-        output, _ = first.communicate(timeout=120)
-    finally:
-        first.kill()
-    if how != signal.SIGKILL:
-        assert first.returncode == 130 and "the same command goes on where it was" in output
+    _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
     assert "Traceback" not in output
     (folder,) = Path("tuning").iterdir()
     assert [t["point"] for t in store.read(folder / "trials.jsonl")] == [{"n_layers": 0}]
     finished = (folder / "trials.jsonl").read_text().splitlines()[0]
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "1 are on record" in again.stdout and "trial 2 of 2: n_layers=1" in again.stdout
     lines = (folder / "trials.jsonl").read_text().splitlines()
-    assert lines[0] == finished and json.loads(lines[1])["epochs"] == 60
+    assert lines[0] == finished and json.loads(lines[1])["epochs"] == 30
     log = (folder / "logs" / f"{json.loads(lines[1])['key'][:16]}.log").read_text()
     assert "Resume training from epoch" in log
+
+
+def test_a_search_that_is_ended_says_how_it_goes_on(tmp_path):
+    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
+    command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
+    status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))
+    assert status == 130 and "the same command goes on where it was" in output and "Traceback" not in output
 
 
 def checkpoint_of_second_trial() -> bool:
@@ -199,10 +208,10 @@ def checkpoint_of_second_trial() -> bool:
     return bool(list((folders[0] / "running").glob("*.pth")))
 
 
-def wait_for(condition, process, seconds: float = 300) -> None:
+def wait_for(condition, process, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
