@@ -81,7 +81,8 @@ def tune(
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise UserError(f"another process makes this search in {search.folder}: wait for it") from None
-        tuning = Tuning(search, algo, max_evals, early_stop, on_ray is not None, progress)
+        given_up = on_ray is not None and on_ray.grace > 0
+        tuning = Tuning(search, algo, max_evals, early_stop, accept_stopped=given_up, progress=progress)
         tuning.announce()
         if on_ray is None:
             tuning.run(jobs or 1)

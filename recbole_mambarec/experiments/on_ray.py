@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
+import socket
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +28,7 @@ from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments.run import Run, failure, no_command_line
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.extras import need
@@ -75,10 +78,10 @@ def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
         KeyboardInterrupt: what has finished is on record.
     """
     need("ray.tune", "ray")
-    if not tuning.max_evals - len(tuning.records):
-        return
-    with _cluster(settings.address):
-        _Trials(tuning, settings).make(jobs)
+    with contextlib.closing(tuning.bar):
+        if len(tuning.records) < tuning.max_evals:
+            with _cluster(settings.address):
+                _Trials(tuning, settings).make(jobs)
 
 
 def _prepare_worker() -> None:
@@ -93,7 +96,11 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     options = {"address": address} if address else {"include_dashboard": False}
+    host, _, port = (address or "").rpartition(":")
     try:
+        if host and port.isdecimal() and "/" not in host:
+            # ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             **options,
             runtime_env={"worker_process_setup_hook": _prepare_worker},
@@ -101,8 +108,8 @@ def _cluster(address: str | None) -> Iterator[None]:
             logging_level="ERROR",
             configure_logging=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
@@ -122,6 +129,7 @@ class _Followed:
     curve: list[dict] = field(default_factory=list)
     memory_gib: float = 0.0
     record: dict | None = None
+    error: str = ""
 
 
 class _Trials:
@@ -166,7 +174,6 @@ class _Trials:
             try:
                 tuner.fit()
             finally:
-                self.tuning.bar.close()
                 shutil.rmtree(own, ignore_errors=True)
         if self.trouble is not None:
             raise self.trouble
@@ -229,6 +236,7 @@ class _Trials:
         """A trial has reported."""
         followed = self.followed[trial_id]
         followed.memory_gib = max(followed.memory_gib, result["memory_gib"])
+        followed.error = result.get("error", "")
         if result.get("record"):
             followed.record = json.loads(result["record"])
         elif result.get("entry"):
@@ -239,12 +247,13 @@ class _Trials:
                 f"{followed.attempt.run.label}: epoch {entry['epoch']}, {result['score']:.4f}"
             )
 
-    def end(self, trial_id: str, error: str | None) -> None:
+    def end(self, trial_id: str, died: bool = False) -> None:
         """A trial has ended: by itself, given up, or failed."""
         followed = self.followed.pop(trial_id)
         seconds = perf_counter() - followed.started
         try:
-            if error is not None:
+            if died or followed.error:
+                error = followed.error or f"its process died, {_RESTARTS + 1} times"
                 self.tuning.tell_failure(followed.attempt, error, seconds, followed.memory_gib)
             elif followed.record is not None:
                 self.tuning.tell(followed.attempt, followed.record, seconds, followed.memory_gib)
@@ -313,34 +322,20 @@ def _listener(trials: _Trials):
     class Listener(Callback):
         """Passes on what ray tells about trials."""
 
-        def on_trial_result(self, iteration, trials_, trial, result, **info) -> None:
+        def on_trial_result(self, *, trial, result, **info) -> None:
             trials.hear(trial.trial_id, result)
 
-        def on_trial_complete(self, iteration, trials_, trial, **info) -> None:
-            trials.end(trial.trial_id, None)
+        def on_trial_complete(self, *, trial, **info) -> None:
+            trials.end(trial.trial_id)
 
-        def on_trial_error(self, iteration, trials_, trial, **info) -> None:
-            trials.end(trial.trial_id, _sentence(trial))
+        def on_trial_error(self, *, trial, **info) -> None:
+            # whatever a trial raises is reported; this is one whose process is gone
+            trials.end(trial.trial_id, died=True)
 
         def __reduce__(self):
             return Callback, ()
 
     return Listener()
-
-
-def _sentence(failed) -> str:
-    """Why ray thinks that a trial has failed."""
-    try:
-        error = failed.get_error()
-    except Exception:  # of a process that is gone, ray sometimes has no more than a text
-        error = None
-    cause = getattr(error, "cause", None) or error
-    if cause is None:
-        return "its process died"
-    text = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    if type(cause).__name__ in ("RayActorError", "ActorDiedError", "WorkerCrashedError", "OutOfMemoryError"):
-        return f"its process died, {_RESTARTS + 1} times ({type(cause).__name__})"
-    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}"
 
 
 @contextlib.contextmanager
@@ -393,6 +388,13 @@ def _objective(config: dict, data: SharedData | None = None, weights: str = "") 
         progress = _progress(said["entry"], metric)
         RayTune.report(**progress, memory_gib=said["memory_gib"], entry=json.dumps(said["entry"]))
 
-    record = trial(run, target, report, data and data.dataset())
-    done = {"epochs": record["epochs"], "score": record["valid"][metric]}
-    RayTune.report(**done, memory_gib=peak_gib(), record=json.dumps(record))
+    try:
+        record = trial(run, target, report, data and data.dataset())
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        # not ray's affair: it would try again
+        RayTune.report(epochs=0, score=math.nan, memory_gib=peak_gib(), error=sentence(error))
+    else:
+        done = {"epochs": record["epochs"], "score": record["valid"][metric]}
+        RayTune.report(**done, memory_gib=peak_gib(), record=json.dumps(record))

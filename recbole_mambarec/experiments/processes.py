@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.memory import available_gib
 
 # a job may need a little more than those before it
@@ -183,12 +183,10 @@ def _child(sender: Connection, log: str, threads: int | None, function: Callable
         torch.set_num_threads(threads)
     try:
         sender.send(("done", function(*args, report=lambda value: sender.send(("report", value)))))
-    except UserError as error:
-        sender.send(("failed", str(error)))
     except Exception as error:
-        traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
-        sender.send(("failed", f"{type(error).__name__}: {first}"))
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        sender.send(("failed", sentence(error)))
 
 
 def _end_with_parent() -> None:

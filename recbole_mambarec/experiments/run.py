@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.config import default_properties
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.files import locked, sha256_file
@@ -313,7 +313,7 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            record = failure(run, _sentence(error))
+            record = failure(run, sentence(error))
         store.append(runs, record)
         return record
 
@@ -470,13 +470,6 @@ def git_state() -> dict | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _sentence(error: BaseException) -> str:
-    """An error in one line, without paths of this machine."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-    return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -107,9 +107,14 @@ class Tuning(HyperTuning):
 
     @property
     def best(self) -> dict | None:
-        """The record of the best trial that ran to its end; of equal ones, that of the first."""
+        """The record of the best trial that ran to its end; of equal ones, that which comes first in the grid."""
         whole = [record for record in self.records if not record["stopped"]]
-        return max(whole, key=lambda record: self._gain(record["score"]), default=None)
+        parameters = self.search.space.parameters
+        return max(
+            whole,
+            key=lambda record: (self._gain(record["score"]), *(-p.drawn(record["point"][p.name]) for p in parameters)),
+            default=None,
+        )
 
     def ask(self) -> Attempt | None:
         """The next trial to make; None where there is none (for now or at all)."""
