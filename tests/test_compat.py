@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
+from recbole.evaluator import Collector
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.metrics import AveragePopularity, TailPercentage
 from recbole.trainer import HyperTuning, Trainer
 
 import recbole_mambarec
@@ -457,3 +461,32 @@ def test_processes_that_start_together_make_the_same_folder(tmp_path):
     for _ in range(2):
         ensure_dir(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# metrics
+
+
+def test_counts_are_collected_beside_tensors():
+    struct = Collector.__new__(Collector)
+    struct.data_struct = DataStruct()
+    for name, value in {"data.num_items": 7, "data.count_items": Counter("ab"), "rec.items": torch.ones(2, 3)}.items():
+        struct.data_struct.set(name, value)
+    for _ in range(2):  # what belongs to one evaluation goes, what belongs to the data stays
+        given = struct.get_data_struct()
+        assert given["data.num_items"] == 7 and given["data.count_items"] == Counter("ab")
+        assert "rec.items" not in struct.data_struct
+    assert struct.data_struct["data.num_items"] == 7
+
+
+@pytest.mark.parametrize("tail_ratio", [None, 0.3, 2])
+def test_popularity_is_looked_up_as_recbole_does(tail_ratio):
+    rng = np.random.default_rng(0)
+    recommended = rng.integers(1, 20, (30, 5))
+    counts = Counter(rng.integers(1, 15, 60).tolist())  # items that nobody trained on are recommended, too
+    config = {"topk": [2, 5], "metric_decimal_place": 4, "tail_ratio": tail_ratio}
+    for metric, method in ((AveragePopularity, "get_pop"), (TailPercentage, "get_tail")):
+        look_up = getattr(metric(config), method)
+        expected = look_up.__func__.__wrapped__(metric(config), recommended, counts)
+        found = look_up(recommended, counts)
+        assert found.dtype == expected.dtype and (found == expected).all() and found.any()

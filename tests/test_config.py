@@ -141,6 +141,20 @@ def test_values_that_cannot_be(tmp_path, key, value, sentence):
         config(tmp_path, **{key: value})
 
 
+def test_metrics_beyond_accuracy_come_by_one_key(tmp_path):
+    write_planted(tmp_path)
+    added = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage"]
+    assert config(tmp_path)["metrics"] == ["Recall", "NDCG"]
+    assert config(tmp_path, beyond_accuracy=True)["metrics"] == ["Recall", "NDCG", *added]
+    some = config(tmp_path, beyond_accuracy=True, metrics=["giniindex", "Recall"])["metrics"]
+    assert some == ["giniindex", "Recall", "ItemCoverage", "AveragePopularity", "TailPercentage"]
+    # RecBole's own models on its own datasets have the key, too, and its values are checked there as well
+    theirs = Config("BPR", "ml-100k", config_dict={"beyond_accuracy": True, "metrics": "MRR"})
+    assert theirs["metrics"] == ["MRR", *added]
+    with pytest.raises(UserError, match="beyond_accuracy must be True or False"):
+        Config("BPR", "ml-100k", config_dict={"beyond_accuracy": 1})
+
+
 def test_a_configuration_survives_the_way_through_a_checkpoint(tmp_path):
     write_planted(tmp_path)
     before = config(tmp_path, mmd_weight=0.1, mask_valid_in_test=False, modalities=["text"])

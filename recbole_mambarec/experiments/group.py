@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files
+from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files, user_errors_of_recbole
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
@@ -147,16 +147,17 @@ def unlike(runs: list[Run]) -> list[str]:
 # running it
 
 
-def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable = execute_apart) -> list[dict]:
+def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable | None = None) -> list[dict]:
     """Make the runs that ``path`` does not hold as finished, one after another; their records, in the given order.
 
     A run that failed, now or earlier, does not stop the others and is tried again by the next call. A finished run that
     is recorded under another group or label is recorded under this one as well, not made again.
 
     Args:
-        execute: makes one run, :func:`~recbole_mambarec.experiments.run.execute_apart` or a function like it.
+        execute: makes one run, like :func:`~recbole_mambarec.experiments.run.execute_apart`, which is the default.
     """
-    path = Path(path)
+    path, execute = Path(path), execute or execute_apart
+    store.check_writable(path)
     before = store.read(path) if path.exists() else []
     finished = store.finished(before)
     names = {(record["key"], record["group"], record["label"]) for record in before if record["status"] == "finished"}
@@ -165,7 +166,7 @@ def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Call
         where = f"[{number}/{len(runs)}] {run}"
         known = finished.get(run.key)
         if known is not None:
-            if (run.key, run.group, run.label) not in names:
+            if (known["key"], run.group, run.label) not in names:
                 known = known | {"group": run.group, "label": run.label}
                 store.append(path, known)
             records.append(known)
@@ -258,6 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--models", "--model", "--model_list", "-m", help="models, separated by commas")
     add("--group", "-g", help="instead: YAML file of labelled overrides, or the name of one that is shipped")
     add("--datasets", "--dataset", "-d", default=DEFAULT_DATASET, help="datasets, separated by commas")
+    add("--label", help="what sets these runs apart from others of the models: --label=paper makes BPR 'BPR (paper)'")
     add("--seeds", help=f"number of seeds, counted from {DEFAULT_SEED}, or a list (1,2,3)")
     add("--config_files", help="YAML files, separated by blanks")
     add("--runs", default=DEFAULT_RUNS, help="file of records (default %(default)s)")
@@ -273,21 +275,24 @@ def main(argv: list[str] | None = None) -> int:
         group, lines = read_group(options.group)
     else:
         group, lines = "comparison", {model: (model, {}) for model in _names(options.models, "--models")}
+    if options.label:
+        lines = {f"{name} ({options.label})": line for name, line in lines.items()}
     chosen = seeds(options.seeds)
     if "seed" in overrides:
         if options.seeds is not None:
             raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
         chosen = seeds(f"{overrides.pop('seed')},")
     files, _ = read_config_files(options.config_files)
-    if options.per_user == "True":
+    per_user = options.per_user == "True"
+    if per_user:
         need("polars", "compare")
     runs = plan(lines, _names(options.datasets, "--dataset"), chosen, overrides, files, group)
 
     notes = unlike(runs)
     print(*notes, sep="\n", end="\n" if notes else "")
-    with termination_as_interrupt():
+    with termination_as_interrupt(), user_errors_of_recbole():
         try:
-            records = make(runs, options.runs, options.per_user == "True")
+            records = make(runs, options.runs, per_user)
         except KeyboardInterrupt:
             print(f"\nstopped: the same command goes on where it was; what is finished is in {options.runs}")
             raise

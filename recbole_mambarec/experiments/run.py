@@ -11,9 +11,11 @@ One training serves both masks: the epoch is chosen on the validation split, whe
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
+import logging
 import multiprocessing
 import os
 import platform
@@ -24,7 +26,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from logging import getLogger
 from pathlib import Path
 
 import torch
@@ -40,25 +41,14 @@ from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
+from recbole_mambarec.experiments.store import NO_EFFECT
+from recbole_mambarec.extras import need
 from recbole_mambarec.files import locked, sha256_file
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
 
 DEFAULT_SEED: int = default_properties("overall")["seed"]
 LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")
-# configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
-# into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
-# other keys (protocol)
-NO_EFFECT = frozenset(
-    (
-        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
-        *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
-        *("save_dataset", "save_dataloaders", "mask_valid_in_test", "eval_batch_size"),
-        *("gpu_id", "use_gpu", "device", "worker", "single_spec", "local_rank"),
-        *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
-        *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
-    )
-)
 _REFUSED = {
     "resume_from": "a run that was interrupted continues from its own checkpoint by itself",
     "nproc": "a run that is recorded takes one process",
@@ -303,9 +293,12 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
         The record.
 
     Raises:
+        UserError: results per user are asked for and polars is not installed.
         Busy: another process makes this run at the moment.
         KeyboardInterrupt: nothing is recorded; the next call goes on.
     """
+    if per_user:
+        need("polars", "compare")  # now, not after hours of training
     with alone(run):
         try:
             with user_errors_of_recbole():
@@ -401,9 +394,11 @@ def _resume(run: Run, session: Session, curve: Curve) -> None:
     epoch = None
     if isinstance(session.trainer, MultimodalTrainer) and run.checkpoint.is_file():
         try:
-            epoch = read_checkpoint(str(run.checkpoint))["epoch"]
+            state = read_checkpoint(str(run.checkpoint))
+            # a checkpoint that holds the best epoch and a later one continues from the latter
+            epoch = state.get("resume", state)["epoch"]
         except UserError as error:
-            getLogger().warning(f"{error}; the training of {run} starts again")
+            logging.getLogger().warning(f"{error}; the training of {run} starts again")
     if epoch is not None and curve.read_until(epoch):
         session.config["resume_from"] = str(run.checkpoint)
     else:
@@ -482,8 +477,10 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
     A process that dies without a word (killed for lack of memory, a crash in native code) is recorded as a failure.
 
     Raises:
-        Busy, KeyboardInterrupt: as :func:`execute`; the process has ended by then.
+        UserError, Busy, KeyboardInterrupt: as :func:`execute`; the process has ended by then.
     """
+    if per_user:
+        need("polars", "compare")
     process = multiprocessing.get_context("spawn").Process(target=_apart, args=(run, os.fspath(runs), per_user))
     process.start()
     try:
@@ -505,7 +502,7 @@ def _end(process) -> None:
     """Wait for a process that the same Ctrl-C has reached; end it if that takes long."""
     for stop in (process.terminate, process.kill):
         with contextlib.suppress(KeyboardInterrupt):
-            process.join(10)
+            process.join(5)
         if not process.is_alive():
             return
         stop()
@@ -522,6 +519,9 @@ def _apart(run: Run, runs: str, per_user: bool) -> None:
         status = _BUSY
     except KeyboardInterrupt:
         status = _INTERRUPTED
+        # somebody is waiting, and taking torch down in good order takes seconds
+        logging.shutdown()
+        atexit.register(os._exit, status)
     sys.exit(status)
 
 

@@ -28,8 +28,9 @@ from recbole.config import Config
 from recbole_mambarec.config import known_keys, properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import NO_EFFECT, Run, no_command_line, resolve
+from recbole_mambarec.experiments.run import Run, no_command_line, resolve
 from recbole_mambarec.experiments.space import Space
+from recbole_mambarec.experiments.store import NO_EFFECT
 
 # what is measured: scores under different values cannot be compared
 _MEASURE = ("metrics", "topk", "valid_metric", "eval_args", "repeatable", "benchmark_filename", "val_interval")

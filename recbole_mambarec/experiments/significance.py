@@ -1,14 +1,14 @@
 """Is the best model better than each other one? Paired tests over users and over seeds.
 
-For one metric on one dataset, the model with the highest mean is compared with each other one; these comparisons are
-the family over which Holm's correction is taken. Differences are paired: the same user under both models (averaged over
-the seeds that all models have), or the same seed.
+For one metric on one dataset, the model with the best mean (the highest, or the lowest for RecBole's metrics of which
+less is better) is compared with each other one; these comparisons are the family over which Holm's correction is taken.
+Differences are paired: the same user under both models (mean over the seeds that all models have), or the same seed.
 
 * Wilcoxon's signed-rank test, two-sided, zero differences dropped, ties at average ranks; exact up to 50 differences
   (given the ties), beyond that scipy's normal approximation, corrected for ties.
 * Student's t on the differences, two-sided.
 * Effect sizes: Cohen's d_z, the mean difference over the standard deviation of the differences, and the matched-pairs
-  rank-biserial correlation, (W+ - W-) / (W+ + W-): 1 where every difference that is not zero favours the best.
+  rank-biserial correlation, (W+ - W-) / (W+ + W-): 1 or -1 where all differences that are not zero point the same way.
 * Percentile bootstrap interval of the mean difference, pairs drawn with replacement.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from recbole.evaluator import smaller_metrics
 from scipy import stats
 
 from recbole_mambarec.errors import UserError
@@ -67,7 +68,7 @@ class Family:
     """All comparisons of one metric on one dataset.
 
     Attributes:
-        best, best_mean: the model with the highest mean.
+        best, best_mean: the model with the best mean.
         comparisons: the other models, best first.
         metric: e.g. ``recall@20``.
         unit: ``user`` or ``seed``, what pairs are.
@@ -195,7 +196,8 @@ def compare(samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: in
     if len({len(sample) for sample in samples.values()}) > 1:
         sizes = ", ".join(f"{label} {len(sample)}" for label, sample in samples.items())
         raise UserError(f"pairs need as many values of each model, got {sizes}")
-    order = sorted(samples, key=lambda label: -np.mean(samples[label]))
+    less_is_better = metric.partition("@")[0].lower() in smaller_metrics
+    order = sorted(samples, key=lambda label: np.mean(samples[label]), reverse=not less_is_better)
     best = order[0]
     found = [paired(label, samples[best], samples[label]) for label in order[1:]]
     wilcoxon, t = (holm([getattr(each, name) for each in found]) for name in ("p_wilcoxon", "p_t"))
@@ -277,7 +279,12 @@ def _by_label(records: Sequence[dict]) -> dict[str, dict[int, dict]]:
     by_label: dict[str, dict[int, dict]] = {}
     for record in records:
         if record["status"] == "finished":
-            by_label.setdefault(record["label"], {})[record["seed"]] = record
+            known = by_label.setdefault(record["label"], {}).setdefault(record["seed"], record)
+            if known["key"] != record["key"] and known["data_hash"] == record["data_hash"]:
+                raise UserError(
+                    f"two different runs are called '{record['label']}' and have seed {record['seed']}: give them "
+                    "labels of their own (--label), or choose the records to compare"
+                )
     data = {(r["dataset"], r["data_hash"]) for runs in by_label.values() for r in runs.values()}
     if len(data) > 1:
         raise UserError(
@@ -304,7 +311,7 @@ def _users(record: dict, folder: str | Path, mask: str, metric: str) -> tuple[np
     if record["per_user"] is None:
         raise UserError(
             f"there are no results per user of {record['label']}, {record['dataset']}, seed {record['seed']}: "
-            "compare over seeds, or make the run again with --per_user=True"
+            "compare over seeds, or delete its line from the file of runs and start the group again"
         )
     frame = users.read(Path(folder) / record["per_user"])
     tokens = frame["user"].to_numpy()

@@ -40,6 +40,23 @@ FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it
 MASKS = ("train", "train+valid")
 
+# configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
+# into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
+# other keys (protocol)
+NO_EFFECT = frozenset(
+    (
+        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
+        *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
+        *("save_dataset", "save_dataloaders", "checkpoint_interval", "mask_valid_in_test"),
+        *("eval_batch_size", "feature_memory", "gpu_id", "use_gpu", "device", "single_spec", "local_rank"),
+        *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
+        *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
+    )
+)
+# keys that came after the first records, with the value under which they change nothing: a default that leaves results
+# as they were belongs here, so that earlier runs are still known as the same ones
+NEUTRAL = {"worker": 0, "cl_warmup_epochs": 0}
+
 _NONE = type(None)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "format": str,
@@ -72,10 +89,13 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     """SHA-256 (hexadecimal) of what a result depends on.
 
-    An unset configuration key counts as an absent one, as it does for RecBole, and 1.0 as 1: a key that a later version
-    adds unset, and the way in which a number was written, leave the keys of earlier runs as they are.
+    :data:`NO_EFFECT` and :data:`NEUTRAL` do not count; an unset configuration key counts as an absent one, as it does
+    for RecBole, and 1.0 as 1.
     """
-    content = {"model": model, "config": _normal(config), "seed": seed, "data": data_hash}
+    counts = {
+        name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in NEUTRAL.items()
+    }
+    content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -113,6 +133,21 @@ def append(path: str | os.PathLike, record: dict) -> None:
         os.fsync(stream.fileno())
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Find out before hours of work whether :func:`append` will be able to write there.
+
+    Raises:
+        OSError: it will not.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with open(path, "ab"):
+        pass
+    if new:
+        path.unlink()
+
+
 def read(path: str | os.PathLike) -> list[dict]:
     """The records of a file in the order in which they were written.
 
@@ -148,8 +183,10 @@ def read(path: str | os.PathLike) -> list[dict]:
 
 
 def finished(records: list[dict]) -> dict[str, dict]:
-    """The finished runs by key."""
-    return {record["key"]: record for record in records if record["status"] == "finished"}
+    """The finished runs by key: the one that they were recorded under, and the one that they would have today."""
+    done = [record for record in records if record["status"] == "finished"]
+    today = {run_key(r["model"], r["config"], r["seed"], r["data_hash"]): r for r in done}
+    return today | {record["key"]: record for record in done}
 
 
 def latest(records: list[dict]) -> list[dict]:

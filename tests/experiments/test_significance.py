@@ -4,13 +4,14 @@ import math
 from itertools import product
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy import stats
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import significance
 from tests.experiments.test_store import record
+
+pl = pytest.importorskip("polars")
 
 
 def test_without_ties_the_signed_rank_test_is_scipys():
@@ -103,6 +104,14 @@ def test_a_family_is_ordered_corrected_and_described():
     assert "cannot give" not in family.sentence
 
 
+def test_less_can_be_better():
+    samples = {"even": np.array([0.2, 0.3, 0.4]), "skewed": np.array([0.9, 0.8, 0.7])}
+    assert significance.compare(samples, "recall@10", "seed", seeds=3).best == "skewed"
+    family = significance.compare(samples, "GiniIndex@10", "seed", seeds=3)
+    assert (family.best, family.comparisons[0].rank_biserial) == ("even", -1.0)
+    assert family.comparisons[0].difference == pytest.approx(-0.5)
+
+
 def test_a_family_too_small_to_show_anything_says_so():
     samples = {"a": np.array([1.0, 2, 3, 4, 5]), "b": np.array([0.0, 1, 2, 3, 4.5])}
     family = significance.compare(samples, "ndcg@10", "seed", seeds=5)
@@ -154,6 +163,13 @@ def test_records_that_cannot_be_compared(change, sentence):
     records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) | change for s in (1, 2)]
     with pytest.raises(UserError, match=sentence):
         significance.over_seeds(records, "train", "recall@20")
+
+
+def test_two_runs_under_one_name_are_not_mixed():
+    records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) for s in (1, 2)]
+    significance.over_seeds([*records, records[0]], "train", "recall@20")
+    with pytest.raises(UserError, match="two different runs are called 'a' and have seed 1"):
+        significance.over_seeds([*records, records[0] | {"key": "tuned"}], "train", "recall@20")
 
 
 def users_of(folder, label, seed, tokens, values):

@@ -128,8 +128,20 @@ def test_the_latest_record_of_a_run_is_a_finished_one_if_there_is_any():
     other = record(key="a", label="full", group="ablation")
     assert store.latest([failed, again]) == [again]
     assert store.latest([failed, finished, other, again]) == [finished, other]
-    assert store.finished([failed, finished, again]) == {"a": finished}
+    assert store.finished([failed, finished, again])["a"] == finished
     assert store.finished([failed]) == {}
+
+
+def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
+    """Recorded when ``new`` was still counted, or did not exist: today its default is known to change nothing."""
+    with_new, without = {"embedding_size": 64, "new": 0}, {"embedding_size": 64}
+    before = [record(key=store.run_key("BPR", config, 999, "d"), config=config) for config in (with_new, without)]
+    monkeypatch.setitem(store.NEUTRAL, "new", 0)
+    today = store.run_key("BPR", with_new, 999, "d")
+    assert today == store.run_key("BPR", without, 999, "d") != before[0]["key"]
+    for each in before:
+        assert store.finished([each])[today] == each
+    assert store.run_key("BPR", {"embedding_size": 64, "new": 1}, 999, "d") != today
 
 
 def test_a_key_depends_on_what_a_result_depends_on():
@@ -143,3 +155,5 @@ def test_a_key_depends_on_what_a_result_depends_on():
         store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "e"),
     ]
     assert len({key, *others}) == 6
+    shown = {"embedding_size": 64, "reg": 0.0, "show_progress": True, "data_path": "/here", "worker": 0}
+    assert store.run_key("BPR", shown, 999, "d") == key

@@ -81,6 +81,17 @@ class TestMambaRec(ModelContract):
         assert seen == [(20, 8)]
         assert model.dream["image"].branch_norm.num_batches_tracked == 1
 
+    def test_without_dream_the_projections_go_on(self):
+        dataset = random_dataset()
+        model = self.build(dataset, dream=False)
+        refined = model._views().refined
+        for m in model.modalities:
+            torch.testing.assert_close(refined[m], model.projection[m](model.features[m]()))
+        assert not [name for name, _ in model.named_parameters() if name.startswith("dream")]
+        loss = sum(model.calculate_loss(self.some_batch(dataset)))
+        loss.backward()
+        assert torch.isfinite(loss)
+
     def test_reduction_factor_auto_follows_the_spectrum(self):
         rng = np.random.default_rng(0)
         dataset = random_dataset(n_items=60, dims={"image": 30})

@@ -1,0 +1,333 @@
+"""Many runs: none twice, none lost, none stopping the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recbole_mambarec.config import properties_folder
+from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.experiments import group, store
+from recbole_mambarec.experiments.run import Busy, execute, failure
+from tests.experiments.test_run import RUNS
+from tests.planted import QUICK, write_planted
+
+pytest.importorskip("polars")  # results per user are kept by default
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_planted(tmp_path)
+
+
+def planned(tmp_path, lines, seeds=(999,), name="comparison"):
+    values = {k: v for k, v in QUICK.items() if k != "knn_k"} | {"data_path": str(tmp_path), "epochs": 1}
+    return group.plan(lines, ["planted"], list(seeds), values, group=name)
+
+
+class Recorder:
+    """Stands in for the training: notes what it was asked for and answers with a record."""
+
+    def __init__(self, failing=(), busy=()):
+        self.failing, self.busy, self.made = set(failing), set(busy), []
+
+    def __call__(self, run, path, per_user):
+        self.made.append(str(run))
+        if run.label in self.busy:
+            raise Busy
+        scores = {"recall@20": run.seed / 10_000}
+        record = failure(run, "it broke")
+        if run.label not in self.failing:
+            record |= {"status": "finished", "error": None, "valid": scores, "seconds": 90.0, "peak_memory_gib": 0.5}
+            record |= {"test": dict.fromkeys(store.MASKS, scores), "best_epoch": 0, "epochs": 1}
+        store.append(path, record)
+        return record
+
+
+# ------------------------------------------------------------------------------------------------------------
+# what is asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, [999]), ("1", [999]), ("3", [999, 1000, 1001]), ("7,", [7]), ("1, 2,3", [1, 2, 3])],
+)
+def test_seeds(text, expected):
+    assert group.seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "", "-1", "two", "1,1", "1.5"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(UserError, match="--seeds"):
+        group.seeds(text)
+
+
+def test_one_seed_of_everything_comes_before_the_next(data, tmp_path):
+    runs = planned(tmp_path, {"BPR": ("BPR", {}), "Pop": ("Pop", {})}, seeds=(1, 2))
+    assert [str(run) for run in runs] == [f"{m}, planted, seed {s}" for s in (1, 2) for m in ("BPR", "Pop")]
+    assert len({run.key for run in runs}) == 4 and all(run.given["seed"] == run.seed for run in runs)
+
+
+def test_a_line_is_stronger_than_what_holds_for_all(data, tmp_path):
+    (run,) = group.plan(
+        {"x": ("BPR", {"embedding_size": 8})}, ["planted"], [1], {"embedding_size": "32", "data_path": str(tmp_path)}
+    )
+    assert run.config["embedding_size"] == 8 and run.overrides == {"embedding_size": 8}
+
+
+def test_all_models_of_a_group_are_measured_alike():
+    """On RecBole's own datasets, RecBole's models would otherwise keep another protocol."""
+    runs = group.plan({"MambaRec": ("MambaRec", {}), "BPR": ("BPR", {})}, ["ml-100k"], [999])
+    assert runs[0].config["metrics"] == runs[1].config["metrics"] == ["Recall", "NDCG"]
+    assert group.unlike(runs) == []
+
+
+def test_rows_that_cannot_be_compared_are_named(data, tmp_path):
+    runs = planned(tmp_path, {"BPR": ("BPR", {}), "BPR at 5": ("BPR", {"topk": [5, 20]})}, seeds=(1, 2))
+    (note,) = group.unlike(runs)
+    assert note.startswith("BPR at 5 and BPR are not measured in the same way on planted (topk)")
+
+
+def test_the_shipped_ablations_are_what_they_say():
+    name, lines = group.read_group("mambarec-ablation")
+    assert name == "mambarec-ablation" and len(lines) == 6
+    runs = {run.label: run for run in group.plan(lines, ["ml-100k"], [999], {"modalities": ["text", "genre"]})}
+    full = runs["MambaRec"].config
+    changed = {label: {k for k in full if run.config[k] != full[k]} for label, run in runs.items()}
+    assert changed == {
+        "MambaRec": set(),
+        "without DREAM": {"dream"},
+        "without MMD": {"mmd_weight"},
+        "without InfoNCE": {"cl_weight"},
+        "image only": {"modalities"},
+        "text only": {"modalities"},
+    }
+    assert group.read_group(str(properties_folder() / "group" / "mambarec-ablation.yaml"))[1] == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("runs: [a, b]", "is no group"),
+        ("model: BPR", "is no group"),
+        ("model: BPR\nruns: {}", "is no group"),
+        ("model: BPR\nrun: {}\nruns: {a: {}}", "is no group"),
+        ("runs: {a: {}}", "no model for 'a'"),
+        ("model: BPR\nruns:\n  a: 3", "overrides of 'a' must be a mapping"),
+        ("model: BPR\nruns:\n  a: {}\n  a: {}", "'a' stands there twice"),
+        ("model: BPR\nruns: {", "is no YAML"),
+    ],
+)
+def test_group_files_that_are_none(tmp_path, text, sentence):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        group.read_group(str(path))
+
+
+def test_a_group_that_is_not_there():
+    with pytest.raises(UserError, match=r"group 'none.yaml' not found: .*mambarec-ablation"):
+        group.read_group("none.yaml")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# making them
+
+
+LINES = {name: ("BPR", {"embedding_size": size}) for name, size in (("a", 4), ("b", 8), ("c", 12))}
+
+
+def test_a_failure_stops_nothing_and_is_tried_again(data, tmp_path, capsys):
+    runs = planned(tmp_path, LINES)
+    first = Recorder(failing={"b"})
+    records = group.make(runs, RUNS, execute=first)
+    assert [record["status"] for record in records] == ["finished", "failed", "finished"]
+    assert "[2/3] b, planted, seed 999: failed: it broke" in capsys.readouterr().out
+    second = Recorder()
+    records = group.make(runs, RUNS, execute=second)
+    assert second.made == ["b, planted, seed 999"]
+    assert [record["status"] for record in records] == ["finished"] * 3
+    third = Recorder()
+    assert group.make(runs, RUNS, execute=third) == records and third.made == []
+
+
+def test_an_interrupted_group_keeps_what_it_has(data, tmp_path):
+    runs, recorder = planned(tmp_path, LINES, seeds=(1, 2)), Recorder()
+
+    def interrupted(run, path, per_user):
+        if len(recorder.made) == 4:
+            raise KeyboardInterrupt
+        return recorder(run, path, per_user)
+
+    with pytest.raises(KeyboardInterrupt):
+        group.make(runs, RUNS, execute=interrupted)
+    assert len(store.read(RUNS)) == 4
+    rest = Recorder()
+    group.make(runs, RUNS, execute=rest)
+    assert rest.made == ["b, planted, seed 2", "c, planted, seed 2"]
+
+
+def test_a_run_of_another_group_is_taken_over_under_the_new_name(data, tmp_path):
+    group.make(planned(tmp_path, {"BPR": ("BPR", {})}), RUNS, execute=Recorder())
+    runs = planned(tmp_path, {"full": ("BPR", {}), "again": ("BPR", {})}, name="ablation")
+    recorder = Recorder()
+    for _ in range(2):
+        group.make(runs, RUNS, execute=recorder)
+    names = [(record["group"], record["label"]) for record in store.read(RUNS)]
+    assert recorder.made == []
+    assert names == [("comparison", "BPR"), ("ablation", "full"), ("ablation", "again")]
+    assert len({record["key"] for record in store.read(RUNS)}) == 1
+
+
+def test_a_run_recorded_under_an_older_key_is_not_made_again(data, tmp_path):
+    (run,) = planned(tmp_path, {"BPR": ("BPR", {})})
+    Recorder()(replace(run, key="of an older version"), RUNS, True)
+    for _ in range(2):
+        recorder = Recorder()
+        (record,) = group.make([run], RUNS, execute=recorder)
+        assert record["key"] == "of an older version" and recorder.made == []
+    assert len(store.read(RUNS)) == 1
+
+
+def test_two_lines_that_are_the_same_run_are_made_once(data, tmp_path):
+    recorder = Recorder()
+    records = group.make(planned(tmp_path, {"x": ("BPR", {}), "y": ("BPR", {})}), RUNS, execute=recorder)
+    assert recorder.made == ["x, planted, seed 999"] and [r["label"] for r in records] == ["x", "y"]
+
+
+def test_a_run_that_is_being_made_elsewhere_is_left_out(data, tmp_path, capsys):
+    runs = planned(tmp_path, LINES)
+    records = group.make(runs, RUNS, execute=Recorder(busy={"a"}))
+    assert [record["label"] for record in records] == ["b", "c"]
+    assert "another process is making it" in capsys.readouterr().out
+
+
+def test_the_summary_counts_seeds_and_names_failures(data, tmp_path):
+    runs = planned(tmp_path, LINES, seeds=(1000, 2000))
+    records = group.make(runs, RUNS, execute=Recorder(failing={"b"}))
+    lines = group.summary(runs, records).splitlines()
+    assert lines[0].split()[:5] == ["model", "dataset", "seeds", "metric", "valid"]
+    a, b, _ = lines[1:4]
+    assert a.split()[:8] == ["a", "planted", "2/2", "recall@20", "0.1500", "±", "0.0707", "0.1500"]
+    assert a.split()[-2:] == ["1.5", "0.5"]
+    assert b.split() == ["b", "planted", "0/2", "recall@20", "-", "-", "-", "-", "-"]
+    assert lines[4:] == [f"failed: b, planted, seed {seed}: it broke" for seed in (1000, 2000)]
+
+
+def test_per_user_results_can_be_left_out(data, tmp_path):
+    runs = planned(tmp_path, {"BPR": ("BPR", {})})
+    (record,) = group.make(runs, RUNS, per_user=False, execute=execute)
+    assert record["status"] == "finished" and record["per_user"] is None
+    assert not (RUNS.parent / "per_user").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the command
+
+
+def door(monkeypatch, *arguments):
+    """Run the door in this process as ``python run_recbole_group.py ARGUMENTS``; its exit status."""
+    monkeypatch.setattr("sys.argv", ["run_recbole_group.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_main(group.main)
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "name the models with --models=A,B"),
+        (["--models=BPR", "--group=x.yaml"], "one of the two"),
+        (["--models=BPR,BPR"], "--models=BPR,BPR names one twice"),
+        (["--models=BPR,MambaReq"], "MambaReq on planted: there is no model 'MambaReq': did you mean MambaRec"),
+        (["--models=BPR", "--dataset=planted,nowhere"], "BPR on nowhere: dataset 'nowhere' not found"),
+        (["--models=BPR", "--seeds=none"], "--seeds=none is not understood"),
+        (["--models=BPR", "--seeds=2", "--seed=3"], "--seed and --seeds exclude each other"),
+        (["--models=BPR", "--learnin_rate=1"], "did you mean 'learning_rate'"),
+        (["--models=BPR", "epochs=1"], "argument 'epochs=1' is not understood"),
+        (["--models=BPR", "--epochs=1", "--epochs=2"], "--epochs is given more than once"),
+        (["--models=BPR", "--config_files=none.yaml"], "configuration file 'none.yaml' not found"),
+        (["--models=BPR", "--nproc=2"], "nproc cannot be given here"),
+        (["--models=BPR", "--test_latex=x.tex"], "python -m recbole_mambarec.report"),
+    ],
+)
+def test_mistakes_cost_one_sentence_and_nothing_is_run(data, tmp_path, monkeypatch, capsys, arguments, sentence):
+    given = [f"--data_path={tmp_path}"] + ([] if "--dataset=" in " ".join(arguments) else ["--dataset=planted"])
+    assert door(monkeypatch, *arguments, *given) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert sentence in line
+    assert not RUNS.exists() and not Path("saved").exists()
+
+
+def test_a_file_of_runs_that_cannot_be_written_is_found_out_first(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    given = ["--models=BPR", "--dataset=planted", f"--data_path={tmp_path}"]
+    for runs, reason in (("file/runs.jsonl", "exists"), ("planted", "Is a directory")):
+        assert door(monkeypatch, *given, f"--runs={runs}") == 2
+        assert reason in capsys.readouterr().err
+    assert not Path("saved").exists()
+
+
+def test_without_polars_nothing_is_run(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    assert door(monkeypatch, "--models=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert "[compare]" in capsys.readouterr().err
+
+
+def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(group, "execute_apart", recorder)
+    given = ["--dataset=planted", f"--data_path={tmp_path}", "--runs=mine/runs.jsonl"]
+    assert door(monkeypatch, "--model_list=BPR,LightGCN", "--seed=5", "--label=x y", *given) == 0
+    assert recorder.made == ["BPR (x y), planted, seed 5", "LightGCN (x y), planted, seed 5"]
+    (tmp_path / "mine.yaml").write_text("model: BPR\nruns: {small: {embedding_size: 4}, broken: {embedding_size: 8}}\n")
+    recorder.failing.add("broken")
+    assert door(monkeypatch, "--group=mine.yaml", "--seeds=2", *given) == 1
+    assert len(store.read("mine/runs.jsonl")) == 6 and not RUNS.exists()
+
+
+def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the middle of the first of two runs, of which the second cannot be made."""
+    (tmp_path / "mine.yaml").write_text("model: MambaRec\nruns: {full: {}, broken: {variant: best}}\n")
+    values = QUICK | {"data_path": tmp_path, "epochs": 40, "seed": 3}
+    arguments = ["--group=mine.yaml", "--dataset=planted", *(f"--{key}={value}" for key, value in values.items())]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_recbole_group.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        curves = list(tmp_path.glob("saved/*.curve.jsonl"))
+        if curves and len(curves[0].read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopped: the same command goes on" in output and "Traceback" not in output
+    assert not RUNS.exists()
+    before = [json.loads(line) for line in curves[0].read_text().splitlines()[:2]]
+    with pytest.raises(ProcessLookupError):  # soon nobody of the session is left
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(group, "execute_apart", execute)
+    assert door(monkeypatch, *arguments) == 1
+    finished, _ = store.read(RUNS)
+    assert (finished["label"], finished["status"], finished["epochs"]) == ("full", "finished", 40)
+    assert [entry["epoch"] for entry in finished["curve"]] == list(range(40))
+    assert finished["curve"][:2] == before  # their seconds included: they were not trained again
+    assert "failed: broken, planted, seed 3: variant 'best' is unknown" in capsys.readouterr().out.splitlines()[-2]
