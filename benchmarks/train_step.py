@@ -19,29 +19,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from recbole_mambarec.memory import peak_gib
 
 FORMS = ("plain", "trainable", "frozen")
-SIZES = {"n_users": 19445, "n_items": 7050, "pairs": 118551, "dims": {"image": 4096, "text": 384}, "batch": 2048}
 
 
 def make_steps(forms: tuple[str, ...]) -> dict[str, Callable[[], float]]:
     """Functions that do one training step each and return the loss."""
     from benchmarks.plain import PlainMambaRec
+    from benchmarks.synthetic import Sizes, draw, step, total_loss
     from recbole_mambarec.models.mambarec import MambaRec
-    from tests.helpers import InMemoryDataset, batch, model_config
+    from tests.helpers import batch, model_config
 
-    rng = np.random.default_rng(0)
-    users = rng.integers(0, SIZES["n_users"], SIZES["pairs"])
-    items = rng.integers(0, SIZES["n_items"], SIZES["pairs"])
-    features = {m: rng.normal(size=(SIZES["n_items"], d)).astype(np.float32) for m, d in SIZES["dims"].items()}
-    dataset = InMemoryDataset(users, items, SIZES["n_users"], SIZES["n_items"], features)
-    rows = rng.integers(0, SIZES["pairs"], SIZES["batch"])
-    nodes = (users[rows], items[rows], rng.integers(0, SIZES["n_items"], SIZES["batch"]))
+    dataset, nodes = draw(Sizes())
     steps = {}
     for form in forms:
         torch.manual_seed(0)
@@ -50,28 +42,16 @@ def make_steps(forms: tuple[str, ...]) -> dict[str, Callable[[], float]]:
             data = dataset.training_data()
             graphs = {m: data.item_graph(m, config["knn_k"]) for m in data.modalities}
             graphs |= {"bipartite": data.bipartite, "user_item": data.user_item}
-            tables = {m: torch.from_numpy(x) for m, x in features.items()}
-            model = PlainMambaRec(SIZES["n_users"], tables, graphs, config)
+            tables = {m: torch.from_numpy(data.features(m)) for m in data.modalities}
+            model = PlainMambaRec(data.n_users, tables, graphs, config)
             loss_of = partial(model.loss, *(torch.from_numpy(x) for x in nodes))
         else:
             model = MambaRec(config, dataset)
-            loss_of = partial(_total, model, batch(*nodes))
+            loss_of = partial(total_loss, model, batch(*nodes))
         parameters = [p for p in model.train().parameters() if p.requires_grad]
         kind = {"foreach": False} if form == "plain" else {"fused": True}
-        steps[form] = partial(_step, loss_of, torch.optim.Adam(parameters, lr=1e-3, **kind))
+        steps[form] = partial(step, loss_of, torch.optim.Adam(parameters, lr=1e-3, **kind))
     return steps
-
-
-def _total(model: torch.nn.Module, interaction: dict[str, Tensor]) -> Tensor:
-    return sum(model.calculate_loss(interaction))
-
-
-def _step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
-    optimizer.zero_grad()
-    loss = loss_of()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def measure_time(rounds: int, ours_per_round: int = 5) -> dict[str, float]:

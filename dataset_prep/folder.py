@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec.data.folder import CARD_NAME
+from recbole_mambarec.data.folder import read_card as read_any_card
 from recbole_mambarec.errors import UserError
 
 from .progress import bar
@@ -15,25 +16,20 @@ from .tables import SPLITS
 
 
 def read_card(folder: Path) -> dict:
-    """The card of a prepared dataset.
+    """The card of a prepared dataset, with the entries that every card written here has.
 
     Raises:
         UserError: there is no such folder, or no card of ours in it.
     """
-    file = folder / "dataset.json"
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    if not file.is_file():
-        raise UserError(f"{folder} holds no dataset.json, so it is not a prepared dataset")
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-        if not card["format"].startswith("recbole_mambarec.dataset/") or not isinstance(card["name"], str):
-            raise KeyError("format")
-        for key in ("modalities", "files", "counts"):
-            if not isinstance(card[key], dict):
-                raise KeyError(key)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not the card of a prepared dataset ({error})") from None
+    card = read_any_card(folder)
+    if card is None:
+        raise UserError(f"{folder} holds no {CARD_NAME}, so it is not a prepared dataset")
+    kinds = {"name": str, "modalities": dict, "files": dict, "counts": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key), kind)]
+    if wrong:
+        raise UserError(f"{folder / CARD_NAME} is not the card of a prepared dataset ('{wrong[0]}' is not there)")
     return card
 
 

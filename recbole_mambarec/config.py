@@ -134,17 +134,15 @@ def _add_our_defaults(config: Config, original, model, model_class, dataset) -> 
         internal.update({key: value for key, value in recbole_defaults.items() if key in overall})
     if published and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
         internal["eval_batch_size"] = _PAIRWISE_EVAL_BATCH
-    if ours:
-        internal.update(default_properties("model", model))
-        internal.update(default_properties("dataset", dataset))
-    elif described is not None:
-        internal.update(default_properties("dataset", dataset))
-    internal.update(described or {})
+    of_model = default_properties("model", model) if ours else {}
     # RecBole's own models on RecBole's own datasets behave exactly as without this package
     config.checked_by_recbole_mambarec = ours or described is not None
     if config.checked_by_recbole_mambarec:
+        internal.update(of_model)
+        internal.update(default_properties("dataset", dataset))
+        internal.update(described or {})
         _check_keys(config)
-        _check_values(given, overall | (default_properties("model", model) if ours else {}))
+        _check_values(given, overall | of_model)
     if not ours:
         useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
         if useless:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 
@@ -21,6 +21,17 @@ def sentence(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
     return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
+
+
+def one_of(key: str, value: str, allowed: Collection[str]) -> str:
+    """``value`` of the configuration key ``key``, if it is one of ``allowed``.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{key} '{value}' is unknown: use one of {', '.join(allowed)}")
+    return value
 
 
 def run_main(main: Callable[[], int | None]) -> None:

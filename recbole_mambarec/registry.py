@@ -32,6 +32,7 @@ class Entry:
 # Adding a model: its file under models/, its YAML under properties/model/, its line here.
 _BUILT_IN = {
     "MambaRec": Entry("recbole_mambarec.models.mambarec:MambaRec"),
+    "CRANE": Entry("recbole_mambarec.models.crane:CRANE"),
     "VBPR": Entry("recbole_mambarec.models.vbpr:VBPR"),
     "FREEDOM": Entry("recbole_mambarec.models.freedom:FREEDOM"),
     "MGCN": Entry("recbole_mambarec.models.mgcn:MGCN"),

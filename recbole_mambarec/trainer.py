@@ -11,6 +11,7 @@ import torch.distributed as dist
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
+from recbole_mambarec.allocator import keep_freed_memory
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import atomic_file
 
@@ -36,6 +37,7 @@ class MultimodalTrainer(Trainer):
             self.distributed_model.broadcast_buffers = False
             # RecBole counts from 0 on every machine; negatives are drawn from numpy's generator, others in each process
             np.random.seed(config["seed"] + dist.get_rank())  # noqa: NPY002
+        keep_freed_memory()
         rate, epochs = config["lr_decay_rate"], config["lr_decay_epochs"]
         if not (rate > 0 and epochs > 0):
             raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")

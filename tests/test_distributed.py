@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,7 @@ OF_MODEL = {
     "GUME": {"reg_weight": 0.1, "cl_weight": 0.5, "user_weight": 0.5},
     "SLMRec": {"ssl_weight": 0.5},
     "PGL": {"cl_weight": 0.5},
+    "CRANE": {"reg_weight": 0.1, "cl_weight": 0.5, "prune_rate": 0.5, "unit_content": True, "learning_rate": 0.05},
 }
 OTHERS = ("BPR", "LightGCN")
 
@@ -105,6 +107,7 @@ def train(model_name: str, data_path: str, rank: int | None) -> dict:
 
 def process(rank: int, folder: str, port: int, queue) -> None:
     os.chdir(folder)
+    sys.argv = sys.argv[:1]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=WORLD, init_method=f"tcp://localhost:{port}")
     results = {name: train(name, folder, rank) for name in (*registry.names(), *OTHERS)}
@@ -124,6 +127,7 @@ def of_functions(rank: int | None) -> dict[str, tuple[torch.Tensor, torch.Tensor
     functions = {
         "bpr": lambda a, b, c: losses.bpr(a, b, c),
         "info_nce": lambda a, b, c: losses.info_nce(a, b, 0.2),
+        "info_nce of the whole batch": lambda a, b, c: losses.info_nce(*map(rows.all_rows, (a, b)), 0.2, whole=True),
         "dot_nce": lambda a, b, c: losses.dot_nce(a, b, 0.5),
         "info_nce_among": lambda a, b, c: losses.info_nce_among(a, table, index[part], 0.3),
         "cosine_distance": lambda a, b, c: losses.cosine_distance(a, b),
@@ -200,7 +204,7 @@ def test_training_moved_what_is_compared(together, one, model):
     assert moved > 1e-3
 
 
-@pytest.mark.parametrize("model", [name for name in ("FREEDOM", "PGL", "COHESION") if name in NAMES])
+@pytest.mark.parametrize("model", [name for name in ("FREEDOM", "PGL", "COHESION", "CRANE") if name in NAMES])
 def test_every_process_draws_the_same_graph(together, one, model):
     first, second = (process_["results"][model]["graphs"] for process_ in together.both)
     for a, b, c in zip(first, second, one(model)["graphs"]):

@@ -34,7 +34,7 @@ def read_card(folder: Path) -> dict | None:
         return None
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no readable JSON ({error}): prepare the dataset again or remove the file") from None
     if not isinstance(card, dict) or not str(card.get("format", "")).startswith(CARD_FORMAT):
         raise UserError(f"{path} is no dataset card of this project (format '{CARD_FORMAT}...'): remove or rename it")
@@ -48,8 +48,7 @@ def modality_files(folder: Path, name: str) -> dict[str, Path]:
         for path in sorted(folder.glob("*.npy"))
         if path.name.startswith(f"{name}.")
     }
-    card = read_card(folder) or {}
-    listed = card.get("modalities") or {}
+    listed = (read_card(folder) or {}).get("modalities") or {}
     missing = [modality for modality in listed if modality not in found]
     if missing:
         raise UserError(

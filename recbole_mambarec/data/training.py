@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from recbole_mambarec.data.cache import ArrayCache, content_key
 from recbole_mambarec.data.graphs import (
@@ -20,10 +21,12 @@ from recbole_mambarec.data.graphs import (
     knn_graph,
     mean_adjacency,
     nearest_neighbours,
+    principal_bipartite,
     prune_edges,
     shared_neighbours,
     user_item_block,
     weighted_sum,
+    without_self,
 )
 from recbole_mambarec.data.modality import ItemFeatures
 
@@ -112,6 +115,10 @@ class TrainingData:
         kept = prune_edges(users, items, self.n_users, self.n_items, rate)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
+    def principal_bipartite(self) -> SparseGraph:
+        """:func:`principal_bipartite` of the training interactions."""
+        return principal_bipartite(self.users, self.items, self.n_users, self.n_items)
+
     def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
         """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""
         edges = shared_neighbours([self.neighbours(modality, k) for modality in self.modalities])
@@ -128,12 +135,23 @@ class TrainingData:
 
         return Neighbours(**self._cache.get("neighbours", key, build))
 
-    def item_graph(self, modality: str, k: int, weighting: str = "cosine") -> SparseGraph:
-        """:func:`knn_graph` over a modality's raw features."""
-        return knn_graph(self.neighbours(modality, k), weighting)
+    def neighbours_among(self, learnt: Tensor, k: int) -> Neighbours:
+        """:func:`nearest_neighbours` in what a model makes of the items, ``(n_items, width)``; never kept on disk.
 
-    def mixed_item_graph(self, k: int, image_weight: float) -> SparseGraph:
-        """Sum of the uniform item graphs: modality ``image`` weighs ``image_weight``, the others share the rest.
+        An item that lacks every modality is linked to itself alone.
+        """
+        known = np.any([self.present(modality) for modality in self.modalities], axis=0)
+        return nearest_neighbours(learnt, k, known, progress=self._progress)
+
+    def item_graph(self, modality: str, k: int, weighting: str = "cosine", loops: bool = True) -> SparseGraph:
+        """:func:`knn_graph` over a modality's raw features; without ``loops``, of k neighbours besides the item."""
+        lists = self.neighbours(modality, k) if loops else without_self(self.neighbours(modality, k + 1))
+        return knn_graph(lists, weighting)
+
+    def mixed_item_graph(
+        self, k: int, image_weight: float, weighting: str = "uniform", loops: bool = True
+    ) -> SparseGraph:
+        """Sum of the item graphs: modality ``image`` weighs ``image_weight``, the others share the rest.
 
         Without an ``image`` all modalities weigh the same; a single modality weighs 1.
         """
@@ -143,7 +161,7 @@ class TrainingData:
             weights = [image_weight if name == "image" else others for name in names]
         else:
             weights = [1.0 / len(names)] * len(names)
-        return weighted_sum([self.item_graph(name, k, "uniform") for name in names], weights)
+        return weighted_sum([self.item_graph(name, k, weighting, loops) for name in names], weights)
 
     def spectrum(self, modality: str) -> np.ndarray:
         """Variances along the principal axes of a modality's features, descending, ``(min(n_items, dim),)``."""

@@ -8,6 +8,7 @@ They compute in float32 also under ``torch.autocast``: differences of squares an
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_mambarec.layers.rows import all_rows, first_row, processes
+
+# pairs of rows compared at a time: 4 MiB on a CPU; a GPU wants few large products
+_PAIRS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 20)
 
 
 def _is_floating(value: object) -> bool:
@@ -41,19 +45,15 @@ def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
 
 
 @_in_float32
-def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def info_nce(anchors: Tensor, targets: Tensor, temperature: float, whole: bool = False) -> Tensor:
     """In-batch InfoNCE in one direction: row r of ``anchors`` should find row r of ``targets``, both ``(B, d)``.
 
     Rows are L2-normalised; the other rows are the negatives, repeated rows included.
+
+    Args:
+        whole: the rows are those of the whole batch where several processes share it, the same in each.
     """
-    # dividing the (B, d) rows by the temperature spares a pass over the (B, B) products
-    return _in_batch(F.normalize(anchors, dim=1) / temperature, F.normalize(targets, dim=1))
-
-
-def _in_batch(anchors: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the inner products of ``(B, d)`` each, with the class of row r being row r."""
-    own = torch.arange(len(anchors), device=anchors.device) + first_row(anchors)
-    return F.cross_entropy(anchors @ all_rows(targets).T, own)
+    return dot_nce(F.normalize(anchors, dim=1), F.normalize(targets, dim=1), temperature, whole)
 
 
 def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
@@ -63,9 +63,12 @@ def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: i
 
 
 @_in_float32
-def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def dot_nce(anchors: Tensor, targets: Tensor, temperature: float, whole: bool = False) -> Tensor:
     """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
-    return _in_batch(anchors / temperature, targets)
+    own = torch.arange(len(anchors), device=anchors.device)
+    if not whole:
+        own, targets = own + first_row(anchors), all_rows(targets)
+    return _SumOfCrossEntropies.apply(anchors, targets, own, 1.0 / temperature) / len(anchors)
 
 
 @_in_float32
@@ -85,23 +88,28 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
 
 
 class _SumOfCrossEntropies(torch.autograd.Function):
-    """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``."""
+    """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``.
 
-    block_values = 1 << 22
+    The gradient is computed along with the value, in row blocks that fit in a CPU's cache: the logits never exist as
+    a whole, and no pass over them goes to memory.
+    """
 
     @staticmethod
     def forward(ctx, anchors: Tensor, candidates: Tensor, index: Tensor, scale: float) -> Tensor:
         total = anchors.new_zeros(())
         gradients = torch.empty_like(anchors), torch.zeros_like(candidates)
-        step = max(1, _SumOfCrossEntropies.block_values // max(len(candidates), 1))
+        step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
         for start in range(0, len(anchors), step):
             rows = slice(start, start + step)
-            log_share = ((anchors[rows] * scale) @ candidates.T).log_softmax(dim=1)
-            own = index[rows, None]
-            total -= log_share.gather(1, own).sum()
-            share = log_share.exp_().scatter_add_(1, own, -torch.ones_like(own, dtype=log_share.dtype))
-            gradients[0][rows] = share @ candidates * scale
-            gradients[1].addmm_(share.T, anchors[rows], alpha=scale)
+            scaled, own = anchors[rows] * scale, candidates[index[rows]]
+            weights = scaled @ candidates.T
+            largest = weights.amax(dim=1, keepdim=True)
+            weights.sub_(largest).exp_()
+            sums = weights.sum(dim=1, keepdim=True)
+            total += (sums.log() + largest).sum() - (scaled * own).sum()
+            # softmax minus the own class, with the division by the sums done on (rows, d) instead of (rows, n)
+            gradients[0][rows] = ((weights @ candidates) / sums - own) * scale
+            gradients[1].addmm_(weights.T, scaled / sums).index_add_(0, index[rows], scaled, alpha=-1.0)
         ctx.save_for_backward(*gradients)
         return total
 
@@ -128,43 +136,58 @@ def mmd_gaussian(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
     """Squared maximum mean discrepancy (biased V-statistic) of the rows of ``x`` and ``y``, ``(B, d)`` each.
 
     One Gaussian kernel ``exp(-|a - b|^2 / (2 bandwidth^2))``; every pair counts, the diagonal included. Memory is
-    O(B^2), not O(B^2 d). Source: Gretton et al., JMLR 2012, eq. 5.
+    O(B d). Source: Gretton et al., JMLR 2012, eq. 5.
     """
     scale = -0.5 / bandwidth**2
+    if processes() == 1:
+        within = _MeanKernel.apply(x, None, scale) + _MeanKernel.apply(y, None, scale)
+        return within - 2 * _MeanKernel.apply(x, y, scale)
     all_x, all_y = all_rows(x), all_rows(y)
     within = _MeanKernel.apply(x, all_x, scale) + _MeanKernel.apply(y, all_y, scale)
     return within - 2 * _MeanKernel.apply(x, all_y, scale)
 
 
 class _MeanKernel(torch.autograd.Function):
-    """Mean of ``exp(scale |a_i - b_j|^2)`` over all pairs of rows.
+    """Mean of ``exp(scale |a_i - b_j|^2)`` over all pairs of rows, ``(n, d)`` and ``(m, d)``; ``b`` None: over a's own.
 
-    The kernel matrix is the only B x B array: one product of rows extended by their norms gives the exponents, and the
-    gradient ``2 scale (a_i sum_j K_ij - sum_j K_ij b_j)`` needs products with it but no other pass over it. As plain
-    tensor operations, autograd would keep and walk a dozen such arrays.
+    One product of rows extended by their norms gives the exponents. The gradient ``2 scale (a_i sum_j K_ij - sum_j K_ij
+    b_j)`` is computed along with the value, in row blocks that fit in a CPU's cache, so that the kernel matrix never
+    exists as a whole. Within one set of rows the matrix is symmetric, and only its blocks from the diagonal on are
+    made.
     """
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx, a: Tensor, b: Tensor | None, scale: float) -> Tensor:
+        symmetric = b is None
+        b = a if symmetric else b
         one = a.new_ones(1)
         left = torch.cat([-2 * scale * a, scale * a.square().sum(1, keepdim=True), one.expand(len(a), 1)], dim=1)
         right = torch.cat([b, one.expand(len(b), 1), scale * b.square().sum(1, keepdim=True)], dim=1)
-        kernel = (left @ right.T).exp_()
-        ctx.save_for_backward(a, b, kernel)
-        ctx.scale = scale
-        return kernel.mean()
+        total = a.new_zeros(())
+        of_a, of_b = torch.empty_like(a), torch.zeros_like(b)
+        step = max(1, _PAIRS_AT_A_TIME[a.device.type] // max(len(b), 1))
+        for start in range(0, len(a), step):
+            rows = slice(start, start + step)
+            columns = slice(start if symmetric else 0, None)
+            kernel = (left[rows] @ right[columns].T).exp_()
+            row_sums = kernel.sum(dim=1, keepdim=True)
+            of_a[rows] = a[rows] * row_sums - kernel @ b[columns]
+            total += row_sums.sum()
+            if symmetric:
+                # what lies past the diagonal block stands for its mirror image too
+                columns, kernel = slice(start + step, None), kernel[:, len(kernel) :]
+                total += kernel.sum()
+            of_b[columns] += b[columns] * kernel.sum(0)[:, None] - kernel.T @ a[rows]
+        factor = 2 * scale / (len(a) * len(b))
+        if symmetric:
+            of_a, of_b = 2 * (of_a + of_b), None
+        ctx.save_for_backward(factor * of_a, None if of_b is None else factor * of_b)
+        return total / (len(a) * len(b))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b, kernel = ctx.saved_tensors
-        factor = gradient * (2 * ctx.scale / kernel.numel())
-        of_a = of_b = None
-        with torch.autocast(a.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                of_a = factor * (a * kernel.sum(1, keepdim=True) - kernel @ b)
-            if ctx.needs_input_grad[1]:
-                of_b = factor * (b * kernel.sum(0)[:, None] - kernel.T @ a)
-        return of_a, of_b, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        of_a, of_b = ctx.saved_tensors
+        return gradient * of_a, None if of_b is None else gradient * of_b, None
 
 
 @_in_float32

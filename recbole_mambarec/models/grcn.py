@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import one_of
 from recbole_mambarec.layers.attention import EdgePattern
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -33,8 +33,7 @@ class GRCN(MultimodalRecommender):
         super().__init__(config, dataset)
         d, c, data = self.embedding_size, config["latent_embedding"], self.data
         self.reg_weight, self.n_layers, self.routing = config["reg_weight"], config["n_layers"], config["routing"]
-        if self.routing not in ROUTING:
-            raise UserError(f"routing '{self.routing}' is unknown: use one of {', '.join(ROUTING)}")
+        one_of("routing", self.routing, ROUTING)
         n_nodes = data.n_users + data.n_items
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), c) for m in self.modalities})

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
@@ -13,17 +14,16 @@ from recbole_mambarec.models.pruning import PrunedRecommender
 
 
 class PGL(PrunedRecommender):
-    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025), in the
-    better of its two forms: local subgraphs by edge sampling.
+    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025).
 
     An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
-    LightGCN trains on 30 % of the edges, drawn anew in every epoch, and is evaluated on all. Items are also spread over
-    FREEDOM's frozen item graph. A contrastive term makes users and items recognise themselves under another dropout
-    mask.
+    LightGCN trains on a principal subgraph and is evaluated on the whole graph. ``subgraph: local``, the better form:
+    30 % of the edges, drawn anew in every epoch; ``global``: the graph that the leading singular vectors rebuild, made
+    once, without the published code's dense product over all nodes. Items are also spread over FREEDOM's frozen item
+    graph. A contrastive term makes users and items recognise themselves under another dropout mask.
 
     Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
-    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term. The global form, which
-    trains on a graph made of singular vectors, is not built: it needs a dense product over all nodes.
+    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term.
     """
 
     min_modalities = 1
@@ -31,6 +31,14 @@ class PGL(PrunedRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
+        if config["subgraph"] not in ("local", "global"):
+            raise UserError(f"subgraph '{config['subgraph']}' is unknown: use local or global")
+        if config["subgraph"] == "global":
+            self.prune_rate = 0.0
+            try:
+                self.training_graph = data.principal_bipartite()
+            except ValueError as error:
+                raise UserError(f"subgraph global: {error}; use subgraph local") from None
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.cl_weight, self.temperature = config["cl_weight"], config["temperature"]
         self.user_embedding = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})

@@ -14,6 +14,7 @@ from recbole_mambarec.data.graphs import (
     knn_graph,
     mean_adjacency,
     nearest_neighbours,
+    principal_bipartite,
     prune_edges,
     shared_neighbours,
     user_item_block,
@@ -35,6 +36,21 @@ def test_bipartite_adjacency_equals_the_dense_definition(pairs):
     np.testing.assert_allclose(bipartite_adjacency(users, items, 6, 5).scipy().toarray(), expected, atol=1e-7)
     block = user_item_block(users, items, 6, 5).scipy().toarray()
     np.testing.assert_allclose(block, expected[:6, 6:], atol=1e-7)
+
+
+def test_principal_bipartite_equals_the_dense_definition():
+    users, items = np.nonzero(np.random.default_rng(0).random((45, 40)) < 0.2)
+    left, values, right = np.linalg.svd(bipartite_adjacency(users, items, 45, 40).scipy().toarray().astype(np.float64))
+    expected = (left[:, :16] * (values[:16] * values[48:64])) @ right[:16]
+    kept = np.abs(expected) >= 1e-3
+    graph = principal_bipartite(users, items, 45, 40)
+    assert graph.n_edges == kept.sum() < kept[:45, 45:].size * 2
+    np.testing.assert_allclose(graph.scipy().toarray(), np.where(kept, expected, 0), atol=1e-6)
+
+
+def test_principal_bipartite_needs_more_nodes_than_singular_vectors():
+    with pytest.raises(ValueError, match="more than 32"):
+        principal_bipartite(np.arange(32), np.arange(32), 32, 40)
 
 
 def test_a_repeated_interaction_counts_once():

@@ -410,7 +410,7 @@ def test_check_refuses_what_is_no_dataset(tmp_path, dataset):
         with pytest.raises(UserError, match=sentence):
             main(["check", str(folder)])
     (dataset / "dataset.json").write_text("[" * 5000)
-    with pytest.raises(UserError, match="is not the card"):
+    with pytest.raises(UserError, match="is no readable JSON"):
         main(["check", str(dataset)])
     (dataset / "dataset.json").write_text(json.dumps({"format": "recbole_mambarec.dataset/1", "name": "small"}))
     with pytest.raises(UserError, match="is not the card"):

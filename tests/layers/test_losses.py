@@ -33,19 +33,22 @@ def test_mmd_equals_brute_force_is_symmetric_and_zero_on_itself():
     assert mmd_gaussian(x, y, 1.0) > 1e-3
 
 
-def test_mmd_never_holds_batch_by_batch_by_width():
-    x, y = torch.randn(400, 64), torch.randn(400, 64)
+def test_mmd_never_holds_the_kernel_of_the_batch(monkeypatch):
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": 1 << 16})
+    x, y = torch.randn(2, 2000, 8, requires_grad=True)
     with torch.profiler.profile(profile_memory=True) as profile:
-        mmd_gaussian(x, y, 1.0)
-    assert max(event.cpu_memory_usage for event in profile.events()) < 400 * 400 * 64 * 4 / 8
+        mmd_gaussian(x, y, 1.0).backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 2000 * 2000 * 4 / 8
 
 
-def test_mmd_gradient():
-    x = torch.randn(5, 3, dtype=torch.float32, requires_grad=True)
-    y = torch.randn(5, 3)
-    (ours,) = torch.autograd.grad(mmd_gaussian(x, y, 1.0), x)
-    (plain,) = torch.autograd.grad(brute_mmd(x, y, 1.0), x)
-    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("block", [1, 37, 1 << 20])
+def test_mmd_gradient(monkeypatch, block):
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": block})
+    x, y = torch.randn(13, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    ours, plain = mmd_gaussian(x, y, 1.0), brute_mmd(x, y, 1.0)
+    torch.testing.assert_close(ours, plain)
+    for one, other in zip(torch.autograd.grad(2 * ours, (x, y)), torch.autograd.grad(2 * plain, (x, y))):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_info_nce_prefers_aligned_pairs_and_equals_the_formula():
@@ -76,7 +79,7 @@ def test_l2_half_divides_by_the_configured_batch():
 
 @pytest.mark.parametrize("block", [1, 37, 1 << 22])
 def test_info_nce_among_all_equals_the_formula_and_its_gradient(monkeypatch, block):
-    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", block)
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": block})
     a, c = torch.randn(9, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
     index = torch.tensor([3, 3, 0, 19, 5, 6, 7, 3, 1])
     logits = F.normalize(a, dim=1) @ F.normalize(c, dim=1).T / 0.2
@@ -87,8 +90,18 @@ def test_info_nce_among_all_equals_the_formula_and_its_gradient(monkeypatch, blo
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_in_batch_contrasts_have_the_gradient_of_their_formula():
+    a, b = torch.randn(2, 300, 8, requires_grad=True)
+    own = torch.arange(300)
+    unit = F.cross_entropy(F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 0.1, own)
+    for ours, expected in ((info_nce(a, b, 0.1), unit), (dot_nce(a, b, 0.7), F.cross_entropy(a @ b.T / 0.7, own))):
+        torch.testing.assert_close(ours, expected)
+        for one, other in zip(torch.autograd.grad(ours, (a, b)), torch.autograd.grad(expected, (a, b))):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
 def test_info_nce_among_all_never_holds_all_logits(monkeypatch):
-    monkeypatch.setattr(losses._SumOfCrossEntropies, "block_values", 1 << 16)
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": 1 << 16})
     a, c = torch.randn(500, 8, requires_grad=True), torch.randn(4000, 8, requires_grad=True)
     with torch.profiler.profile(profile_memory=True) as profile:
         info_nce_among(a, c, torch.arange(500), 0.2).backward()

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
 from tests.helpers import random_dataset
 from tests.models.contract import ModelContract
@@ -31,3 +33,17 @@ class TestPGL(ModelContract):
         model = self.build()
         model.pre_epoch(0)
         assert model.training_graph.n_edges == 2 * int(len(model.data.pairs[0]) * 0.3)
+
+    def test_global_form_trains_on_one_graph_and_is_evaluated_on_all_edges(self):
+        model = self.build(random_dataset(n_users=50, n_items=40), subgraph="global")
+        model.pre_epoch(0)
+        assert model.train().graph is model.training_graph and model.eval().graph is model.bipartite
+        dense = model.training_graph.scipy().toarray()
+        np.testing.assert_array_equal(dense, model.data.principal_bipartite().scipy().toarray())
+        assert np.linalg.matrix_rank(dense) > 0 and not np.array_equal(dense, model.bipartite.scipy().toarray())
+
+    def test_unusable_subgraphs_are_refused(self):
+        with pytest.raises(UserError, match="subgraph 'both' is unknown"):
+            self.build(subgraph="both")
+        with pytest.raises(UserError, match="more than 32 users and items"):
+            self.build(random_dataset(n_users=20, n_items=40), subgraph="global")

@@ -1,0 +1,71 @@
+"""An item graph that follows what a model learns, and travels with its checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.data.graphs import Neighbours, SparseGraph, knn_graph, weighted_sum, without_self
+from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.errors import one_of
+
+GRAPHS = ("refined", "raw", "mix")
+
+
+class ItemGraph(nn.Module):
+    """Cosine top-k of each item without the item itself, ``s_ij / sqrt(d_i d_j)`` with ``d`` the row sums.
+
+    ``raw`` is a graph over the raw features, built once; ``refined`` one over representations that the model learns,
+    found anew by :meth:`refresh`; ``mix`` a weighted sum of the two. Between two refreshes the graph is a constant.
+    The refined neighbours are in the state dict, as no data brings them back: a restored model has the graph with which
+    its weights were saved.
+
+    Args:
+        data: the training data.
+        k: neighbours per item.
+        kind: ``refined``, ``raw`` or ``mix``.
+        refined_weight: weight of the refined graph in ``mix``; the raw one has the rest.
+        image_weight: weight of modality ``image`` in the raw graph (:meth:`TrainingData.mixed_item_graph`).
+
+    Raises:
+        UserError: unknown ``kind``.
+    """
+
+    def __init__(
+        self, data: TrainingData, k: int, kind: str = "mix", refined_weight: float = 0.1, image_weight: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.learns = one_of("ii_graph", kind, GRAPHS) != "raw"
+        self.data, self.k, self.refined_weight = data, min(k, data.n_items - 1), refined_weight
+        self.raw: SparseGraph | None = None
+        if kind != "refined":
+            self.raw = data.mixed_item_graph(k, image_weight, weighting="cosine", loops=False)
+        self.graph = self.raw
+        if self.learns:
+            shape = (data.n_items, self.k)
+            self.register_buffer("indices", torch.full(shape, -1, dtype=torch.int32))
+            self.register_buffer("cosines", torch.zeros(shape))
+
+    @torch.no_grad()
+    def refresh(self, learnt: Tensor) -> None:
+        """Search the neighbours in ``learnt``, ``(n_items, width)``, in row blocks; a raw graph stays as it is."""
+        if self.learns:
+            found = without_self(self.data.neighbours_among(learnt, self.k + 1))
+            self.indices.copy_(torch.from_numpy(found.indices))
+            self.cosines.copy_(torch.from_numpy(found.cosines))
+            self._build()
+
+    def _build(self) -> None:
+        refined = knn_graph(Neighbours(self.indices.cpu().numpy(), self.cosines.cpu().numpy()))
+        if self.raw is not None:
+            refined = weighted_sum([self.raw, refined], [1.0 - self.refined_weight, self.refined_weight])
+        self.graph = refined.to(self.indices.device)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.learns:
+            self._build()
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """The graph times ``x``, ``(n_items, d)``; no gradient reaches the graph."""
+        return self.graph.propagate(x)

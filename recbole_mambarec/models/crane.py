@@ -1,0 +1,135 @@
+"""CRANE: features refined by recursive cross-modal attention, and an item graph that follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.errors import UserError, one_of
+from recbole_mambarec.layers.item_graph import ItemGraph
+from recbole_mambarec.layers.losses import bpr, info_nce, l2_half
+from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.layers.rca import RCA
+from recbole_mambarec.layers.rows import all_rows
+from recbole_mambarec.models.pruning import PrunedRecommender
+
+# weighting of a user's items, by value of profile_norm
+PROFILES = {"mean": "mean", "sym": "symmetric"}
+INPUTS = ("both", "ids", "refined")
+
+
+class Views(NamedTuple):
+    """What one pass knows of all nodes, each ``(U, d)`` or ``(I, d)``."""
+
+    users: Tensor  # behaviour e'
+    items: Tensor
+    profiles: Tensor | None  # semantic view h of users; None without profiles
+    semantic: Tensor  # h of items
+    spread: Tensor  # refined content alone after the item graph, which the contrast compares with e'
+
+
+class CRANE(PrunedRecommender):
+    """CRANE, "Cross-Modal Attention Network with Dual Graph Learning in Multimodal Recommendation" (arXiv 2601.11151).
+
+    The paper's, from its abstract and its figure: users have a profile per modality, made of the features of their
+    items; Recursive Cross-modal Attention (:class:`~recbole_mambarec.layers.rca.RCA`) refines the features in steps
+    from cross-correlations in a joint space; the item graph is built on the refined features; embeddings spread on the
+    user-item and on the item graph; a contrastive loss ties the behavioural to the semantic view.
+
+    Ours, as neither formulas nor code nor tables were available: everything else, each choice a key. With X the
+    projected features, Z the refined ones, e' LightGCN's users and items (optionally trained on pruned edges, as
+    FREEDOM), S the item graph and Zbar a linear map of Z: profiles are means over *training* items, refined by the
+    same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a
+    score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient. The loss adds to BPR
+    ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and half
+    the squares of the batch's id embeddings over the batch size. Nothing bounds Zbar beside the ids, which it outgrows
+    within an epoch; ``unit_content`` gives its rows length 1. Nothing here claims the numbers of the paper.
+    """
+
+    min_modalities = 1
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data = self.embedding_size, self.data
+        for key in ("n_ui_layers", "n_mm_layers", "reg_weight", "cl_weight", "temperature"):
+            setattr(self, key, config[key])
+        self.user_profiles, self.unit_content = config["user_profiles"], config["unit_content"]
+        if not self.temperature > 0:
+            raise UserError(f"temperature must be positive, got {self.temperature}")
+        self.ii_input = one_of("ii_input", config["ii_input"], INPUTS)
+        self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
+        self.rca = RCA(
+            d,
+            len(self.modalities),
+            config["rca_layers"],
+            config["rca_share_steps"],
+            config["rca_residual"],
+            config["rca_scope"],
+        )
+        weighting = PROFILES[one_of("profile_norm", config["profile_norm"], PROFILES)]
+        self.user_item = data.user_item_weighted(weighting)
+        weights = config["ii_refined_weight"], config["mm_image_weight"]
+        self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
+        self._refresh()
+
+    def _projected(self) -> list[Tensor]:
+        return [self.projection[m](self.features[m]()) for m in self.modalities]
+
+    def _content(self, views: Sequence[Tensor]) -> Tensor:
+        """Zbar of ``(N, d)`` views."""
+        content = self.rca(views)[1]
+        return F.normalize(content.float(), dim=1) if self.unit_content else content
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        if self.item_graph.learns:
+            self.item_graph.refresh(self.rca(self._projected())[0])
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Draw the edges of this epoch and search the item neighbours in the refined features."""
+        super().pre_epoch(epoch)
+        self._refresh()
+
+    def _views(self) -> Views:
+        users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
+        projected = self._projected()
+        content, profiles = self._content(projected), None
+        if self.user_profiles:
+            start = self.user_item.propagate(torch.cat(projected, dim=1))
+            profiles = self._content(start.split(self.embedding_size, dim=1))
+        # ids and content side by side: one product with the graph serves both
+        both = propagate(self.item_graph, torch.cat([items, content], dim=1), self.n_mm_layers)
+        of_ids, of_content = both.chunk(2, dim=1)
+        semantic = {"both": of_ids + of_content, "ids": of_ids, "refined": of_content}[self.ii_input]
+        return Views(users, items, profiles, semantic, of_content)
+
+    @staticmethod
+    def _joined(views: Views) -> tuple[Tensor, Tensor]:
+        users = views.users if views.profiles is None else views.users + views.profiles
+        return users, views.items + views.semantic
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Behavioural plus semantic view."""
+        return self._joined(self._views())
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR, L2 of the batch's id embeddings, behavioural against semantic view."""
+        views = self._views()
+        all_users, all_items = self._joined(views)
+        ids = self.user_embedding(users), self.item_embedding(positives), self.item_embedding(negatives)
+        rows = all_rows(positives).unique()
+        contrast = info_nce(views.items[rows], views.spread[rows], self.temperature, whole=True)
+        if views.profiles is not None:
+            rows = all_rows(users).unique()
+            contrast = contrast + info_nce(views.users[rows], views.profiles[rows], self.temperature, whole=True)
+        return {
+            "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
+            "reg": self.reg_weight * l2_half(*ids, batch_size=self.batch_size),
+            "contrastive": self.cl_weight * contrast,
+        }

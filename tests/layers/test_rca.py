@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.rca import RCA, RESIDUALS, SCOPES, correlation
+
+
+def views(n: int = 40, dim: int = 8, count: int = 2, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, dim, generator=generator) + 0.5 for _ in range(count)]
+
+
+def build(dim: int = 8, count: int = 2, **settings) -> RCA:
+    torch.manual_seed(1)
+    return RCA(dim, count, **settings)
+
+
+def plain_step(xs: list[np.ndarray], rca: RCA, step: int) -> list[np.ndarray]:
+    """The formulas read literally, in float64."""
+    weights = {name: p.detach().double().numpy() for name, p in rca.steps[step].named_parameters()}
+    d = xs[0].shape[1]
+    joint = np.concatenate(xs, axis=1) @ weights["joint.weight"].T + weights["joint.bias"]
+    updates = []
+    for m, x in enumerate(xs):
+        found = np.corrcoef(x.T, joint.T)[:d, d:]
+        c = np.tanh(np.sqrt(d) * found @ weights["correlated"][m])
+        hidden = np.maximum(x @ weights["own"][m] + joint @ c.T @ weights["crossed"][m] / np.sqrt(d), 0)
+        updates.append(hidden @ weights["output"][m])
+    return updates
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("share", [True, False])
+def test_feature_scope_equals_the_formulas(count, residual, share):
+    rca = build(count=count, n_steps=3, share_steps=share, residual=residual)
+    given = views(count=count)
+    refined, joint = rca(given)
+    start = xs = [x.double().numpy() for x in given]
+    for r in range(3):
+        updates = plain_step(xs, rca, 0 if share else r)
+        xs = [x + update for x, update in zip(xs if residual == "previous" else start, updates)]
+    expected = np.concatenate(xs, axis=1)
+    np.testing.assert_allclose(refined.detach(), expected, atol=1e-4, rtol=1e-4)
+    weight, bias = (p.detach().double().numpy() for p in (rca.joint.weight, rca.joint.bias))
+    np.testing.assert_allclose(joint.detach(), expected @ weight.T + bias, atol=1e-4, rtol=1e-4)
+
+
+def test_token_scope_equals_attention_of_each_node_alone():
+    rca = build(scope="token", n_steps=2, share_steps=False)
+    given = views(n=5)
+    refined, _ = rca(given)
+    for node in range(5):
+        tokens = torch.stack([x[node] for x in given])
+        for step in rca.steps:
+            tokens = tokens + step.attention(tokens, tokens, tokens)[0]
+        torch.testing.assert_close(refined[node], tokens.flatten(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_without_steps_nothing_is_refined(scope):
+    rca = build(n_steps=0, scope=scope)
+    given = views()
+    refined, joint = rca(given)
+    assert torch.equal(refined, torch.cat(given, dim=1))
+    assert torch.equal(joint, rca.joint(refined))
+    assert [name for name, _ in rca.named_parameters()] == ["joint.weight", "joint.bias"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_residuals_agree_at_one_step_only(scope):
+    given = views()
+    for steps, equal in ((1, True), (2, False)):
+        one, other = (build(n_steps=steps, residual=residual, scope=scope)(given)[0] for residual in RESIDUALS)
+        assert torch.equal(one, other) == equal
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_view_changes_when_only_another_does(scope):
+    rca = build(scope=scope, n_steps=1)
+    image, text = views()
+    before, after = (rca([image, x])[0][:, :8] for x in (text, text.flip(1)))
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_parameters_at_the_published_width():
+    assert sum(p.numel() for p in RCA(64, 2).parameters()) == 49_280
+    one, four = (sum(p.numel() for p in RCA(64, 2, n_steps=4, share_steps=s).steps.parameters()) for s in (True, False))
+    assert four == 4 * one
+
+
+def test_the_tanh_is_not_saturated_at_catalogue_size():
+    """Features of low rank away from zero, as encoders give them, through a linear map."""
+    torch.manual_seed(0)
+    features = [torch.randn(7050, 20) @ torch.randn(20, width) + 1 for width in (512, 384)]
+    given = [nn.Linear(x.shape[1], 64)(x / x.norm(dim=1, keepdim=True)) for x in features]
+    rca = RCA(64, 2)
+    (step,) = rca.steps
+    c = step.attention(given, step.joint(torch.cat(given, dim=1)))
+    assert c.shape == (2, 64, 64)
+    assert (c.abs() > 0.99).float().mean() < 0.05
+    rca(given)[1].square().mean().backward()
+    assert step.correlated.grad.abs().max() > 0
+
+
+def test_correlation_is_that_of_numpy_whatever_the_scale():
+    a, b = views(n=50, dim=5, seed=3)
+    expected = np.corrcoef(a.T, b.T)[:5, 5:]
+    for scale, shift in ((1, 0), (1e-6, 0), (1e6, 0), (1, 100)):
+        np.testing.assert_allclose(correlation(scale * a + shift, b), expected, atol=2e-4)
+    assert correlation(a, a).diagonal() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_constant_column_correlates_with_nothing_and_has_no_wild_gradient():
+    a, b = views(n=1000, dim=4)
+    a[:, 1] = 0.1
+    a[:, 2] = 0
+    a.requires_grad_()
+    found = correlation(a, b)
+    assert torch.equal(found[1:3], torch.zeros(2, 4))
+    found.sum().backward()
+    assert a.grad.isfinite().all() and not a.grad[:, 1:3].any()
+
+
+def test_one_node_gives_no_nan():
+    given = [x.requires_grad_() for x in views(n=1)]
+    joint = build()(given)[1]
+    joint.sum().backward()
+    assert joint.isfinite().all() and given[0].grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_memory_is_linear_in_nodes(scope):
+    """The largest allocation of a pass with gradient doubles with the nodes and is a few (N, M d) arrays."""
+    peaks = []
+    for n in (1500, 3000):
+        rca, given = build(scope=scope), [x.requires_grad_() for x in views(n=n)]
+        with torch.profiler.profile(profile_memory=True) as profile:
+            rca(given)[1].sum().backward()
+        peaks.append(max(event.cpu_memory_usage for event in profile.events()))
+    assert peaks[1] <= 2.1 * peaks[0]
+    assert peaks[1] < 3000 * 2 * 8 * 4 * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"residual": "none"}, "rca_residual 'none' is unknown: use one of previous, input"),
+        ({"scope": "node"}, "rca_scope 'node' is unknown: use one of feature, token"),
+        ({"scope": "token", "dim": 6}, "rca_scope 'token' has 4 heads .* not 6"),
+    ],
+)
+def test_unknown_choices_are_refused(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(**settings)
