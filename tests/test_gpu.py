@@ -44,7 +44,7 @@ def test_the_benchmark_runs_without_a_gpu(tmp_path):
     assert not waits(trainer, train, "cpu")
     figures = measure(trainer, train, valid, "cpu", 2)
     assert figures["step_ms"] > 0 and figures["gb_per_s"] > 0 and figures["epoch_s"] > 0
-    assert largest_difference("MambaRec", folder.name, str(tmp_path), "cpu") == 0
+    assert largest_difference("MambaRec", folder.name, str(tmp_path), "cpu") <= TOLERANCE
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
