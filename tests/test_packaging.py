@@ -43,7 +43,7 @@ def test_the_wheel_holds_packages_and_properties_and_nothing_else(wheel):
     for path in (ROOT / "properties").rglob("*.*"):
         assert f"recbole_mambarec/properties/{path.relative_to(ROOT / 'properties')}" in names
     for package in ("recbole_mambarec", "dataset_prep"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in [*(ROOT / package).rglob("*.py"), *(ROOT / package).rglob("*.html")]:
             assert str(path.relative_to(ROOT)) in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"recbole_mambarec", "dataset_prep"}
 

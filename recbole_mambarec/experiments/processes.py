@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_mambarec.errors import UserError, sentence
-from recbole_mambarec.memory import available_gib
+from recbole_mambarec.memory import free_gib
 
 # a job may need a little more than those before it
 _MARGIN = 1.1
@@ -116,7 +116,7 @@ class MemoryGate:
         room: memory that is free at the moment, in GiB.
     """
 
-    def __init__(self, room: Callable[[], float] = available_gib) -> None:
+    def __init__(self, room: Callable[[], float] = free_gib) -> None:
         self.expected = 0.0
         self._room = room
 

@@ -30,6 +30,7 @@ ALPHA = 0.05
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 BOOTSTRAP_SEED = 0
+INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap of the mean difference, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
 # differences up to which the signed-rank test is exact
 _EXACT = 50
 # resamples x distinct differences that are drawn at a time
@@ -87,24 +88,35 @@ class Family:
     alpha: float = ALPHA
 
     @property
-    def sentence(self) -> str:
-        """What a table has to say under it: test, pairs, correction, interval."""
+    def method(self) -> str:
+        """Test, pairs and correction, as a part of a sentence."""
         paired = f"paired by {self.unit} (n = {self.pairs:,}".replace(",", " ")
         if self.unit == "user":
             paired += f", mean of {self.seeds} seeds)" if self.seeds > 1 else ", one seed)"
         else:
             paired += ")"
         count = len(self.comparisons)
-        text = (
-            f"*: {self.best} is better in {self.metric} with p < {self.alpha:g}, by the two-sided Wilcoxon signed-rank "
-            f"test {paired} with Holm's correction over the {count} comparison{'s' * (count != 1)} with the best; "
-            f"intervals: {CONFIDENCE:.0%} percentile bootstrap of the mean difference, {RESAMPLES} resamples, "
-            f"seed {BOOTSTRAP_SEED}."
+        return (
+            f"the two-sided Wilcoxon signed-rank test {paired} with Holm's correction over the {count} "
+            f"comparison{'s' * (count != 1)} with the best"
         )
+
+    @property
+    def limit(self) -> str:
+        """A sentence where the pairs are too few for any p-value below the level, else nothing."""
         smallest = 2.0 ** (1 - self.pairs)
-        if smallest >= self.alpha:
-            text += f" With {self.pairs} pairs this test cannot give a p-value below {smallest:.2g}."
-        return text
+        if smallest < self.alpha:
+            return ""
+        return f"With {self.pairs} pairs this test cannot give a p-value below {smallest:.2g}."
+
+    @property
+    def sentence(self) -> str:
+        """What a table has to say under it: test, pairs, correction, interval."""
+        text = (
+            f"*: {self.best} is better in {self.metric} with p < {self.alpha:g}, by {self.method}; "
+            f"intervals: {INTERVAL}."
+        )
+        return f"{text} {self.limit}".rstrip()
 
 
 # ------------------------------------------------------------------------------------------------------------

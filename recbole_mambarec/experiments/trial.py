@@ -66,7 +66,8 @@ def _keep_weights(checkpoint: Path, weights: Path) -> None:
     A model whose state is more than tensors (RecBole's item neighbourhoods) leaves nothing; it is trained again.
     """
     state = load_checkpoint(checkpoint, map_location="cpu")
-    state = {key: state.get(key) for key in ("state_dict", "other_parameter")}
+    # RecBole's trainers ask for the parameters alone, ours for the format, too
+    state = {key: state[key] for key in ("format", "model", "state_dict", "other_parameter") if key in state}
     try:
         with atomic_file(weights) as temporary:
             torch.save(state, temporary)

@@ -22,7 +22,7 @@ from recbole_mambarec.experiments.space import Space
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.extras import need
 from recbole_mambarec.files import atomic_file
-from recbole_mambarec.memory import available_gib, held_gib, total_gib
+from recbole_mambarec.memory import free_gib, held_gib, total_gib
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
 # proposals that may repeat a known point before chance alone proposes, and before the search is at its end
@@ -299,7 +299,7 @@ class Tuning(HyperTuning):
         fits = host.admits(map(held_gib, pool.running.values())) and device.admits(pool.running)
         if not fits and not pool.running:
             self.bar.set_postfix_str(
-                f"waiting for memory: a trial needs {host.expected:.1f} GiB, {available_gib():.1f} are free"
+                f"waiting for memory: a trial needs {host.expected:.1f} GiB, {free_gib():.1f} are free"
             )
         return fits
 

@@ -10,6 +10,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
 
@@ -27,6 +28,7 @@ class PGL(PrunedRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(0, 9), items=(0, 7))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -1,0 +1,1 @@
+"""From the file of runs to a page, tables and charts."""

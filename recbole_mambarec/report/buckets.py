@@ -1,0 +1,152 @@
+"""Accuracy by activity of users, popularity of items, and modalities that items have or lack; averaged over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import users
+from recbole_mambarec.report.document import listing
+from recbole_mambarec.report.load import Row, mean
+from recbole_mambarec.report.metrics import base
+
+if TYPE_CHECKING:
+    import polars
+
+Split = Callable[["polars.DataFrame"], list[users.Bucket]]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One way to split users or test interactions into groups, and how each row does in each of them.
+
+    Attributes:
+        name: ``activity``, ``popularity`` or ``modality``.
+        title, value, axis: what it is, what is measured, what the groups are told apart by.
+        unit: what ``counts`` count.
+        names, counts: of the groups.
+        ordered: the groups have an order.
+        values: label -> mean over seeds in each group.
+        seeds: over which it is taken.
+        note: a sentence about left-out seeds, or nothing.
+    """
+
+    name: str
+    title: str
+    value: str
+    axis: str
+    unit: str
+    names: list[str]
+    counts: list[int]
+    ordered: bool
+    values: dict[str, list[float]]
+    seeds: list[int]
+    note: str = ""
+
+
+def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lambda: None) -> tuple[list[Grouping], str]:
+    """All that the results per user of one dataset's rows give, and why there is none by modality, or nothing.
+
+    Args:
+        metric: with a cut-off, e.g. ``recall@20``.
+        step: called after each file.
+
+    Raises:
+        UserError: a row has no results per user, the rows have no seed in common or were tested on other users.
+    """
+    cutoff = metric.partition("@")[2]
+    if not cutoff.isdecimal():
+        raise UserError(f"results per user are known for metrics with a cut-off, not for {metric}")
+    by_user = metric if base(metric) in users.METRICS else f"hit@{cutoff}"
+    found = f"share of test items found in the top {cutoff}"
+    ways: dict[str, tuple[tuple, Split]] = {
+        "activity": (
+            ("By user activity", by_user, "training interactions of the user", "user", True),
+            lambda frame: users.by_activity(frame, mask, by_user),
+        ),
+        "popularity": (
+            ("By item popularity", found, "training interactions of the item", "test interaction", True),
+            lambda frame: users.by_popularity(frame, mask, int(cutoff)),
+        ),
+        "modality": (
+            ("By modality", found, "whether the item has it", "test interaction", False),
+            lambda frame: users.by_modality(frame, mask, int(cutoff)),
+        ),
+    }
+    seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
+    if not seeds:
+        raise UserError(f"{listing([row.label for row in rows])} have no seed in common")
+    tables = {name: {} for name in ways}
+    for row in rows:
+        for record in row.records:
+            if record["seed"] in seeds:
+                frame = _frame(record)
+                for name, (_, split) in ways.items():
+                    tables[name][row.label, record["seed"]] = split(frame)
+                step()
+    lacking = _with_lacking(tables["modality"])
+    note = ""
+    if not any(tables["modality"].values()):
+        note = "by modality: the results per user do not say which items have one"
+    elif not any(lacking.values()):
+        note = "by modality: no item that is tested lacks one"
+    tables["modality"] = lacking
+    made = [
+        _put_together(name, texts, tables[name], seeds)
+        for name, (texts, _) in ways.items()
+        if next(iter(tables[name].values()))
+    ]
+    return made, note
+
+
+def _frame(record: dict) -> polars.DataFrame:
+    if record["per_user"] is None:
+        raise UserError(f"there are no results per user of {record['label']}, seed {record['seed']}")
+    return users.read(record["per_user"])
+
+
+def _with_lacking(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[users.Bucket]]:
+    """Only the modalities that some item lacks."""
+    lacking = {
+        bucket.name.removeprefix("without ")
+        for buckets in tables.values()
+        for bucket in buckets
+        if bucket.name.startswith("without ")
+    }
+    return {
+        key: [bucket for bucket in buckets if bucket.name.partition(" ")[2] in lacking]
+        for key, buckets in tables.items()
+    }
+
+
+def _put_together(name: str, texts: tuple, tables: dict[tuple[str, int], list[users.Bucket]], seeds: list[int]):
+    title, value, axis, unit, ordered = texts
+    groups = {key: [(bucket.name, bucket.count) for bucket in buckets] for key, buckets in tables.items()}
+    labels = list(dict.fromkeys(label for label, _ in tables))
+    for label, seed in tables:
+        if groups[label, seed] != groups[labels[0], seed]:
+            raise UserError(f"{label} and {labels[0]} were not tested on the same users with seed {seed}")
+    same = [seed for seed in seeds if groups[labels[0], seed] == groups[labels[0], seeds[0]]]
+    note = ""
+    if len(same) < len(seeds):
+        same = seeds[:1]
+        note = f"Each seed splits the data anew and makes other groups: those of seed {seeds[0]} are shown."
+    first = groups[labels[0], seeds[0]]
+    return Grouping(
+        name=name,
+        title=title,
+        value=value,
+        axis=axis,
+        unit=unit,
+        names=[group for group, _ in first],
+        counts=[count for _, count in first],
+        ordered=ordered,
+        values={
+            label: [mean([tables[label, seed][number].value for seed in same]) for number in range(len(first))]
+            for label in labels
+        },
+        seeds=same,
+        note=note,
+    )

@@ -1,0 +1,128 @@
+"""The charts of a report, with what has to be said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from recbole_mambarec.report import plots
+from recbole_mambarec.report.buckets import Grouping
+from recbole_mambarec.report.document import Chart, count, listing, number, slug
+from recbole_mambarec.report.load import Row, mean
+from recbole_mambarec.report.style import DPI, Look, drawing, png, svg
+from recbole_mambarec.report.sweeps import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COSTS = {"seconds": "training time, minutes", "peak_memory_gib": "peak memory, GiB"}
+
+
+def _draw(name: str, kind: str, what: str, seen: str, detail: str, make: Callable[[], Figure]) -> Chart:
+    """Make a figure and its files.
+
+    Args:
+        what, seen, detail: what is shown; the gist of it, for those who do not see it; how to read it.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    with drawing():
+        figure = make()
+        width, height = (round(DPI * inches) for inches in figure.get_size_inches())
+        return Chart(name, f"{what}; {detail}", f"{kind}. {what}: {seen}", svg(figure), png(figure), (width, height))
+
+
+def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
+    """Validation scores by epoch; None where the records have none."""
+    metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
+    shown = [row for row in rows if plots.has_curve(row, metric)]
+    if not shown:
+        return None
+    return _draw(
+        f"curves-{slug(dataset)}",
+        "Line chart",
+        f"Validation {metric} by epoch on {dataset}",
+        _extremes(shown, lambda row: row.valid(metric)),
+        f"one line per run ({_seeds(shown)}), the marker at the epoch that was chosen.",
+        partial(plots.curves, shown, metric, looks),
+    )
+
+
+def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, looks: dict[str, Look]) -> Chart | None:
+    """Accuracy against a cost of :data:`COSTS`; None where fewer than two rows have both."""
+    prices = plots.costs(rows, field)
+    shown = [row for row in rows if row.label in prices and row.test(mask, metric)]
+    if len(shown) < 2:
+        return None
+    name = COSTS[field]
+    return _draw(
+        f"cost-{slug(field)}-{slug(dataset)}",
+        "Scatter chart",
+        f"Test {metric} against {name.replace(',', ' in')} on {dataset}",
+        _extremes(shown, lambda row: row.test(mask, metric)),
+        f"means over seeds ({_seeds(shown)}), bars: standard deviation. Filled and joined: the Pareto front, which no "
+        f"other model beats in one without losing in the other. Mask: {mask}.",
+        partial(plots.cost, shown, field, name, metric, mask, looks),
+    )
+
+
+def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look]) -> Chart:
+    """How models do in groups of users or items."""
+    return _draw(
+        f"{groups.name}-{slug(dataset)}",
+        "Line chart" if groups.ordered else "Scatter chart",
+        f"{groups.title} on {dataset}: {groups.value}",
+        f"{len(groups.names)} groups from {groups.names[0]} to {groups.names[-1]}; a table below has the values.",
+        f"mean of {count(len(groups.seeds), 'seed')}, n: {groups.unit}s. Mask: {mask}. {groups.note}".rstrip(),
+        partial(plots.grouping, groups, looks),
+    )
+
+
+def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: str) -> Chart | None:
+    """What parts of a model are worth; None where fewer than two rows were tested."""
+    shown = [row for row in rows if row.test(mask, metric)]
+    if len(shown) < 2:
+        return None
+    return _draw(
+        f"ablation-{slug(group)}-{slug(dataset)}",
+        "Bar chart",
+        f"Ablation {group} on {dataset}: test {metric}",
+        _extremes(shown, lambda row: row.test(mask, metric)),
+        f"mean over seeds ({_seeds(shown)}), lines: standard deviation; in brackets: difference to {shown[0].label}. "
+        f"Mask: {mask}.",
+        partial(plots.ablation, shown, mask, metric),
+    )
+
+
+def sweep(found: Sweep) -> Chart | None:
+    """Validation scores by hyper-parameter; None where there are none."""
+    if found.chosen is None:
+        return None
+    rows = [point.row for point in found.points]
+    return _draw(
+        found.name,
+        "Chart",
+        f"{found.model} on {found.dataset}: validation {found.metric} by {listing(list(found.keys))}",
+        _extremes(rows, lambda row: row.valid(row.metric)),
+        f"{count(len(rows), 'point')} ({_seeds(rows)}); marked: the point that validation chooses.",
+        partial(plots.sweep, found),
+    )
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """How many runs are behind each value."""
+    numbers = sorted({len(row.seeds) for row in rows})
+    if len(numbers) == 1:
+        return f"n = {count(numbers[0], 'seed')}"
+    return f"n = {numbers[0]} to {numbers[-1]} seeds"
+
+
+def _extremes(rows: Sequence[Row], scores: Callable[[Row], list[float]]) -> str:
+    """The best and the worst of what is shown."""
+    values = {row.label: mean(found) for row in rows if (found := scores(row))}
+    if not values:
+        return "no scores."
+    low, high = min(values, key=values.get), max(values, key=values.get)
+    return f"of {len(values)}, highest {high} with {number(values[high])}, lowest {low} with {number(values[low])}."

@@ -1,0 +1,274 @@
+"""Records of runs, put together to the rows of tables: one per label, configuration and dataset, with its seeds."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import store
+
+# the group of runs whose models were named on the command line
+COMPARISON = "comparison"
+# keys by which rows of one label are told apart in their names; more would be no name
+_MOST_KEYS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """Finished runs that differ in nothing but their seed.
+
+    Attributes:
+        label: what the row is called; unique within its dataset.
+        dataset: the dataset's name, with part of its fingerprint where the records know several of that name.
+        group: the first group that it was recorded under.
+        records: one per seed, in ascending order (see :mod:`~recbole_mambarec.experiments.store`).
+    """
+
+    label: str
+    model: str
+    dataset: str
+    group: str
+    config: dict
+    records: tuple[dict, ...] = field(repr=False)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record["seed"] for record in self.records]
+
+    def test(self, mask: str, metric: str) -> list[float]:
+        """A test score of each seed that has it."""
+        return _numbers(record["test"].get(mask, {}).get(metric) for record in self.records)
+
+    def valid(self, metric: str) -> list[float]:
+        """A validation score of each seed that has it."""
+        return _numbers(record["valid"].get(metric) for record in self.records)
+
+    def field(self, name: str) -> list[float]:
+        """A number of the record (``seconds``, ``epochs``, ...) of each seed that has it."""
+        return _numbers(record[name] for record in self.records)
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that chose the epochs, as scores name it."""
+        return str(self.config.get("valid_metric", "")).lower()
+
+    def only(self, seeds: Iterable[int]) -> Row:
+        """The same row with some of its seeds; with all where it has none of them."""
+        return replace(self, records=tuple(r for r in self.records if r["seed"] in seeds) or self.records)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it apart from other rows."""
+        return self.dataset, self.group, self.label, identity(self.config)
+
+    def named(self) -> list[dict]:
+        """The records under the row's label, as functions over records tell them apart."""
+        return [record | {"label": self.label} for record in self.records]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation of a sample; None where there is none."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _numbers(values: Iterable) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What files of runs hold.
+
+    Attributes:
+        finished, failed: records; a run that failed and was then finished is finished.
+    """
+
+    finished: list[dict]
+    failed: list[dict]
+
+    def comparison(self, group: str | None = None) -> list[Row]:
+        """Rows of the main table: those of ``group``, else of all groups that compare models.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        groups = self._groups()
+        if group is not None and group not in groups:
+            have = ", ".join(groups) or "none but searches"
+            raise UserError(f"there is no group '{group}' in these records: there are {have}")
+        chosen = [group] if group is not None else [name for name in groups if not _is_ablation(groups[name])]
+        return rows([record for name in chosen for record in groups[name]])
+
+    def ablations(self) -> dict[str, list[Row]]:
+        """The rows of each group whose lines are of one model."""
+        return {name: rows(records) for name, records in self._groups().items() if _is_ablation(records)}
+
+    @property
+    def trials(self) -> list[dict]:
+        """Finished records of hyper-parameter searches."""
+        return [record for record in self.finished if "point" in record]
+
+    def of(self, datasets: Sequence[str]) -> Runs:
+        """The runs on these datasets.
+
+        Raises:
+            UserError: there is none on one of them.
+        """
+        have = {record["dataset"] for record in [*self.finished, *self.failed]}
+        for name in datasets:
+            if name not in have:
+                raise UserError(f"there are no runs on '{name}' in these records: there are some on {_and(have)}")
+        return Runs(*([r for r in part if r["dataset"] in datasets] for part in (self.finished, self.failed)))
+
+    def _groups(self) -> dict[str, list[dict]]:
+        groups: dict[str, list[dict]] = {}
+        for record in self.finished:
+            if "point" not in record:
+                groups.setdefault(record["group"], []).append(record)
+        return groups
+
+
+def _and(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _is_ablation(records: list[dict]) -> bool:
+    if records[0]["group"] == COMPARISON:
+        return False
+    return len({r["model"] for r in records}) == 1 and len({r["label"] for r in records}) > 1
+
+
+def read(paths: Sequence[str | Path]) -> Runs:
+    """Records of one file or several; ``per_user`` then counts from the working folder.
+
+    Raises:
+        UserError: a file is missing or no file of runs, or none of its runs has finished.
+    """
+    records = []
+    for path in paths:
+        for number, record in enumerate(store.read(path), start=1):
+            fault = _fault(record)
+            if fault:
+                raise UserError(f"record {number} of {path} ({record['label']}) is damaged: {fault}; delete its line")
+            if record["per_user"] is not None:
+                record |= {"per_user": str(Path(path).parent / record["per_user"])}
+            records.append(record)
+    latest = [_completed(record, records) for record in store.latest(records)]
+    runs = Runs(*([r for r in latest if r["status"] == status] for status in ("finished", "failed")))
+    if not runs.finished:
+        names, failed = ", ".join(map(str, paths)), len(runs.failed)
+        raise UserError(f"there is no finished run in {names} ({failed} failed): nothing can be reported")
+    return runs
+
+
+def _completed(record: dict, records: list[dict]) -> dict:
+    """The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores."""
+    if record["status"] != "finished":
+        return record
+    name = itemgetter("key", "group", "label", "status")
+    same = [other for other in records if name(other) == name(record)]
+    test = next((other["test"] for other in reversed(same) if other["test"]), {})
+    return {field: value for other in same for field, value in other.items()} | record | {"test": test}
+
+
+def _fault(record: dict) -> str | None:
+    """What in the parts of a record that its format leaves open cannot be shown."""
+    parts = {"valid": record["valid"], **{f"test under '{mask}'": part for mask, part in record["test"].items()}}
+    for name, part in parts.items():
+        if not isinstance(part, dict) or not all(
+            isinstance(value, (int, float, type(None))) for value in part.values()
+        ):
+            return f"its scores ({name}) are no numbers"
+    for entry in record["curve"]:
+        if (
+            not isinstance(entry, dict)
+            or "epoch" not in entry
+            or not isinstance(entry.get("valid"), (dict, type(None)))
+        ):
+            return "an entry of its curve is none"
+    return None
+
+
+def without_folders(error: UserError) -> str:
+    """Its sentence, without the folders of this machine."""
+    return re.sub(r"\S*/(?=per_user/)", "", str(error))
+
+
+def rows(records: Sequence[dict]) -> list[Row]:
+    """Finished records put together, in order of first appearance."""
+    hashes: dict[str, set[str]] = {}
+    for record in records:
+        hashes.setdefault(record["dataset"], set()).add(record["data_hash"])
+    made: dict[tuple, dict[int, dict]] = {}
+    for record in records:
+        dataset = record["dataset"]
+        if len(hashes[dataset]) > 1:
+            dataset += f" (data {record['data_hash'][:8]})"
+        configuration = store.run_key(record["model"], record["config"], 0, record["data_hash"])
+        made.setdefault((dataset, record["label"], configuration), {})[record["seed"]] = record
+    found = []
+    for (dataset, label, _), seeds in made.items():
+        ordered = tuple(seeds[seed] for seed in sorted(seeds))
+        first = ordered[0]
+        found.append(Row(label, first["model"], dataset, first["group"], first["config"], ordered))
+    return _with_names(found)
+
+
+def _with_names(found: list[Row]) -> list[Row]:
+    """Rows of one dataset and label, told apart by what they differ in."""
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        alike.setdefault((row.dataset, row.label), []).append(row)
+    return [
+        replace(row, label=f"{row.label} ({_distinction(row, others)})")
+        if len(others := alike[row.dataset, row.label]) > 1
+        else row
+        for row in found
+    ]
+
+
+def _distinction(row: Row, others: list[Row]) -> str:
+    keys = varying([each.config for each in others])
+    if not 0 < len(keys) <= _MOST_KEYS:
+        return f"configuration {store.run_key(row.model, row.config, 0, '')[:6]}"
+    return ", ".join(f"{key}={text(row.config.get(key))}" for key in keys)
+
+
+def varying(configs: Sequence[dict]) -> list[str]:
+    """The keys in which configurations differ, as far as they can change a result."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if len({identity({key: config.get(key)}) for config in configs}) > 1]
+
+
+def identity(config: dict) -> str:
+    """The same text for configurations that mean the same."""
+    return store.run_key("", config, 0, "")
+
+
+def text(value: object) -> str:
+    """A configuration value in a few characters."""
+    if value is None:
+        return "unset"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False).replace('"', "")
+
+
+def datasets(found: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by dataset, in order."""
+    parts: dict[str, list[Row]] = {}
+    for row in found:
+        parts.setdefault(row.dataset, []).append(row)
+    return parts

@@ -1,0 +1,98 @@
+"""A report, or the results of one dataset, as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.report.document import Cell, Chart, Report, Section, Table
+
+# in a file of notes: where the tables stand; without it they follow the notes
+TABLES_HERE = "<!-- tables -->"
+
+
+def render(report: Report) -> str:
+    """The whole report; charts are looked for in ``charts/`` beside it."""
+    parts = [f"# {_escape(report.title)}", *map(_escape, report.summary), *_sections(report)]
+    if report.omissions:
+        parts.append("## Left out")
+        parts.append("\n".join(f"- {each.title}: {_sentence(each.reason)}" for each in report.omissions))
+    return "\n\n".join(parts) + "\n"
+
+
+def page(report: Report, notes: str | None, source: str) -> str:
+    """The tables of a report around hand-written notes, which are kept as they are.
+
+    Args:
+        notes: Markdown; a first line ``# ...`` is the title of the page.
+        source: how the reader who wants to change the page is told about the notes.
+    """
+    before, _, after = (notes or "").partition(TABLES_HERE)
+    before, after = before.strip("\n"), after.strip("\n")
+    title = "" if before.startswith("# ") else f"# {_escape(report.title)}"
+    origin = f"<!-- Written by `{report.command}`; notes are in {source}. -->"
+    parts = [origin, title, before, *map(_escape, report.summary), *_sections(report), after]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def read_notes(path: Path) -> str:
+    """The notes of a page.
+
+    Raises:
+        UserError: the file cannot be read as text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"notes {path} cannot be read ({error}): give a text file in UTF-8") from None
+
+
+def _sections(report: Report) -> list[str]:
+    # a report on one dataset need not name it above each table
+    known = report.datasets[0] if len(report.datasets) == 1 else ""
+    return [part for section in report.sections for part in _section(section, known)]
+
+
+def _section(section: Section, known: str) -> list[str]:
+    parts = [f"## {section.title}", *map(_escape, section.text)]
+    for chart in section.charts:
+        parts.append(f"![{_escape(chart.alt)}](charts/{chart.name}.png)\n\n*{_escape(_caption(chart))}*")
+    for table in section.tables:
+        parts += _table(table, known)
+    if section.commands:
+        lines = [f"# {name}\n{line}" for name, line in section.commands]
+        parts.append("```sh\n" + "\n".join(lines) + "\n```")
+    return parts
+
+
+def _table(table: Table, known: str) -> list[str]:
+    parts = [f"**{_escape(_caption(table))}**"]
+    rule = ["---" if number < table.words else "---:" for number in range(len(table.header))]
+    for block in table.blocks:
+        lines = [table.header, rule, *([_cell(cell) for cell in row] for row in block.rows)]
+        lines[0] = [_escape(name) for name in lines[0]]
+        parts += [f"### {_escape(block.heading)}"] if block.heading not in ("", known) else []
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return parts + [_escape(note) for note in table.notes]
+
+
+def _cell(cell: Cell) -> str:
+    value = _escape(cell.text)
+    if cell.rank:
+        value = f"**{value}**" if cell.rank == "best" else f"<ins>{value}</ins>"
+    value += r"\*" * cell.star + f" ± {cell.spread}" * bool(cell.spread)
+    return f"*{value}*" if cell.aside and value else value
+
+
+def _caption(part: Table | Chart) -> str:
+    return f"{part.caption} {part.origin}".rstrip()
+
+
+def _sentence(text: str) -> str:
+    return _escape(text if text.endswith(".") else f"{text}.")
+
+
+def _escape(text: str) -> str:
+    for character in "\\*_|<>`[]":
+        text = text.replace(character, f"\\{character}")
+    return text

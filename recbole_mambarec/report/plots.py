@@ -1,0 +1,279 @@
+"""What is drawn: each function gives a figure of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from recbole_mambarec.report.buckets import Grouping
+from recbole_mambarec.report.document import number, thousands
+from recbole_mambarec.report.load import Row, mean, spread, text
+from recbole_mambarec.report.metrics import smaller_is_better
+from recbole_mambarec.report.style import GREY, HEIGHT, Look, add_legend, new_figure
+from recbole_mambarec.report.sweeps import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Looks = dict[str, Look]
+# a grid of more values is no heat map that can be read
+_MOST_TICKS = 8
+_MOST_POINTS = 12
+# characters in a line of a legend
+_LABEL = 24
+# bars and points of one model; what validation has chosen
+_LIGHT, _DARK, _CHOSEN = "#9ecae1", "#08519c", "#D55E00"
+
+
+def _handle(label: str, look: Look, **options):
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=_short(label), **(look.marks() | options))
+
+
+def _short(label: str) -> str:
+    return "\n".join(wrap(label, _LABEL)) or label
+
+
+# ------------------------------------------------------------------------------------------------------------
+# learning curves
+
+
+def has_curve(row: Row, metric: str) -> bool:
+    return any(_curve(record, metric)[0] for record in row.records)
+
+
+def _curve(record: dict, metric: str) -> tuple[list[int], list[float]]:
+    entries = [entry for entry in record["curve"] if (entry["valid"] or {}).get(metric) is not None]
+    return [entry["epoch"] + 1 for entry in entries], [entry["valid"][metric] for entry in entries]
+
+
+def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
+    """Validation score after each epoch, one line per run; a marker where validation was best."""
+    figure = new_figure()
+    axes = figure.subplots()
+    shown = [row for row in rows if has_curve(row, metric)]
+    for row in shown:
+        look = styles[row.label]
+        for record in row.records:
+            epochs, scores = _curve(record, metric)
+            if not epochs:
+                continue
+            # a single epoch is no line: its marker has to be seen
+            axes.plot(epochs, scores, color=look.colour, linestyle=look.line, linewidth=1.2)
+            best = (record["best_epoch"] or 0) + 1
+            at = epochs.index(best) if best in epochs else len(epochs) - 1
+            axes.plot(epochs[at], scores[at], look.marker, color=look.colour, markeredgecolor="white", zorder=4)
+    axes.set(xlabel="epochs trained", ylabel=f"validation {metric}")
+    axes.margins(x=0.03)
+    add_legend(figure, [_handle(row.label, styles[row.label]) for row in shown])
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------
+# accuracy against cost
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which (cost, score) no other one beats in one without losing in the other, by rising cost."""
+    front: list[int] = []
+    for position in sorted(range(len(points)), key=lambda n: (points[n][0], -points[n][1])):
+        if not front or points[position][1] > points[front[-1]][1]:
+            front.append(position)
+    return front
+
+
+def costs(rows: Sequence[Row], field: str) -> dict[str, float]:
+    """Label -> mean of a cost, in minutes if it is seconds; rows without it are left out."""
+    unit = 60 if field == "seconds" else 1
+    found = {row.label: mean(row.field(field)) for row in rows}
+    return {label: value / unit for label, value in found.items() if value}
+
+
+def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, styles: Looks) -> Figure:
+    """Test score against a cost; the Pareto front filled and joined."""
+    from matplotlib.lines import Line2D
+
+    price = costs(rows, field)
+    shown = [row for row in rows if row.label in price and row.test(mask, metric)]
+    points = [(price[row.label], mean(row.test(mask, metric))) for row in shown]
+    sign = -1 if smaller_is_better(metric) else 1
+    front = pareto([(x, sign * y) for x, y in points])
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.step(*zip(*(points[n] for n in front)), where="post", color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+    for position, (row, (x, y)) in enumerate(zip(shown, points)):
+        look = styles[row.label]
+        fill = look.colour if position in front else "white"
+        error = spread(row.test(mask, metric))
+        axes.errorbar(x, y, error, color=look.colour, marker=look.marker, markerfacecolor=fill, markersize=8, capsize=3)
+    if max(x for x, _ in points) > 8 * min(x for x, _ in points):
+        _plain_log(axes)
+    axes.set(xlabel=name, ylabel=f"test {metric}")
+    axes.margins(0.12)
+    handles = [
+        _handle(
+            row.label,
+            styles[row.label],
+            linestyle="",
+            markerfacecolor=styles[row.label].colour if n in front else "white",
+        )
+        for n, row in enumerate(shown)
+    ]
+    add_legend(figure, [*handles, Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="Pareto front")])
+    return figure
+
+
+def _plain_log(axes: Axes) -> None:
+    """A logarithmic axis that says 0.5, 10, 200."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+# ------------------------------------------------------------------------------------------------------------
+# groups of users and items
+
+
+def grouping(groups: Grouping, styles: Looks) -> Figure:
+    """Each row's value in each group; joined where groups have an order."""
+    figure = new_figure()
+    axes = figure.subplots()
+    middle = (len(groups.values) - 1) / 2
+    for position, (label, values) in enumerate(groups.values.items()):
+        look = styles[label]
+        # models beside each other in a group, so that markers do not hide each other
+        places = [place + 0.06 * (position - middle) * 8 / max(8, len(groups.values)) for place in range(len(values))]
+        axes.plot(places, values, **(look.marks() | ({} if groups.ordered else {"linestyle": ""})))
+    names = [f"{name}\nn = {thousands(n)}" for name, n in zip(map(_short, groups.names), groups.counts)]
+    axes.set_xticks(range(len(names)), names, fontsize=9 if len(names) < 5 else 7.5)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel=groups.axis, ylabel="\n".join(wrap(groups.value, 34)))
+    blank = {} if groups.ordered else {"linestyle": ""}
+    add_legend(figure, [_handle(label, styles[label], **blank) for label in groups.values])
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------
+# ablation
+
+
+def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
+    """A bar from zero for each row, and its difference to the first."""
+    shown = [row for row in rows if row.test(mask, metric)]
+    figure = new_figure(0.9 + 0.42 * len(shown))
+    axes = figure.subplots()
+    means = [mean(row.test(mask, metric)) for row in shown]
+    errors = [spread(row.test(mask, metric)) or 0 for row in shown]
+    bars = axes.barh(range(len(shown)), means, height=0.62, color=_LIGHT, edgecolor=_DARK, linewidth=1)
+    bars[0].set(facecolor=_DARK)
+    if any(errors):
+        axes.errorbar(means, range(len(shown)), xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=3)
+    for place, value in enumerate(means):
+        change = f" ({100 * (value / means[0] - 1):+.1f} %)".replace("-", "−") if place and means[0] else ""
+        # in a column of their own, where neither bars nor lines run through them
+        axes.text(1.02, place, number(value) + change, va="center", fontsize=9, transform=axes.get_yaxis_transform())
+    axes.axvline(means[0], color=GREY, linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(shown)), [_short(row.label) for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.03 * max(value + error for value, error in zip(means, errors)))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"test {metric}")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------
+# hyper-parameters
+
+
+def sweep(found: Sweep) -> Figure:
+    """One key: a line; two keys of a few values each: a map; else, for each key, the points at each of its values."""
+    sizes = [len(found.options(position)) for position in range(len(found.keys))]
+    if len(sizes) == 2 and max(sizes) <= _MOST_TICKS:
+        return _map(found)
+    return _panels(found)
+
+
+def _score(point) -> float | None:
+    return mean(point.row.valid(point.row.metric))
+
+
+def _map(found: Sweep) -> Figure:
+    import numpy as np
+
+    rows, columns = found.options(0), found.options(1)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for point in found.points:
+        value = _score(point)
+        grid[rows.index(point.values[0]), columns.index(point.values[1])] = np.nan if value is None else value
+    figure = new_figure(1.3 + 0.5 * len(rows))
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="Blues", aspect="auto", vmin=np.nanmin(grid), vmax=np.nanmax(grid))
+    # light enough at the upper end for print, and for dark numbers on most cells
+    low, high = np.nanmin(grid), np.nanmax(grid)
+    for (row, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            colour = "white" if high > low and (value - low) / (high - low) > 0.6 else "black"
+            axes.text(
+                column,
+                row,
+                number(value),
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9 if len(columns) < 7 else 7,
+            )
+    if found.chosen is not None:
+        place = columns.index(found.chosen.values[1]), rows.index(found.chosen.values[0])
+        axes.add_patch(_frame(place))
+    axes.set_xticks(range(len(columns)), list(map(text, columns)))
+    axes.set_yticks(range(len(rows)), list(map(text, rows)))
+    axes.set(xlabel=found.keys[1], ylabel=found.keys[0])
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=f"validation {found.metric}", format="%.4f")
+    return figure
+
+
+def _frame(place: tuple[int, int]):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((place[0] - 0.46, place[1] - 0.46), 0.92, 0.92, fill=False, edgecolor=_CHOSEN, linewidth=2.5)
+
+
+def _panels(found: Sweep) -> Figure:
+    figure = new_figure(HEIGHT - 0.7 if len(found.keys) == 1 else 2.3 * len(found.keys))
+    panels = figure.subplots(len(found.keys), 1, sharey=True, squeeze=False)[:, 0]
+    for position, (axes, key) in enumerate(zip(panels, found.keys)):
+        options = found.options(position)
+        continuous = len(options) > _MOST_POINTS and all(isinstance(option, (int, float)) for option in options)
+        places = options if continuous else range(len(options))
+        at = [places[options.index(point.values[position])] for point in found.points]
+        scored = [(x, point) for x, point in zip(at, found.points) if _score(point) is not None]
+        if continuous:
+            if min(options) > 0 and max(options) > 20 * min(options):
+                _plain_log(axes)
+        else:
+            best = {
+                x: max((_score(p) for other, p in scored if other == x), key=lambda y: found.sign * y)
+                for x, _ in scored
+            }
+            axes.plot(*zip(*sorted(best.items())), color=_DARK)
+            axes.set_xticks(places, list(map(text, options)), fontsize=9 if len(options) < 9 else 7)
+            axes.set_xlim(-0.4, len(options) - 0.6)
+        for x, point in scored:
+            look = (
+                {"marker": "D", "color": _CHOSEN, "markersize": 9}
+                if point is found.chosen
+                else {"marker": "o", "color": _DARK, "markerfacecolor": "white"}
+            )
+            axes.errorbar(x, _score(point), spread(point.row.valid(found.metric)), capsize=3, zorder=3, **look)
+        axes.set(xlabel=key, ylabel=f"validation\n{found.metric}")
+        axes.margins(y=0.12)
+    return figure

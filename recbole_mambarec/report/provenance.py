@@ -1,0 +1,159 @@
+"""Where numbers come from: commands that make the runs again, versions, data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import yaml
+
+from recbole_mambarec.config import properties_folder
+from recbole_mambarec.experiments.group import read_group
+from recbole_mambarec.experiments.run import DEFAULT_SEED
+from recbole_mambarec.report.document import listing
+from recbole_mambarec.report.load import COMPARISON, Row, varying
+
+# libraries that a caption names; the page lists all
+_IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
+
+
+class Command(NamedTuple):
+    """What rows made by one command have in common.
+
+    Attributes:
+        label: what was added to the labels.
+        group: the group file, None where models were named or a search was made.
+        overrides: as JSON, without those of a single line of the group or point of the search.
+    """
+
+    searched: bool
+    group: str | None
+    label: str | None
+    seeds: tuple[int, ...]
+    overrides: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Commands in order, and by which one each row was made.
+
+    Attributes:
+        commands: (name, command line), e.g. ``("C1", "python run_recbole_group.py ...")``.
+    """
+
+    commands: list[tuple[str, str]]
+    _of: dict[tuple, str] = field(repr=False)
+
+    def of(self, rows: Sequence[Row]) -> str:
+        """One line for the caption of what is made of these rows."""
+        names = sorted({self._of[row.identity] for row in rows}, key=lambda name: int(name[1:]))
+        fingerprints = [f"{name} {fingerprint[:12]}" for name, fingerprint in data(rows)]
+        found = versions(rows)
+        libraries = ", ".join(f"{name} {'/'.join(found[name])}" for name in _IN_CAPTIONS if name in found)
+        return f"Command{'s' * (len(names) > 1)} {listing(names)}; data {listing(fingerprints)}; {libraries}."
+
+
+def trace(rows: Sequence[Row]) -> Provenance:
+    """Find the commands; rows of one command share it."""
+    made: dict[Command, dict[str, list[Row]]] = {}
+    for row in rows:
+        made.setdefault(_command(row, rows), {}).setdefault(row.records[0]["dataset"], []).append(row)
+    commands: dict[str, list[Row]] = {}
+    for command, by_dataset in made.items():
+        # datasets on which the same was run share a command
+        alike: dict[tuple, list[str]] = {}
+        for dataset, here in by_dataset.items():
+            alike.setdefault(tuple((row.label, row.model) for row in here), []).append(dataset)
+        for names in alike.values():
+            here = [row for name in names for row in by_dataset[name]]
+            commands.setdefault(_text(command, here, names), []).extend(here)
+    named = [(f"C{number}", text) for number, text in enumerate(commands, start=1)]
+    return Provenance(named, {row.identity: name for name, text in named for row in commands[text]})
+
+
+def _command(row: Row, rows: Sequence[Row]) -> Command:
+    first = row.records[0]
+    searched, group, own = "point" in first, None, set()
+    if searched:
+        own = set(first["point"])
+    elif row.group != COMPARISON:
+        group = row.group
+        here = [
+            other.records[0]["overrides"] for other in rows if other.group == group and other.dataset == row.dataset
+        ]
+        own = _shipped(group) or set(varying(here))
+    label = None
+    if not searched and (group is None or _shipped(group)):
+        # "BPR (paper)" was made by --label=paper
+        label = (re.findall(r" \(([^()]*)\)$", first["label"]) or [None])[0]
+    common = {key: value for key, value in first["overrides"].items() if key not in own}
+    return Command(searched, group, label, tuple(row.seeds), json.dumps(common, sort_keys=True))
+
+
+def _shipped(group: str) -> set[str]:
+    """The keys that the lines of a group file change, if this one comes with the package."""
+    if not (properties_folder() / "group" / f"{group}.yaml").is_file():
+        return set()
+    return {key for _, overrides in read_group(group)[1].values() for key in overrides}
+
+
+def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
+    """The command line, and below it the group file where it does not come with this package."""
+    models = ",".join(dict.fromkeys(row.model for row in rows))
+    shipped = command.group is not None and bool(_shipped(command.group))
+    if command.searched:
+        parts = ["run_hyper.py", f"--model={models}"]
+    elif command.group is None:
+        parts = ["run_recbole_group.py", f"--models={models}"]
+    else:
+        parts = ["run_recbole_group.py", f"--group={command.group}{'' if shipped else '.yaml'}"]
+    parts.append(f"--dataset{'s' * (len(datasets) > 1)}={','.join(datasets)}")
+    if command.label is not None:
+        parts.append(f"--label={command.label}")
+    if command.searched and command.seeds != (DEFAULT_SEED,):
+        parts.append(f"--seed={command.seeds[0]}")
+    elif command.seeds != (DEFAULT_SEED,):
+        # one seed alone needs the comma that makes it a list
+        parts.append(f"--seeds={','.join(map(str, command.seeds))}{',' * (len(command.seeds) == 1)}")
+    common = json.loads(command.overrides)
+    parts += [f"--{key}={value}" for key, value in common.items()]
+    line = shlex.join(["python", *parts])
+    if command.group is None or shipped:
+        return line
+    lines = {
+        row.label: {"model": row.model} | {k: v for k, v in row.records[0]["overrides"].items() if k not in common}
+        for row in rows
+    }
+    text = "".join(f"\n#   {_inline(label)}: {_inline(own)}" for label, own in lines.items())
+    return f"{line}\n# {command.group}.yaml:\n# runs:{text}"
+
+
+def _inline(value: object) -> str:
+    """A value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def versions(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Library -> the versions that the runs were made with."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        for record in row.records:
+            for name, version in record["versions"].items():
+                found.setdefault(name, set()).add(str(version))
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def revisions(rows: Sequence[Row]) -> list[str]:
+    """Git revisions of this package that the runs were made with."""
+    states = [record["git"] for row in rows for record in row.records if record["git"]]
+    return sorted({f"{state['revision'][:12]}{' with changes' * bool(state['dirty'])}" for state in states})
+
+
+def data(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(dataset, its fingerprint)."""
+    return list(dict.fromkeys((r["dataset"], r["data_hash"]) for row in rows for r in row.records))

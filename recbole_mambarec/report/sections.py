@@ -1,0 +1,321 @@
+"""From runs to a report: each section, or why it is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments.group import unlike
+from recbole_mambarec.experiments.store import MASKS
+from recbole_mambarec.report import buckets, charts, metrics, provenance, published, sweeps, tables
+from recbole_mambarec.report.document import (
+    Chart,
+    Omission,
+    Report,
+    Section,
+    Table,
+    count,
+    listing,
+    slug,
+    with_unique_names,
+)
+from recbole_mambarec.report.load import Row, Runs, datasets, identity, without_folders
+from recbole_mambarec.report.paired import Paired, compare_all
+from recbole_mambarec.report.style import looks
+
+Part = TypeVar("Part", Table, Chart)
+
+SECTIONS = {
+    "main": "Main results",
+    "beyond": "Beyond accuracy",
+    "improvements": "Improvements",
+    "significance": "Significance",
+    "curves": "Learning curves",
+    "cost": "Accuracy and cost",
+    "groups": "Users and items",
+    "ablation": "Ablation",
+    "sensitivity": "Hyper-parameter sensitivity",
+    "runs": "Runs",
+}
+
+
+class Nothing(Exception):
+    """A section has no data; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user can ask for.
+
+    Attributes:
+        mask: what is taken out of the ranking at test (:data:`~recbole_mambarec.experiments.store.MASKS`).
+        metrics: the columns; None: all that are recorded.
+        reference: label or model that differences are taken to; None: the best other one.
+        group: the group that the main table shows; None: all that compare models.
+        published: show published scores beside.
+        brief: tables only, for a page about one dataset: both masks, significance of the leading metric alone.
+        sections: names of those that are wanted; None: all.
+    """
+
+    mask: str = "train"
+    metrics: Sequence[str] | None = None
+    reference: str | None = None
+    group: str | None = None
+    published: bool = True
+    brief: bool = False
+    sections: Sequence[str] | None = None
+    title: str = "Comparison of models"
+
+
+class Builder:
+    """Makes the sections of one report: a method for each of :data:`SECTIONS`.
+
+    Args:
+        runs: what is reported.
+        options: how.
+        command: the command line that makes the report again.
+
+    Raises:
+        UserError: an option names something that the records do not have.
+    """
+
+    def __init__(self, runs: Runs, options: Options, command: str) -> None:
+        self.failed, self.options, self.command = runs.failed, options, command
+        self.mask = options.mask
+        for name in options.sections or ():
+            if name not in SECTIONS:
+                raise UserError(f"there is no section '{name}': there are {', '.join(SECTIONS)}")
+        self.rows = runs.comparison(options.group)
+        ablations = runs.ablations()
+        self.sweeps = sweeps.find([*self.rows, *(row for group in ablations.values() for row in group)], runs.trials)
+        self.ablations = self._without_grids(ablations)
+        self.everything = self._shown()
+        self.metrics, self.other_metrics = metrics.choose(self.everything, self.mask, options.metrics)
+        self.leading = metrics.leading(self.everything, self.metrics)
+        if options.reference is not None and tables.find(self.rows, options.reference) is None:
+            have = listing(list(dict.fromkeys(row.label for row in self.rows))) or "nothing"
+            raise UserError(f"--reference={options.reference} is not in the main table: it has {have}")
+        self.provenance = provenance.trace(self.everything)
+        self.looks = looks(list(dict.fromkeys(row.label for row in self.rows)))
+
+    def _without_grids(self, ablations: dict[str, list[Row]]) -> dict[str, list[Row]]:
+        """Groups of one model that are neither grids, which are shown as such, nor the main table."""
+        grids = [{identity(point.row.config) for point in sweep.points} for sweep in self.sweeps]
+
+        def is_grid(rows: list[Row]) -> bool:
+            parts = [{identity(row.config) for row in here} for here in datasets(rows).values()]
+            return any(part <= grid for part in parts for grid in grids)
+
+        return {name: rows for name, rows in ablations.items() if name != self.options.group and not is_grid(rows)}
+
+    def _shown(self) -> list[Row]:
+        """The rows of all sections that are wanted, each once."""
+        wanted = set(self.options.sections or SECTIONS)
+        found: dict[tuple, Row] = {}
+        for row in [
+            *(self.rows if wanted - {"ablation", "sensitivity", "runs"} else ()),
+            *(row for group in self.ablations.values() for row in group if "ablation" in wanted),
+            *(point.row for sweep in self.sweeps for point in sweep.points if "sensitivity" in wanted),
+        ]:
+            # a point of a sweep may be one of the others with fewer seeds
+            found.setdefault(row.identity, row)
+        return list(found.values())
+
+    def report(self) -> Report:
+        """All sections that have data."""
+        wanted = [name for name in SECTIONS if name in {*(self.options.sections or SECTIONS), "runs"}]
+        if self.options.brief:
+            wanted = [name for name in wanted if name != "curves"]
+        files = sum(record["per_user"] is not None for row in self.rows for record in row.records)
+        tested = len(datasets(self.rows)) * len(self.metrics)
+        sections, omissions = [], []
+        with tqdm(total=len(wanted) + files + tested, desc="Report", delay=2, unit="part") as self._bar:
+            for name in wanted:
+                title = SECTIONS[name]
+                self._bar.set_postfix_str(title, refresh=False)
+                try:
+                    sections.append(getattr(self, name)(title))
+                except Nothing as reason:
+                    omissions.append(Omission(title, str(reason)))
+                self._step()
+        names = list(datasets(self.everything))
+        return Report(self.options.title, names, self._summary(), with_unique_names(sections), omissions, self.command)
+
+    def _step(self) -> None:
+        self._bar.update()
+
+    def _summary(self) -> list[str]:
+        runs = count(sum(len(row.records) for row in self.everything), "finished run")
+        names = listing(list(dict.fromkeys(row.records[0]["dataset"] for row in self.everything)))
+        seeds = sorted({seed for row in self.everything for seed in row.seeds})
+        return [
+            f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
+            "Epochs were chosen on the validation split.",
+            *(f"{note}." for note in unlike(self.rows)),
+        ]
+
+    # ------------------------------------------------------------------ sections
+
+    def main(self, title: str) -> Section:
+        self._need_rows()
+        if not self.metrics:
+            raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
+        table = tables.scores(
+            "main",
+            "Test scores, mean over seeds.",
+            self.rows,
+            self.metrics,
+            self.mask,
+            self.tests,
+            lambda dataset: published.read(dataset, self.mask) if self.options.published else {},
+        )
+        return Section("main", title, tables=[self._traced(table, self.rows), *self._other_masks()])
+
+    def _other_masks(self) -> list[Table]:
+        caption = "The same runs under the other mask."
+        masks = [mask for mask in MASKS if mask != self.mask] if self.options.brief else []
+        return [tables.scores(f"main-{slug(m)}", caption, self.rows, self.metrics, m) for m in masks]
+
+    def beyond(self, title: str) -> Section:
+        self._need_rows()
+        if not self.other_metrics:
+            raise Nothing("the records have no such metric; the key beyond_accuracy adds coverage, Gini and popularity")
+        table = tables.beyond(self.rows, self.other_metrics, self.mask)
+        return Section("beyond", title, tables=[self._traced(table, self.rows)])
+
+    def improvements(self, title: str) -> Section:
+        self._need_rows()
+        rows = [row for here in datasets(self.rows).values() if len(here) > 1 for row in here]
+        if not rows or not self.metrics:
+            raise Nothing("there is one model, nothing to compare it with" if self.metrics else "no accuracy metric")
+        table = tables.deltas(rows, self.metrics, self.mask, self.options.reference)
+        return Section("improvements", title, tables=[self._traced(table, rows)])
+
+    @cached_property
+    def tests(self) -> Paired:
+        """Paired tests of everything in the main table."""
+        return compare_all(self.rows, self.mask, self.metrics, self._step)
+
+    def significance(self, title: str) -> Section:
+        self._need_rows()
+        families = {"user": self.tests.by_user, "seed": self.tests.by_seed}
+        if self.options.brief:
+            families = {
+                unit: {column: family for column, family in found.items() if column[1] == self.leading}
+                for unit, found in families.items()
+            }
+        made = [self._traced(tables.significance(found, unit), self.rows) for unit, found in families.items() if found]
+        reasons = self.tests.not_by_user()
+        if not made:
+            raise Nothing(" ".join(reasons) or "no metric was tested")
+        if not families["seed"]:
+            reasons.append("Not over seeds: the models have fewer than two seeds in common.")
+        return Section("significance", title, text=reasons, tables=made)
+
+    def curves(self, title: str) -> Section:
+        self._need_rows()
+        made = self._drawn((charts.curves(name, here, self.looks), here) for name, here in self._by_dataset())
+        if not made:
+            raise Nothing("no record holds the validation scores of its epochs")
+        return Section("curves", title, charts=made)
+
+    def cost(self, title: str) -> Section:
+        self._need_rows()
+        rows = [row for row in self.rows if any(row.field(field) for field in charts.COSTS)]
+        if not rows:
+            raise Nothing("no record holds seconds or memory")
+        drawn = [] if self.options.brief or self.leading is None else self._by_dataset()
+        made = self._drawn(
+            (charts.cost(name, here, field, self.mask, self.leading, self.looks), here)
+            for name, here in drawn
+            for field in charts.COSTS
+        )
+        return Section("cost", title, tables=[self._traced(tables.cost(rows), rows)], charts=made)
+
+    def groups(self, title: str) -> Section:
+        self._need_rows()
+        if self.leading is None:
+            raise Nothing("the records have no accuracy metric")
+        section = Section("groups", title)
+        for dataset, rows in self._by_dataset():
+            try:
+                found, note = buckets.groupings(rows, self.mask, self.leading, self._step)
+            except UserError as error:
+                section.text.append(f"Left out on {dataset}: {without_folders(error)}.")
+                continue
+            if note:
+                section.text.append(f"Left out on {dataset}: {note}.")
+            for groups in found:
+                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), rows))
+                if not self.options.brief:
+                    chart = charts.grouping(dataset, groups, self.mask, self.looks)
+                    section.charts.append(self._traced(chart, rows))
+        if not section.tables:
+            raise Nothing(" ".join(section.text))
+        return section
+
+    def ablation(self, title: str) -> Section:
+        if not self.ablations:
+            raise Nothing("no group of runs is of one model in several forms (run_recbole_group.py --group=FILE)")
+        if self.leading is None:
+            raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
+        section = Section("ablation", title)
+        for group, rows in self.ablations.items():
+            table = tables.ablation(group, rows, self.metrics, self.mask, self.leading)
+            section.tables.append(self._traced(table, rows))
+            drawn = {} if self.options.brief else datasets(rows)
+            section.charts.extend(
+                self._drawn(
+                    (charts.ablation(dataset, group, here, self.mask, self.leading), here)
+                    for dataset, here in drawn.items()
+                )
+            )
+        return section
+
+    def sensitivity(self, title: str) -> Section:
+        if not self.sweeps:
+            raise Nothing(
+                "no runs of one model differ in a few numbers alone, and there is no record of a search (give the "
+                "trials.jsonl of run_hyper.py, too)"
+            )
+        section = Section("sensitivity", title)
+        for sweep in self.sweeps:
+            rows = [point.row for point in sweep.points]
+            section.tables.append(self._traced(tables.sweep(sweep, MASKS), rows))
+            if not self.options.brief:
+                section.charts.extend(self._drawn([(charts.sweep(sweep), rows)]))
+        return section
+
+    def runs(self, title: str) -> Section:
+        rows = self.everything
+        versions = provenance.versions(rows)
+        revisions = provenance.revisions(rows)
+        text = [
+            f"Versions: {', '.join(f'{name} {listing(found)}' for name, found in versions.items())}.",
+            *([f"Source revision{'s' * (len(revisions) > 1)}: {', '.join(revisions)}."] if revisions else []),
+            *(f"Data of {name}: SHA-256 {fingerprint}." for name, fingerprint in provenance.data(rows)),
+            *(f"Failed: {r['label']} on {r['dataset']}, seed {r['seed']}: {r['error']}." for r in self.failed),
+        ]
+        return Section("runs", title, text=text, commands=[*self.provenance.commands, ("report", self.command)])
+
+    # ------------------------------------------------------------------ helpers
+
+    def _need_rows(self) -> None:
+        if not self.rows:
+            raise Nothing("no group of the records compares models")
+
+    def _by_dataset(self) -> Iterable[tuple[str, list[Row]]]:
+        return datasets(self.rows).items()
+
+    def _traced(self, part: Part, rows: Sequence[Row]) -> Part:
+        """A table or chart that says where it comes from; a brief page says it once, at its end."""
+        return part if self.options.brief else replace(part, origin=self.provenance.of(rows))
+
+    def _drawn(self, made: Iterable[tuple[Chart | None, Sequence[Row]]]) -> list[Chart]:
+        """The charts that there are, with the rows they show."""
+        return [self._traced(chart, rows) for chart, rows in made if chart is not None]

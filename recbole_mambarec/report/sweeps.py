@@ -1,0 +1,152 @@
+"""Runs of one model that differ in a few hyper-parameters: the trials of a search, or grids found among other runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import prod
+
+from recbole_mambarec.report.document import slug
+from recbole_mambarec.report.load import Row, identity, mean, rows, varying
+
+# with more keys in play, grids of at most two of them are looked for
+_MOST_KEYS = 5
+# share of the combinations of values that must be there to speak of a grid
+_FILLED = 0.6
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of the keys, in their order, and the runs there: of the seeds that all points have, if there are any."""
+
+    values: tuple
+    row: Row
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Points that differ in ``keys`` and nothing else.
+
+    Attributes:
+        searched: it is a search by ``run_hyper.py``.
+        stopped: trials that were given up early, which have no point.
+    """
+
+    model: str
+    dataset: str
+    keys: tuple[str, ...]
+    points: list[Point] = field(repr=False)
+    searched: bool = False
+    stopped: int = 0
+
+    def options(self, number: int) -> list:
+        """The values of a key, in ascending order if they are numbers."""
+        values = list({identity({"": point.values[number]}): point.values[number] for point in self.points}.values())
+        return sorted(values) if all(map(_is_number, values)) else values
+
+    @property
+    def name(self) -> str:
+        """For links and files."""
+        return "-".join(["sweep", *map(slug, (self.model, self.dataset, *self.keys))])
+
+    @property
+    def metric(self) -> str:
+        return self.points[0].row.metric
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.points[0].row.config.get("valid_metric_bigger", True) else -1
+
+    @property
+    def chosen(self) -> Point | None:
+        """The point that validation chooses: the first of the best."""
+        return self._best(lambda row: row.valid(self.metric))
+
+    def best_on_test(self, mask: str) -> Point | None:
+        """The point that the test split would have chosen; None where some point was not tested."""
+        if not all(point.row.test(mask, self.metric) for point in self.points):
+            return None
+        return self._best(lambda row: row.test(mask, self.metric))
+
+    def _best(self, scores) -> Point | None:
+        scored = [point for point in self.points if scores(point.row)]
+        return max(scored, key=lambda point: self.sign * mean(scores(point.row)), default=None)
+
+
+def find(found: Sequence[Row], trials: Sequence[dict]) -> list[Sweep]:
+    """Searches among ``trials`` and grids among the rows."""
+    return [*_searches(trials), *_grids(found)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _without(config: dict, keys: Sequence[str]) -> str:
+    return identity({key: value for key, value in config.items() if key not in keys})
+
+
+def _searches(trials: Sequence[dict]) -> list[Sweep]:
+    parts: dict[tuple, list[dict]] = {}
+    for record in trials:
+        keys = tuple(record["point"])
+        same = record["dataset"], record["data_hash"], record["model"], keys, _without(record["config"], keys)
+        parts.setdefault(same, []).append(record)
+    sweeps = []
+    for (*_, model, keys, _), records in parts.items():
+        whole = [record for record in records if not record.get("stopped")]
+        varied = [key for key in keys if len({identity({key: record["point"][key]}) for record in whole}) > 1]
+        if not varied:
+            continue
+        point_of = {record["key"]: record["point"] for record in whole}
+        points = []
+        for row in rows(whole):
+            point = point_of[row.records[0]["key"]]
+            points.append(Point(tuple(point[key] for key in varied), row))
+        stopped = len(records) - len(whole)
+        sweeps.append(Sweep(model, points[0].row.dataset, tuple(varied), points, True, stopped))
+    return sweeps
+
+
+def _grids(found: Sequence[Row]) -> list[Sweep]:
+    parts: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in found:
+        # one configuration may stand there under several labels
+        parts.setdefault((row.dataset, row.model), {}).setdefault(identity(row.config), row)
+    sweeps = []
+    for (dataset, model), unique in parts.items():
+        candidates = list(unique.values())
+        keys = [
+            key
+            for key in varying([row.config for row in candidates])
+            if len({row.config[key] for row in candidates if _is_number(row.config.get(key))}) > 1
+        ]
+        taken: list[set[int]] = []
+        for size in range(min(len(keys), len(keys) if len(keys) <= _MOST_KEYS else 2), 0, -1):
+            for chosen in combinations(keys, size):
+                for members in _classes(candidates, chosen):
+                    here = {id(row) for row in members}
+                    if any(here <= others for others in taken):
+                        continue
+                    taken.append(here)
+                    common = set.intersection(*(set(row.seeds) for row in members))
+                    points = [Point(tuple(row.config[key] for key in chosen), row.only(common)) for row in members]
+                    sweeps.append(Sweep(model, dataset, chosen, points))
+    return sweeps
+
+
+def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
+    """Rows that are equal but for ``keys`` and fill enough of a grid over them."""
+    alike: dict[str, list[Row]] = {}
+    for row in candidates:
+        if all(_is_number(row.config.get(key)) for key in keys):
+            alike.setdefault(_without(row.config, keys), []).append(row)
+    return [members for members in alike.values() if _is_grid(members, keys)]
+
+
+def _is_grid(members: list[Row], keys: tuple[str, ...]) -> bool:
+    sizes = [len({row.config[key] for row in members}) for key in keys]
+    return min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))

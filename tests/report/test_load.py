@@ -1,0 +1,106 @@
+"""From records to rows."""
+
+import pytest
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import store
+from recbole_mambarec.report import load
+from tests.experiments.test_store import record
+
+
+def run(label="BPR", seed=1, group="comparison", dataset="d", data_hash="h", model=None, **config):
+    config = {"valid_metric": "Recall@20"} | config
+    key = store.run_key(model or label, config, seed, data_hash)
+    return record(
+        key=key, label=label, model=model or label, seed=seed, group=group, dataset=dataset, data_hash=data_hash,
+        config=config,
+    )  # fmt: skip
+
+
+def write(path, *records):
+    for each in records:
+        store.append(path, each)
+    return path
+
+
+def test_seeds_make_a_row_and_configurations_do_not():
+    rows = load.rows([run(seed=2), run(seed=1), run(seed=1, epochs=5), run("VBPR")])
+    found = [(row.label, row.seeds) for row in rows]
+    assert found == [("BPR (epochs=unset)", [1, 2]), ("BPR (epochs=5)", [1]), ("VBPR", [1])]
+
+
+def test_many_differences_are_named_by_a_fingerprint():
+    one, other = load.rows([run(a=1, b=1, c=1, d=1), run(a=2, b=2, c=2, d=2)])
+    assert one.label.startswith("BPR (configuration ") and one.label != other.label
+
+
+def test_data_of_one_name_and_several_contents_are_several_datasets():
+    rows = load.rows([run(data_hash="a" * 64), run(data_hash="b" * 64), run(dataset="e")])
+    assert [row.dataset for row in rows] == ["d (data aaaaaaaa)", "d (data bbbbbbbb)", "e"]
+
+
+def test_a_group_of_one_model_is_an_ablation(tmp_path):
+    path = write(
+        tmp_path / "runs.jsonl",
+        run("BPR"),
+        run("VBPR"),
+        run("full", model="VBPR", group="parts"),
+        run("without", model="VBPR", group="parts", part=False),
+        run("alone", model="BPR", group="single", lr=1),
+    )
+    again = [run("BPR"), run("BPR (paper)", model="BPR", lr=2)]
+    labels = [row.label for row in load.read([write(tmp_path / "one.jsonl", *again)]).comparison()]
+    assert labels == ["BPR", "BPR (paper)"]
+    runs = load.read([path])
+    assert [row.label for row in runs.comparison()] == ["BPR", "VBPR", "alone"]
+    assert {name: [row.label for row in rows] for name, rows in runs.ablations().items()} == {
+        "parts": ["full", "without"]
+    }
+    assert [row.label for row in runs.comparison("parts")] == ["full", "without"]
+    with pytest.raises(UserError, match="no group 'part' in these records: there are comparison, parts, single"):
+        runs.comparison("part")
+
+
+def test_a_run_that_failed_and_then_finished_has_finished(tmp_path):
+    failed = run() | {"status": "failed", "error": "x", "valid": {}, "test": {}}
+    runs = load.read([write(tmp_path / "runs.jsonl", failed, run(), failed | {"key": "other", "label": "VBPR"})])
+    assert len(runs.finished) == 1 and [each["label"] for each in runs.failed] == ["VBPR"]
+
+
+def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
+    trained = run(group="tuning") | {"test": {}}
+    trials = write(tmp_path / "trials.jsonl", trained | {"point": {"lr": 1}})
+    chosen = write(tmp_path / "chosen.jsonl", trained | {"test": {"train": {"recall@20": 0.7}}})
+    for paths in ([trials, chosen], [chosen, trials]):
+        (found,) = load.read(paths).trials
+        assert found["test"] == {"train": {"recall@20": 0.7}} and found["point"] == {"lr": 1}
+        assert load.read(paths).comparison() == []
+
+
+def test_results_per_user_are_found_beside_the_records(tmp_path):
+    path = write(tmp_path / "runs.jsonl", run() | {"per_user": "per_user/a.parquet"})
+    assert load.read([path]).finished[0]["per_user"] == str(tmp_path / "per_user" / "a.parquet")
+    error = UserError(f"there is no file {tmp_path}/per_user/a.parquet")
+    assert load.without_folders(error) == "there is no file per_user/a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ({"test": {"train": [1]}}, r"record 2 of .* \(BPR\) is damaged: its scores \(test under 'train'\)"),
+        ({"valid": {"recall@20": "high"}}, r"its scores \(valid\) are no numbers"),
+        ({"curve": [3]}, "an entry of its curve"),
+    ],
+)
+def test_damaged_records_are_named(tmp_path, damage, sentence):
+    path = write(tmp_path / "runs.jsonl", run(), run(seed=2) | damage)
+    with pytest.raises(UserError, match=sentence):
+        load.read([path])
+
+
+def test_nothing_finished_and_other_datasets_are_said(tmp_path):
+    path = write(tmp_path / "runs.jsonl", run() | {"status": "failed", "error": "x"})
+    with pytest.raises(UserError, match=r"no finished run in .*runs.jsonl \(1 failed\)"):
+        load.read([path])
+    with pytest.raises(UserError, match="no runs on 'e' in these records: there are some on d"):
+        load.read([write(path, run())]).of(["e"])

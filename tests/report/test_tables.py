@@ -1,0 +1,152 @@
+"""What stands in tables."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import significance
+from recbole_mambarec.report import load, metrics, published, tables
+from recbole_mambarec.report.document import count, number
+from recbole_mambarec.report.paired import Paired, compare_all
+from recbole_mambarec.report.sweeps import find
+from tests.report.synthetic import Synthetic
+from tests.report.test_load import run
+from tests.report.test_sweeps import grid
+
+METRICS = ["recall@20"]
+
+
+def scored(label, *values, dataset="d", metric="recall@20"):
+    return [
+        run(label, seed=seed, dataset=dataset)
+        | {"test": {"train": {metric: value}, "train+valid": {metric: value + 0.01}}}
+        for seed, value in enumerate(values)
+    ]
+
+
+def cells(table, block=0):
+    return {row[0].text: row[1:] for row in table.blocks[block].rows}
+
+
+def main_table(*records, mask="train", **options):
+    return tables.scores("main", "", load.rows([r for part in records for r in part]), METRICS, mask, **options)
+
+
+def test_best_and_second_mean_and_deviation():
+    table = main_table(scored("a", 0.1, 0.2), scored("b", 0.3), scored("c", 0.25, 0.26))
+    shown = cells(table)
+    assert [(cell.text, cell.spread, cell.rank) for _, cell in shown.values()] == [
+        ("0.1500", "0.0707", ""),
+        ("0.3000", "", "best"),
+        ("0.2550", "0.0071", "second"),
+    ]
+    assert [seeds.text for seeds, _ in shown.values()] == ["2", "1", "2"]
+    assert cells(main_table(scored("a", 0.1), mask="train+valid"))["a"][1].text == "0.1100"
+
+
+def test_equal_as_printed_is_equally_good():
+    shown = cells(main_table(scored("a", 0.30001), scored("b", 0.30002), scored("c", 0.2)))
+    assert [cell.rank for _, cell in shown.values()] == ["best", "best", ""]
+
+
+def test_alone_nothing_is_best_and_what_is_missing_is_a_dash():
+    assert cells(main_table(scored("a", 0.3)))["a"][1].rank == ""
+    shown = cells(main_table(scored("a", 0.3), scored("b", 0.2), scored("c", 0.5, metric="ndcg@20")))
+    assert shown["c"][1].text == "–" and shown["a"][1].rank == "best"
+
+
+def test_each_dataset_has_a_best():
+    table = main_table(scored("a", 0.1), scored("b", 0.2), scored("a", 0.4, dataset="e"), scored("b", 0.3, dataset="e"))
+    assert [block.heading for block in table.blocks] == ["d", "e"]
+    assert [cells(table, n)[label][1].rank for n, label in ((0, "b"), (1, "a"))] == ["best", "best"]
+
+
+def family(best, others, significant=True):
+    made = significance.compare({label: np.arange(9.0) for label in (best, *others)}, "recall@20", "user", 1)
+    made.comparisons[:] = [dataclasses.replace(each, significant=significant) for each in made.comparisons]
+    return dataclasses.replace(made, best=best)
+
+
+@pytest.mark.parametrize(("best", "significant", "star"), [("b", True, True), ("b", False, False), ("a", True, False)])
+def test_a_star_is_for_the_best_of_the_table_if_it_beats_all(best, significant, star):
+    tests = Paired({("d", "recall@20"): family(best, ["a" if best == "b" else "b", "c"], significant)}, {}, {})
+    table = main_table(scored("a", 0.1), scored("b", 0.2), scored("c", 0.15), tests=tests)
+    assert cells(table)["b"][1].star is star and not cells(table)["a"][1].star
+    notes = " ".join(table.notes)
+    assert "Wilcoxon" in notes and "n = 9" in notes and "Holm's correction over the 2 comparisons" in notes
+    assert ("No score has a star" in notes) is not star
+
+
+def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there_is_nothing():
+    rows = load.rows(scored("a", *np.linspace(0.4, 0.5, 8)) + scored("b", *np.linspace(0.1, 0.3, 8)))
+    tests = compare_all(rows, "train", METRICS)
+    assert not tests.by_user and tests.family("d", "recall@20").unit == "seed"
+    assert cells(tables.scores("main", "", rows, METRICS, "train", tests))["a"][1].star
+    (reason,) = tests.not_by_user()
+    assert reason.startswith("Not by user (d: recall@20): there are no results per user of a")
+    alone = load.rows(scored("a", 0.3))
+    (statement,) = compare_all(alone, "train", METRICS).statements(alone, METRICS)
+    assert statement == "Significance not tested (d: recall@20): there is one model, nothing to compare it with."
+
+
+def test_by_user_the_table_and_the_test_have_the_same_means(tmp_path):
+    rows = load.read([Synthetic(tmp_path, users=0.1).comparison(["BPR", "MambaRec"], ["baby"])]).comparison()
+    found = compare_all(rows, "train", METRICS).by_user["baby", "recall@20"]
+    assert found.best == "MambaRec" and found.pairs == 90 and found.seeds == 3
+    assert found.best_mean == pytest.approx(load.mean(rows[1].test("train", "recall@20")), abs=1e-4)
+
+
+def test_published_scores_stand_below_and_do_not_compete():
+    known = {"a": published.Published({"recall@20": 0.9}, "a paper"), "z": published.Published({}, "another")}
+    table = main_table(scored("a", 0.1), scored("b", 0.2), published=lambda dataset: known)
+    assert list(cells(table)) == ["a", "b", "a, published"]
+    assert cells(table)["a, published"][1].aside and cells(table)["b"][1].rank == "best"
+    assert "Published, other features: a from a paper." in table.notes[-1]
+
+
+def test_shipped_published_scores_have_four_metrics_and_hold_under_one_mask():
+    for dataset in ("baby", "sports", "clothing"):
+        found = published.read(dataset, "train")
+        assert len(found) == 15 and all(len(each.scores) == 4 for each in found.values())
+        for each in found.values():
+            assert 0 < each.scores["ndcg@10"] < each.scores["recall@10"] < each.scores["recall@20"] < 0.2
+    assert published.read("baby", "train")["MambaRec"].scores["recall@20"] == 0.1013
+    assert published.read("baby", "train+valid") == {} and published.read("ml-100k", "train") == {}
+
+
+def test_differences_to_the_best_other_and_to_a_reference():
+    rows = load.rows(scored("a", 0.1) + scored("b", 0.2) + scored("c", 0.16))
+    free = cells(tables.deltas(rows, METRICS, "train", None))
+    assert [cell.text for (cell,) in free.values()] == ["−50.0", "+25.0", "−20.0"]
+    fixed = cells(tables.deltas(rows, METRICS, "train", "c"))
+    assert [cell.text for (cell,) in fixed.values()] == ["−37.5", "+25.0", "reference"]
+
+
+def test_a_sweep_says_what_choosing_on_test_would_have_claimed():
+    table = tables.sweep(find(grid(), [])[0], ["train"])
+    assert table.header == ["a", "b", "seeds", "validation recall@20", "test recall@20, train masked"]
+    first = table.blocks[0].rows[0]
+    assert [cell.text for cell in first] == ["2", "2", "1", "0.1000", "0.0920"] and first[3].rank == "best"
+    assert table.notes == [
+        "Bold: chosen on the validation split (a = 2, b = 2).",
+        "Test recall@20 of the chosen point, mask train: 0.0920. Choosing on the test split would have claimed 0.0930 "
+        "(a = 3, b = 1), +1.1 %.",
+    ]
+
+
+def test_metrics_are_told_apart_and_chosen(tmp_path):
+    rows = load.rows(scored("a", 0.1) + scored("b", 0.2, metric="itemcoverage@20"))
+    assert metrics.choose(rows, "train", None) == (["recall@20"], ["itemcoverage@20"])
+    assert metrics.choose(rows, "train", ["itemcoverage@20"]) == ([], ["itemcoverage@20"])
+    with pytest.raises(UserError, match="no record has the metric 'mrr@5': they have recall@20, itemcoverage@20"):
+        metrics.choose(rows, "train", ["mrr@5"])
+    assert metrics.smaller_is_better("giniindex@10") and not metrics.smaller_is_better("ndcg@10")
+    assert metrics.leading(rows, ["ndcg@10", "recall@20"]) == "recall@20"
+    assert metrics.leading(rows, ["ndcg@10"]) == "ndcg@10"
+
+
+def test_numbers():
+    assert (number(-0.12345), number(None), number(2, 1)) == ("−0.1235", "–", "2.0")
+    assert count(19445, "user") == "19\N{NO-BREAK SPACE}445 users" and count(1, "seed") == "1 seed"
