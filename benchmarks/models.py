@@ -27,10 +27,10 @@ import yaml
 from recbole.config import Config
 from tqdm import tqdm
 
-from benchmarks.memory import peak_gib
 from benchmarks.synthetic import Sizes, draw, step, total_loss
 from recbole_mambarec import config, registry
 from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.memory import peak_gib
 
 RECBOLE_MODELS = ("BPR", "LightGCN")
 _WARM_UP = 2
