@@ -27,7 +27,7 @@ import yaml
 from recbole.config import Config
 from tqdm import tqdm
 
-from benchmarks.synthetic import Sizes, draw, step, total_loss
+from benchmarks.step import Sizes, draw, step, total_loss
 from recbole_mambarec import config, registry
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.memory import peak_gib

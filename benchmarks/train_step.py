@@ -29,7 +29,7 @@ FORMS = ("plain", "trainable", "frozen")
 def make_steps(forms: tuple[str, ...]) -> dict[str, Callable[[], float]]:
     """Functions that do one training step each and return the loss."""
     from benchmarks.plain import PlainMambaRec
-    from benchmarks.synthetic import Sizes, draw, step, total_loss
+    from benchmarks.step import Sizes, draw, step, total_loss
     from recbole_mambarec.models.mambarec import MambaRec
     from tests.helpers import batch, model_config
 

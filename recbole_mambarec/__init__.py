@@ -5,9 +5,11 @@ from recbole_mambarec import compat
 compat.apply()
 
 from recbole_mambarec import config, protocol, registry  # noqa: E402  (RecBole can be imported only now)
+from recbole_mambarec.data import loading  # noqa: E402
 
 config.install()
 protocol.install()
+loading.install()
 registry.register_built_in()
 
 __version__ = "0.1.0"

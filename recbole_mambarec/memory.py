@@ -1,11 +1,176 @@
-"""Peak memory of this process."""
+"""What a run will need, before it starts, and what there is.
+
+The estimate counts what grows with the data: features, arrays of all nodes and of all edges, arrays of the batch,
+scores of a block of users. How many arrays of users, items and edges a model's step holds is measured (``python -m
+benchmarks.memory``) and written down with the model as :class:`StepMemory`.
+"""
 
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+
+from recbole_mambarec.errors import UserError
+
+_FLOAT = 4
+# arrays of batch x batch that a step holds (logits and kernels, kept for the gradient), and of users x items in a
+# block of the evaluation
+_BATCH_ARRAYS, _SCORE_ARRAYS = 8, 3
+# what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
+_EDGE_BYTES = 48
+# what libraries load with the first step, and what the allocator takes on top, as a share
+_LIBRARIES, _OVERHEAD = 150 << 20, 0.1
+
+
+class StepMemory(NamedTuple):
+    """Float32 arrays of width d that a model holds at the peak of a training step.
+
+    Parameters, gradients, the optimizer's moments and the copy of the best epoch are among them. Pairs are (in any
+    case, for each modality).
+
+    Attributes:
+        users, items, edges: arrays of a row per user, per item, per training interaction.
+        tables: copies of a trainable feature table, of its own width: itself, gradient, two moments, best epoch, and
+            what the model adds.
+    """
+
+    users: tuple[float, float] = (20.0, 20.0)
+    items: tuple[float, float] = (20.0, 30.0)
+    edges: tuple[float, float] = (0.0, 0.0)
+    tables: float = 5.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run will need beyond what it has, by what they are for."""
+
+    features: int
+    step: int
+    evaluation: int
+    graphs: int
+
+    @property
+    def total(self) -> int:
+        """Training and evaluation alternate, so the larger of them counts."""
+        held = self.features + self.graphs + max(self.step, self.evaluation)
+        return _LIBRARIES + int(held * (1 + _OVERHEAD))
+
+
+def need(use: StepMemory, config, data) -> Need:
+    """What a model with this configuration needs on this data.
+
+    Args:
+        use: the model's.
+        config: configuration.
+        data: :class:`~recbole_mambarec.data.training.TrainingData`.
+    """
+    d, on_gpu = config["embedding_size"], config["device"].type == "cuda"
+    features = 0
+    for modality in data.modalities:
+        rows, width = data.features(modality).shape
+        table = rows * width * _FLOAT
+        if not config["freeze_features"]:
+            # the best epoch is kept in RAM
+            features += (use.tables - on_gpu) * table
+        elif data.in_memory(modality) or on_gpu:
+            features += table
+        if config["enable_amp"]:
+            features += table / 2
+    counts = ((use.users, data.n_users), (use.items, data.n_items), (use.edges, len(data.users)))
+    rows = sum((always + len(data.modalities) * each) * count for (always, each), count in counts)
+    batch = _BATCH_ARRAYS * config["train_batch_size"] ** 2
+    return Need(
+        features=int(features),
+        step=int((rows * d + batch) * _FLOAT),
+        evaluation=_SCORE_ARRAYS * config["eval_batch_size"] * _FLOAT,
+        graphs=_EDGE_BYTES * len(data.users),
+    )
+
+
+def check(model: str, use: StepMemory, config, data) -> None:
+    """Refuse a run that cannot fit.
+
+    Raises:
+        UserError: the estimate is above ``memory_limit``, or above what is free where that key is unset.
+    """
+    limit = config["memory_limit"]
+    if limit is not None and not (isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit >= 0):
+        raise UserError(f"memory_limit must be a number of GiB from 0, got {limit!r}")
+    if limit == 0:
+        return
+    free, where = available(config["device"])
+    if limit is not None:
+        free, where = limit * 2**30, "memory_limit"
+    wanted = need(use, config, data)
+    if free is None or wanted.total <= free:
+        return
+    options = []
+    if not config["freeze_features"]:
+        options.append("freeze_features=True")
+    elif wanted.features and config["device"].type == "cpu":
+        options.append("a smaller feature_memory, which leaves features on disk")
+    if wanted.evaluation > wanted.step:
+        options.append("a smaller eval_batch_size, fewer users at a time")
+    options += ["a smaller embedding_size", "a smaller train_batch_size"]
+    raise UserError(
+        f"{model} on {data.n_users} users and {data.n_items} items will need about {_gib(wanted.total)} more "
+        f"(features {_gib(wanted.features)}, training step {_gib(wanted.step)}, evaluation {_gib(wanted.evaluation)}) "
+        f"but {_gib(free)} are there ({where}): use {', or '.join(options)}; memory_limit=0 tries all the same"
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
+
+
+def available(device: torch.device) -> tuple[int | None, str]:
+    """(bytes that can still be allocated on ``device``, what limits them); None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0], f"free on {device}"
+    told = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:")]
+    limits = [(int(kibibytes) * 1024, "free memory of the machine") for kibibytes in told]
+    limits += [(free, "limit of the control group") for free in _control_groups()]
+    return min(limits, default=(None, "unknown"))
+
+
+def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What is left below the limit of each control group (of both versions) that this process is in."""
+    left = []
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # a limit of any group above counts as well; in a container the path is that of the host, and only base exists
+        folder = base / path.strip().lstrip("/")
+        for group in (folder, *folder.parents):
+            left += _left(group, *names)
+            if group == base:
+                break
+    return left
+
+
+def _left(group: Path, limit_name: str, usage_name: str, cache_name: str) -> list[int]:
+    limit, usage = ("".join(_lines(group / name)[:1]) for name in (limit_name, usage_name))
+    # a group without a limit says so by a word or by a number beyond any machine
+    if not (limit.isdigit() and usage.isdigit()) or int(limit) >= 2**60:
+        return []
+    cache = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith(f"{cache_name} ")]
+    return [int(limit) - int(usage) + int(cache[0] if cache else 0)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def peak_gib(device: torch.device | None = None) -> float:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import random
-from enum import Enum
+import copy
+import math
+import time
 
-import numpy as np
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
+from tqdm import tqdm
 
 from recbole_mambarec.allocator import keep_freed_memory
+from recbole_mambarec.checkpoint import (
+    BestEpoch,
+    plain,
+    random_state,
+    read_checkpoint,
+    restore_random_state,
+    write_checkpoint,
+)
+from recbole_mambarec.data.loading import to_device
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec.ranking import HitCollector
 
-CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/1"
+# steps between two looks at the sum of the losses: a look waits for the device
+_STEPS_BETWEEN_LOOKS = 64
 
 
 class MultimodalTrainer(Trainer):
-    """Trains a :class:`~recbole_mambarec.models.base.MultimodalRecommender`; the loop is RecBole's.
+    """Trains a :class:`~recbole_mambarec.models.base.MultimodalRecommender`; the loop over epochs is RecBole's.
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
-    lr_decay_rate^(e / lr_decay_epochs)``), ``resume_from`` (checkpoint to continue from).
+    lr_decay_rate^(e / lr_decay_epochs)``), ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
+
+    Checkpoints (:mod:`recbole_mambarec.checkpoint`): an improvement copies the parameters in memory. The file, which
+    holds that copy and where the run is, is written between two epochs when ``checkpoint_interval`` seconds have passed
+    since the last time, after the first epoch, and at the end. Whatever ends a run before, the file continues it
+    exactly from the epoch it was written after; an exception or an interrupt first adds the best epoch to it.
     """
 
     def __init__(self, config, model) -> None:
@@ -31,8 +47,15 @@ class MultimodalTrainer(Trainer):
         if not (rate > 0 and epochs > 0):
             raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda epoch: rate ** (epoch / epochs))
+        self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
         self._last_valid_result: dict | None = None
+        self._best: BestEpoch | None = None
+        self._finished_epoch = -1
+        # of the call of fit that is running: whether this process writes files, and when it wrote the last one
+        self._fitting = self._saves = self._verbose = False
+        self._written_at = -math.inf
+        self._written_best: int | None = None
 
     def _build_optimizer(self, **kwargs):
         optimizer = super()._build_optimizer(**kwargs)
@@ -44,29 +67,103 @@ class MultimodalTrainer(Trainer):
             )
         return optimizer
 
-    def fit(self, train_data, *args, **kwargs):
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``, continued from the checkpoint of the key ``resume_from`` if there is one."""
         self._loader_generator = train_data.generator
         if self.config["resume_from"] and self.start_epoch == 0:
             own_file = self.saved_model_file
             self.resume_checkpoint(self.config["resume_from"])
-            # keep the checkpoint that was given as it is; it is also the best so far until a better epoch is saved
-            self._save_checkpoint(self.start_epoch - 1, verbose=False, saved_model_file=own_file)
+            # the checkpoint that was given stays as it is
             self.saved_model_file = own_file
-        return super().fit(train_data, *args, **kwargs)
+        self._fitting, self._saves, self._verbose = True, saved and self._writes_files, verbose
+        self._written_at, self._written_best = -math.inf, None
+        try:
+            result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            if self._saves:
+                self._write(self.saved_model_file)
+        except BaseException:
+            if self._saves:
+                self._add_best_epoch()
+            raise
+        finally:
+            self._fitting, self._saves, self._best = False, False, None
+        self._wait_for_file()
+        return result
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        # only here, between two epochs, everything that RecBole decides after an epoch is known
+        due = time.monotonic() - self._written_at >= (self.config["checkpoint_interval"] or 0)
+        if self._saves and due and self._finished_epoch >= 0:
+            self._write(self.saved_model_file)
         self.model.pre_epoch(epoch_idx)
-        losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        if not self.config["single_spec"] and train_data.shuffle:
+            train_data.sampler.set_epoch(epoch_idx)
+        batches = train_data
+        if show_progress:
+            title = set_color(f"Train {epoch_idx:>5}", "pink")
+            batches = tqdm(train_data, total=len(train_data), ncols=100, desc=title)
+        losses = self._train_steps(batches, epoch_idx, loss_func or self.model.calculate_loss)
         self.model.post_epoch(epoch_idx)
         self.scheduler.step()
+        self._finished_epoch = epoch_idx
         return losses
+
+    def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
+        """One step per batch; the sums of the losses, which stay on the device so that no step waits for it."""
+        self.model.train()
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        total = None
+        for number, interaction in enumerate(batches, start=1):
+            losses = self._step(interaction, loss_of, scaler)
+            total = losses if total is None else total + losses
+            if number % _STEPS_BETWEEN_LOOKS == 0:
+                self._check_losses(total, epoch)
+        self._check_losses(total, epoch)
+        return tuple(total.tolist()) if total.ndim else total.item()
+
+    def _step(self, interaction, loss_of, scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """Losses of a batch, ``(terms,)`` or a scalar, float64, and the step that follows from them.
+
+        Under ``enable_amp`` the forward pass runs in bfloat16, which needs no scaling of the loss.
+        """
+        interaction = to_device(interaction, self.device)
+        self.optimizer.zero_grad()
+        synchronising = 0
+        if not self.config["single_spec"]:
+            self.set_reduce_hook()
+            synchronising = self.sync_grad_loss()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
+            losses = loss_of(interaction)
+        losses = torch.stack(losses) if isinstance(losses, tuple) else losses
+        scaler.scale(losses.sum() + synchronising).backward()
+        if self.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return losses.detach().double()
+
+    def _check_losses(self, total: torch.Tensor, epoch: int) -> None:
+        """Stop where a loss has become NaN, which no later step can undo."""
+        if total.isnan().any():
+            raise UserError(f"the loss became NaN in epoch {epoch}: lower learning_rate or the weights of its terms")
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
         # RecBole saves before it assigns best_valid_result
         self._last_valid_result = dict(result)
         return score, result
+
+    def _full_sort_batch_eval(self, batched_data):
+        return super()._full_sort_batch_eval(to_device(batched_data, self.device))
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's ``evaluate``; of a checkpoint only the parameters are read."""
+        if eval_data and load_best_model:
+            path = model_file or self.saved_model_file
+            state = read_checkpoint(path)
+            self._load({key: state[key] for key in ("state_dict", "other_parameter")}, path)
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        return super().evaluate(eval_data, False, None, show_progress)
 
     # ------------------------------------------------------------------ named losses
 
@@ -87,33 +184,81 @@ class MultimodalTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
-        """Write tensors and plain values only, so that loading the file can run no code; whole or not at all."""
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
-        if self.config["single_spec"] or self.config["local_rank"] == 0:
-            self._write_checkpoint(path, epoch)
-            if verbose:
-                self.logger.info(set_color("Saving current", "blue") + f": {path}")
+    @property
+    def _writes_files(self) -> bool:
+        """Of several processes the first one writes."""
+        return self.config["single_spec"] or self.config["local_rank"] == 0
+
+    def _wait_for_file(self) -> None:
         if not self.config["single_spec"]:
             torch.distributed.barrier()  # no process may load the file before it is there
 
-    def _write_checkpoint(self, path: str, epoch: int) -> None:
-        state = {
-            "format": CHECKPOINT_FORMAT,
-            "model": self.config["model"],
-            "config": plain(self.config.final_config_dict),
-            "epoch": epoch,
-            "cur_step": self.cur_step,
-            "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": plain(self._last_valid_result),
-            "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": {"last_epoch": self.scheduler.last_epoch},
-            "random": self._random_state(),
-        }
-        with atomic_file(path) as temporary:
-            torch.save(state, temporary)
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
+        """Called by RecBole at an improvement: keep the parameters; outside ``fit``, write the file as well."""
+        if self._writes_files:
+            # RecBole calls with -1 where nothing is left to train
+            if self._best is None or epoch >= 0:
+                result = self._last_valid_result
+                self._best = BestEpoch.of(self.model, epoch, float(self.best_valid_score), plain(result), self._best)
+            if not self._fitting:
+                self._verbose, self._finished_epoch = verbose, epoch
+                self._write(kwargs.get("saved_model_file", self.saved_model_file))
+                self._best = None
+        if not self._fitting:
+            self._wait_for_file()
+
+    def _write(self, path: str, resume: dict | None = None) -> None:
+        """Write the file: the best epoch so far (before the first evaluation: the present one), and ``resume``."""
+        epoch, result = self._finished_epoch, plain(self.best_valid_result)
+        best = self._best or BestEpoch(
+            epoch,
+            float(self.best_valid_score),
+            result,
+            self.model.state_dict(),
+            self.model.other_parameter(),
+        )
+        if resume is None:
+            resume = {
+                "epoch": epoch,
+                "cur_step": self.cur_step,
+                "best_valid_score": float(self.best_valid_score),
+                "best_valid_result": result,
+                "state_dict": None if best.epoch == epoch else self.model.state_dict(),
+                "other_parameter": self.model.other_parameter(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": {"last_epoch": self.scheduler.last_epoch},
+                "random": random_state(self.device, self._loader_generator),
+            }
+        write_checkpoint(path, self.config["model"], plain(self.config.final_config_dict), best, resume)
+        self._written_at, self._written_best = time.monotonic(), best.epoch
+        if self._verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def _add_best_epoch(self) -> None:
+        """On the way out: the file keeps where it continues, and gets the best epoch if that is newer."""
+        if self._written_best is None or self._best is None or self._best.epoch == self._written_best:
+            return
+        try:
+            self._write(self.saved_model_file, read_checkpoint(self.saved_model_file)["resume"])
+        except (OSError, RuntimeError, UserError) as error:
+            self.logger.warning(
+                f"epoch {self._best.epoch} could not be added to {self.saved_model_file} ({error}): "
+                f"its best epoch is {self._written_best}"
+            )
+
+    def _load(self, state: dict, path: str) -> None:
+        """Put the parameters, and the state of the optimizer where ``state`` has one, in place."""
+        try:
+            self.model.load_state_dict(state["state_dict"])
+            if "optimizer" in state:
+                # a copy: the optimizer writes into its state, which is still on disk
+                self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{path} does not fit this model and dataset ({str(error).splitlines()[-1].strip()}): "
+                "resume with the configuration it was written with"
+            ) from None
+        self.model.load_other_parameter(state["other_parameter"])
 
     def resume_checkpoint(self, resume_file) -> None:
         """Continue from a checkpoint of this class: weights, optimizer, schedule, patience and random state.
@@ -122,86 +267,22 @@ class MultimodalTrainer(Trainer):
             UserError: no such file, not a checkpoint of this class, or one of another model or shape.
         """
         path = str(resume_file)
-        state = read_checkpoint(path, self.device)
+        state = read_checkpoint(path)
         if state["model"] != self.config["model"]:
             raise UserError(f"{path} holds a {state['model']}, not a {self.config['model']}: resume with its own model")
-        try:
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{path} does not fit this model and dataset ({str(error).splitlines()[-1].strip()}): "
-                "resume with the configuration it was written with"
-            ) from None
-        self.model.load_other_parameter(state["other_parameter"])
+        # through the model, which tells whether the parameters fit
+        self._load(state, path)
+        if self._writes_files:
+            score, result = state["best_valid_score"], state["best_valid_result"]
+            self._best = BestEpoch.of(self.model, state["epoch"], score, result)
+        resume = state["resume"]
+        self._load(resume, path)
         self.saved_model_file = path
-        self.start_epoch = state["epoch"] + 1
-        self.cur_step = state["cur_step"]
-        self.best_valid_score = state["best_valid_score"]
-        self.best_valid_result = self._last_valid_result = state["best_valid_result"]
-        self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        self._restore_random_state(state["random"])
+        self.start_epoch = resume["epoch"] + 1
+        self._finished_epoch = resume["epoch"]
+        self.cur_step = resume["cur_step"]
+        self.best_valid_score = resume["best_valid_score"]
+        self.best_valid_result = self._last_valid_result = resume["best_valid_result"]
+        self.scheduler.last_epoch = resume["scheduler"]["last_epoch"]
+        restore_random_state(resume["random"], self.device, self._loader_generator)
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
-
-    def _random_state(self) -> dict:
-        """States of every generator that training draws from, as tensors and plain values."""
-        version, internal, gauss = random.getstate()
-        # RecBole samples negatives from numpy's global generator
-        name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-        state = {
-            "python": [version, list(internal), gauss],
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-            "torch": torch.get_rng_state(),
-        }
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        if self._loader_generator is not None:
-            state["loader"] = self._loader_generator.get_state()
-        return state
-
-    def _restore_random_state(self, state: dict) -> None:
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        name, keys, position, has_gauss, cached = state["numpy"]
-        legacy = (name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_rng_state(state["torch"].cpu())
-        if "cuda" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
-        if "loader" in state and self._loader_generator is not None:
-            self._loader_generator.set_state(state["loader"].cpu())
-
-
-def read_checkpoint(path: str, device: torch.device | str = "cpu") -> dict:
-    """A checkpoint written by :class:`MultimodalTrainer`; reading it runs no code stored in the file.
-
-    Raises:
-        UserError: there is no such file, or it is not such a checkpoint.
-    """
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} not found") from None
-    except Exception as error:  # torch raises half a dozen types for damaged or foreign files
-        raise UserError(
-            f"{path} is no checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a file "
-            "that a run of one of our models has saved"
-        ) from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is no checkpoint of this package: expected format '{CHECKPOINT_FORMAT}'")
-    return state
-
-
-def plain(value: object) -> object:
-    """``value`` as nested dicts, lists, numbers, strings and None; enums and devices by name, classes not at all."""
-    if isinstance(value, np.generic):  # before float, of which numpy's float64 is a subclass
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(entry) for entry in value]
-    return str(value)

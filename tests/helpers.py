@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.modality import Modality
@@ -36,15 +39,18 @@ class InMemoryDataset:
         users, items: training interactions.
         n_users, n_items: real users and items.
         features: modality -> ``(n_items, dim)``; a NaN row lacks the modality.
+        on_disk: treat the features as too large for the memory.
     """
 
-    def __init__(self, users, items, n_users: int, n_items: int, features: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self, users, items, n_users: int, n_items: int, features: dict[str, np.ndarray], on_disk: bool = False
+    ) -> None:
         self.users, self.items = np.asarray(users), np.asarray(items)
         self.n_users, self.n_items = n_users, n_items
         tokens = np.array([str(i) for i in range(n_items)], dtype=object)
         ids = {token: i + 1 for i, token in enumerate(tokens)}
         self.item_features = {
-            name: Modality(name, np.asarray(matrix), tokens).align(ids, n_items + 1)
+            name: Modality(name, np.asarray(matrix), tokens).align(ids, n_items + 1, 0 if on_disk else math.inf)
             for name, matrix in features.items()
         }
 
@@ -63,7 +69,7 @@ class InMemoryDataset:
 
 
 def random_dataset(
-    n_users: int = 30, n_items: int = 20, dims: dict[str, int] | None = None, seed: int = 0
+    n_users: int = 30, n_items: int = 20, dims: dict[str, int] | None = None, seed: int = 0, on_disk: bool = False
 ) -> InMemoryDataset:
     """Every user with four random items, features drawn from a normal distribution."""
     rng = np.random.default_rng(seed)
@@ -71,10 +77,28 @@ def random_dataset(
     items = np.concatenate([rng.choice(n_items, 4, replace=False) for _ in range(n_users)])
     dims = {"image": 12, "text": 7} if dims is None else dims
     features = {m: rng.normal(size=(n_items, d)).astype(np.float32) for m, d in dims.items()}
-    return InMemoryDataset(users, items, n_users, n_items, features)
+    return InMemoryDataset(users, items, n_users, n_items, features, on_disk)
 
 
 def batch(users, positives, negatives) -> dict[str, torch.Tensor]:
     """A training batch in RecBole's ids from node numbers."""
     named = {"user_id": users, "item_id": positives, "neg_item_id": negatives}
     return {name: torch.as_tensor(np.asarray(values)) + 1 for name, values in named.items()}
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that make the CPU wait for a GPU: reading a value, and results whose size depends on values."""
+
+    _names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        # indexing with a mask looks for the places that are set
+        indices = args[1] if name in ("index", "index_put", "index_put_") else []
+        if name in self._names or any(x is not None and x.dtype == torch.bool for x in indices):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))

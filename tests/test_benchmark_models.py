@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.models import COLUMNS, RECBOLE_MODELS, defaults, measure
-from benchmarks.synthetic import Sizes
+from benchmarks.step import Sizes
 from recbole_mambarec import registry
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,9 @@
 """Schedule, named losses, plain checkpoints, resuming."""
 
 import pickletools
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -9,10 +12,13 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import TrainDataLoader
+from recbole.trainer import Trainer
 from recbole.utils import InputType, get_model, get_trainer, init_seed
 
+from recbole_mambarec.checkpoint import plain, read_checkpoint
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.trainer import plain, read_checkpoint
+from tests.helpers import Waits
 from tests.planted import QUICK, write_planted
 
 
@@ -29,6 +35,33 @@ def prepare(folder, **overrides):
 @pytest.fixture
 def folder(tmp_path):
     return write_planted(tmp_path)
+
+
+def test_an_epoch_equals_that_of_recboles_loop(folder):
+    ours, train, *_ = prepare(folder, lr_decay_rate=1.0)
+    losses = ours._train_epoch(train, 0)
+    theirs, train, *_ = prepare(folder, lr_decay_rate=1.0)
+    plain_loader = TrainDataLoader(theirs.config, train._dataset, train._sampler, shuffle=True)
+    expected = Trainer._train_epoch(theirs, plain_loader, 0)
+    assert len(train) > 2
+    assert losses == expected
+    for name, value in theirs.model.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_no_step_waits_for_the_device(folder, amp):
+    """Reading a value is what waits; there is one look at the losses at the end of the epoch."""
+    trainer, train, *_ = prepare(folder, enable_amp=amp)
+    with Waits() as waits:
+        trainer._train_epoch(train, 0)
+    assert waits.seen == ["_local_scalar_dense"]
+
+
+def test_a_loss_that_becomes_nan_ends_the_run(folder):
+    trainer, train, valid, _ = prepare(folder, learning_rate=1e30)
+    with pytest.raises(UserError, match=r"became NaN in epoch \d: lower learning_rate"):
+        trainer.fit(train, valid, verbose=False)
 
 
 def test_the_learning_rate_decays_continuously(folder):
@@ -109,6 +142,173 @@ def test_resuming_continues_exactly_where_the_run_was(folder):
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
     assert kept.read_bytes() == content
+
+
+def scores(trainer, values):
+    """Let the validation scores of the epochs be ``values``."""
+    evaluate, left = trainer._valid_epoch, iter(values)
+
+    def valid_epoch(*args, **kwargs):
+        evaluate(*args, **kwargs)
+        score = next(left)
+        trainer._last_valid_result = {"recall@20": score}
+        return score, trainer._last_valid_result
+
+    trainer._valid_epoch = valid_epoch
+
+
+def parameters(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("interval", "written"), [(0, [0, 1, 2, 3, 4, 5]), (3600, [0, 5])])
+def test_improvements_stay_in_memory_until_the_interval_is_over(folder, monkeypatch, interval, written):
+    trainer, train, valid, _ = prepare(folder, epochs=6, checkpoint_interval=interval)
+    scores(trainer, range(6))
+    saved, save = [], torch.save
+    monkeypatch.setattr(torch, "save", lambda state, path: (saved.append(state["resume"]["epoch"]), save(state, path)))
+    copies = []
+    trainer.model.pre_epoch = lambda epoch: copies.append(trainer._best)
+    trainer.fit(train, valid, verbose=False)
+    assert saved == written
+    # one copy in memory, overwritten
+    assert len({best.state_dict["user_embedding.weight"].data_ptr() for best in copies[1:]}) == 1
+
+
+def test_the_file_holds_the_best_epoch_and_continues_after_the_last(folder):
+    trainer, train, valid, test = prepare(folder, epochs=4)
+    scores(trainer, [0.1, 0.3, 0.2, 0.2])
+    best = {}
+    trainer.model.pre_epoch = lambda epoch: best.update(parameters(trainer)) if epoch == 2 else None
+    trainer.fit(train, valid, verbose=False)
+    state = read_checkpoint(trainer.saved_model_file)
+    assert (state["epoch"], state["best_valid_score"], state["best_valid_result"]) == (1, 0.3, {"recall@20": 0.3})
+    assert (state["resume"]["epoch"], state["resume"]["cur_step"]) == (3, 2)
+    assert_same(state["state_dict"], best)
+    assert_same(state["resume"]["state_dict"], parameters(trainer))
+    trainer.evaluate(test)
+    assert_same(parameters(trainer), best)
+
+
+CRASH = """
+import os, signal, sys
+sys.argv = ["crash"]
+from pathlib import Path
+from tests.test_trainer import prepare
+trainer, train, valid, _ = prepare(Path({folder!r}), epochs=6, checkpoint_interval={interval}, checkpoint_dir="crashed")
+steps = []
+step = trainer.optimizer.step
+def step_or_die(*args, **kwargs):
+    steps.append(1)
+    if len(steps) == {steps}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*args, **kwargs)
+trainer.optimizer.step = step_or_die
+trainer.fit(train, valid, verbose=False)
+"""
+
+
+@pytest.mark.parametrize(("interval", "continued"), [(0, [4, 5]), (3600, [1, 2, 3, 4, 5])])
+def test_a_killed_run_continues_as_if_it_had_not_been(folder, interval, continued):
+    whole, train, valid, test = prepare(folder, epochs=6)
+    whole.fit(train, valid, verbose=False)
+    # in the middle of epoch 4
+    code = CRASH.format(folder=str(folder), interval=interval, steps=4 * len(train) + 2)
+    root = Path(__file__).resolve().parents[1]
+    code = f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (file,) = Path("crashed").glob("*.pth")
+
+    crashed, train, valid, test = prepare(folder, epochs=6)
+    best_so_far = crashed.evaluate(test, model_file=file)
+    assert best_so_far["recall@20"] > 0
+    second, train, valid, test = prepare(folder, epochs=6, resume_from=str(file))
+    best, result = second.fit(train, valid, verbose=False)
+    assert sorted(second.train_loss_dict) == continued
+    for epoch in continued:
+        assert second.train_loss_dict[epoch] == pytest.approx(whole.train_loss_dict[epoch], rel=1e-6)
+    assert best == whole.best_valid_score and dict(result) == dict(whole.best_valid_result)
+    assert_same(parameters(second), parameters(whole))
+    assert second.evaluate(test) == whole.evaluate(test)
+
+
+def test_an_interrupt_adds_the_best_epoch_and_keeps_where_the_file_continues(folder):
+    whole, train, valid, _ = prepare(folder, epochs=5)
+    scores(whole, [0.1, 0.2, 0.4, 0.3, 0.2])
+    whole.fit(train, valid, verbose=False)
+
+    first, train, valid, _ = prepare(folder, epochs=5, checkpoint_interval=3600, checkpoint_dir="interrupted")
+    scores(first, [0.1, 0.2, 0.4])
+    best = {}
+
+    def interrupt(epoch):
+        if epoch == 3:
+            best.update(parameters(first))
+            raise KeyboardInterrupt
+
+    first.model.pre_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(train, valid, verbose=False)
+    state = read_checkpoint(first.saved_model_file)
+    assert (state["epoch"], state["resume"]["epoch"], state["resume"]["best_valid_score"]) == (2, 0, 0.1)
+    assert_same(state["state_dict"], best)
+
+    second, train, valid, _ = prepare(folder, epochs=5, resume_from=first.saved_model_file, checkpoint_dir="second")
+    scores(second, [0.2, 0.4, 0.3, 0.2])
+    second.fit(train, valid, verbose=False)
+    ours, theirs = (read_checkpoint(t.saved_model_file) for t in (second, whole))
+    assert ours["epoch"] == theirs["epoch"] == 2
+    assert ours["resume"]["cur_step"] == theirs["resume"]["cur_step"] == 2
+    assert_same(ours["state_dict"], theirs["state_dict"])
+    assert_same(ours["resume"]["state_dict"], theirs["resume"]["state_dict"])
+
+
+def test_before_the_first_evaluation_the_file_holds_the_present_epoch(folder):
+    whole, train, valid, _ = prepare(folder, epochs=4, eval_step=4)
+    whole.fit(train, valid, verbose=False)
+    first, train, valid, _ = prepare(folder, epochs=4, eval_step=4, checkpoint_interval=0, checkpoint_dir="first")
+
+    def interrupt(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    first.model.pre_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(train, valid, verbose=False)
+    state = read_checkpoint(first.saved_model_file)
+    assert state["epoch"] == state["resume"]["epoch"] == 1
+    second, train, valid, _ = prepare(folder, epochs=4, eval_step=4, resume_from=first.saved_model_file)
+    assert second.fit(train, valid, verbose=False)[0] == whole.best_valid_score
+    assert_same(parameters(second), parameters(whole))
+
+
+def test_a_run_without_validation_keeps_its_last_epoch(folder):
+    trainer, train, *_ = prepare(folder, epochs=3)
+    trainer.fit(train, verbose=False)
+    state = read_checkpoint(trainer.saved_model_file)
+    assert state["epoch"] == state["resume"]["epoch"] == 2
+    assert_same(state["state_dict"], parameters(trainer))
+
+
+def test_a_checkpoint_of_the_first_format_is_continued(folder):
+    """It was written at the best epoch, which is where it continues."""
+    first, train, valid, _ = prepare(folder, epochs=2)
+    scores(first, [0.1, 0.2])
+    first.fit(train, valid, verbose=False)
+    state = read_checkpoint(first.saved_model_file)
+    old = {**state.pop("resume"), "model": state["model"], "config": state["config"]}
+    torch.save(old | {"format": "recbole_mambarec.checkpoint/1", "state_dict": state["state_dict"]}, "old.pth")
+    second, train, valid, test = prepare(folder, epochs=3, resume_from="old.pth", checkpoint_dir="second")
+    second.fit(train, valid, verbose=False)
+    assert sorted(second.train_loss_dict) == [2]
+    assert second.evaluate(test, model_file="old.pth") == first.evaluate(test)
 
 
 def test_resuming_a_finished_run_still_evaluates_its_best_epoch(folder):

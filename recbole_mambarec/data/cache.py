@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec.data.rows import Rows, blocks
 from recbole_mambarec.files import atomic_file
 
 
@@ -21,13 +22,14 @@ def default_cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "recbole_mambarec"
 
 
-def content_key(*arrays: np.ndarray) -> str:
-    """Fingerprint of the values, shapes and dtypes of ``arrays`` (hexadecimal)."""
+def content_key(*arrays: Rows) -> str:
+    """Fingerprint of the values, shapes and dtypes of ``arrays`` (hexadecimal); the same wherever the values are."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(memoryview(array).cast("B") if array.size else b"")
+        in_memory = isinstance(array, np.ndarray)
+        digest.update(f"{array.dtype.str if in_memory else '<f4'}{array.shape}".encode())
+        for part in [array] if in_memory else (rows for _, rows in blocks(array)):
+            digest.update(memoryview(np.ascontiguousarray(part)).cast("B") if part.size else b"")
     return digest.hexdigest()
 
 

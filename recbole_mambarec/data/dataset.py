@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ class MultimodalDataset(Dataset):
 
     Configuration keys: ``modalities`` (names, in order; ``[]`` for none; unset: all that the folder has),
     ``derive_modalities`` (recipes for datasets without arrays, see :mod:`recbole_mambarec.data.derive`),
-    ``cache_dir``.
+    ``feature_memory`` (larger arrays stay on disk), ``cache_dir``.
 
     Attributes:
         item_features: modality -> :class:`ItemFeatures`, rows in internal item order.
@@ -90,10 +91,17 @@ class MultimodalDataset(Dataset):
                 rows = Modality.load(modality, arrays[modality], ids)
             else:
                 rows = derive_modality(modality, recipes[modality], item_file, self.iid_field, self._cache())
-            aligned = rows.align(self.field2token_id[self.iid_field], self.item_num)
+            limit = self.config["feature_memory"]
+            memory = math.inf if limit is None else limit * 2**20
+            aligned = rows.align(self.field2token_id[self.iid_field], self.item_num, memory)
             self.item_features[modality] = aligned
             share = f", missing for {aligned.missing_share:.1%} of the items" if aligned.missing_share else ""
             self.logger.info(set_color(f"modality {modality}", "blue") + f": {aligned.matrix.shape[1]} features{share}")
+
+    def join(self, df):
+        """RecBole's ``join``, without looking ids up under themselves where they are all there is to join."""
+        only_ids = self.item_feat is None or set(self.item_feat.columns) == {self.iid_field}
+        return df if only_ids and self.user_feat is None else super().join(df)
 
     def _cache(self) -> ArrayCache:
         return ArrayCache(self.config["cache_dir"] or default_cache_folder())
@@ -108,6 +116,7 @@ class MultimodalDataset(Dataset):
             self.item_features,
             self._cache(),
             progress=bool(self.config["show_progress"]),
+            knn_search=self.config["knn_search"],
         )
 
     def __copy__(self) -> MultimodalDataset:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from recbole_mambarec.data.rows import Rows
+
 # both say what we know when a CSR matrix is wrapped, once per process, in the middle of the training log
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
@@ -251,43 +253,62 @@ class Neighbours:
 
 
 def nearest_neighbours(
-    features: np.ndarray | Tensor,
+    features: Rows | Tensor,
     k: int,
     present: np.ndarray | None = None,
     block: int | None = None,
     progress: bool = False,
 ) -> Neighbours:
-    """Exact cosine top-k in row blocks; memory is O(block x items), never items x items.
+    """Exact cosine top-k, row block by row block on all cores; memory is linear in the items.
 
     Args:
-        features: float32, shape ``(n_items, dim)``; a zero row has cosine 0 with everything but itself. A tensor is
-            searched on its device.
+        features: float32, shape ``(n_items, dim)``: an array, rows that stay on disk, or a tensor, which is searched on
+            its device; a zero row has cosine 0 with everything but itself.
         k: neighbours per item, itself included; more than there are items gives all of them.
         present: bool, shape ``(n_items,)``. An item that lacks the modality is linked to itself alone and is nobody's
             neighbour: its features are a stand-in that would otherwise make all such items neighbours of each other.
-        block: rows searched at a time; by default as many as keep the block within 128 MiB.
+        block: rows searched at a time, and compared with at a time where they are on disk; by default as many as keep
+            a block within 128 MiB.
         progress: show a progress bar.
     """
-    n_items = len(features)
+    n_items, dim = features.shape
     k = min(int(k), n_items)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    rows = features if isinstance(features, Tensor) else torch.from_numpy(np.ascontiguousarray(features, np.float32))
-    unit = torch.nn.functional.normalize(rows.detach().float(), dim=1)
-    block = block or max(1, min(n_items, _BLOCK_VALUES // max(n_items, 1)))
-    absent = None if present is None else torch.from_numpy(~np.asarray(present, dtype=bool)).to(unit.device)
+    in_memory = isinstance(features, (np.ndarray, Tensor))
+    if in_memory:
+        unit = unit_rows(features)
+        block = block or max(1, min(n_items, _BLOCK_VALUES // max(n_items, 1)))
+    else:
+        # rows that are searched, rows that they are compared with, and the similarities: three blocks
+        block = block or max(1, min(n_items, int(_BLOCK_VALUES**0.5), _BLOCK_VALUES // max(dim, 1)))
+    others = n_items if in_memory else block
+    device = unit.device if in_memory else torch.device("cpu")
+    absent = torch.zeros(n_items, dtype=torch.bool) if present is None else torch.from_numpy(~np.asarray(present, bool))
+    absent = absent.to(device)
     indices = np.empty((n_items, k), dtype=np.int32)
     cosines = np.empty((n_items, k), dtype=np.float32)
     starts = range(0, n_items, block)
     for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2, delay=2):
         stop = min(start + block, n_items)
-        similarity = unit[start:stop] @ unit.T
-        if absent is not None:
-            similarity[:, absent] = -torch.inf
+        mine = unit[start:stop] if in_memory else unit_rows(features[start:stop])
+        values = torch.empty(stop - start, 0, device=device)
+        columns = torch.empty(stop - start, 0, dtype=torch.int64, device=device)
+        for first in range(0, n_items, others):
+            last = min(first + others, n_items)
+            similarity = mine @ (unit if in_memory else unit_rows(features[first:last])).T
+            similarity[:, absent[first:last]] = -torch.inf
             similarity[absent[start:stop], :] = -torch.inf
-        # the item itself always comes first, also among items with equal features
-        similarity.diagonal(start).fill_(torch.inf)
-        values, columns = similarity.topk(k, dim=1)
+            # the item itself always comes first, also among items with equal features
+            low, high = max(start, first), min(stop, last)
+            itself = torch.arange(low, max(low, high), device=device)
+            similarity[itself - start, itself - first] = torch.inf
+            best = similarity.topk(min(k, last - first), dim=1)
+            values = torch.cat([values, best.values], dim=1)
+            columns = torch.cat([columns, best.indices + first], dim=1)
+            if first > 0:
+                values, kept = values.topk(min(k, values.shape[1]), dim=1)
+                columns = columns.gather(1, kept)
         none = torch.isneginf(values)
         values[:, 0] = 1.0
         indices[start:stop] = columns.masked_fill(none, -1).cpu().numpy()
@@ -298,6 +319,12 @@ def nearest_neighbours(
 def without_self(neighbours: Neighbours) -> Neighbours:
     """The lists of :func:`nearest_neighbours` less their first column, in which every item names itself."""
     return Neighbours(neighbours.indices[:, 1:], neighbours.cosines[:, 1:])
+
+
+def unit_rows(rows: np.ndarray | Tensor) -> Tensor:
+    """Rows divided by their lengths, float32, without gradient; zero rows stay zero."""
+    tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+    return torch.nn.functional.normalize(tensor.detach().float(), dim=1)
 
 
 def knn_graph(neighbours: Neighbours, weighting: str = "cosine") -> SparseGraph:

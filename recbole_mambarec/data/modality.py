@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
 
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -20,19 +22,24 @@ class ItemFeatures:
 
     Attributes:
         name: modality name, e.g. ``image``.
-        matrix: float32, shape ``(n_items, dim)``; row 0 (the padding item) is zero; rows of items that lack the
-            modality hold the mean of the others.
+        matrix: float32, shape ``(n_items, dim)``; rows of items that lack the modality hold the mean of the others. It
+            is an array whose row 0 (the padding item) is zero, or :class:`ItemRows`, where row 0 means nothing.
         present: bool, shape ``(n_items,)``; False for the padding item and for items that lack the modality.
     """
 
     name: str
-    matrix: np.ndarray
+    matrix: np.ndarray | ItemRows
     present: np.ndarray
 
     @property
     def dim(self) -> int:
         """Width of a feature row."""
         return self.matrix.shape[1]
+
+    @property
+    def items(self) -> np.ndarray | ItemRows:
+        """The matrix without the padding row."""
+        return self.matrix.after(1) if isinstance(self.matrix, ItemRows) else self.matrix[1:]
 
     @property
     def missing_share(self) -> float:
@@ -89,13 +96,15 @@ class Modality:
             ) from None
         return cls(name, matrix, ids, source=str(path))
 
-    def align(self, token_to_id: dict[str, int], n_items: int) -> ItemFeatures:
+    def align(self, token_to_id: dict[str, int], n_items: int, memory: float = math.inf) -> ItemFeatures:
         """Gather the rows by token into RecBole's internal order. The only place where row order matters.
 
         Args:
             token_to_id: item token -> internal id (0 is the padding item); tokens that RecBole filtered away are
                 simply not in it.
             n_items: number of internal ids, padding included.
+            memory: bytes; a matrix larger than this as float32 is checked but not gathered: its rows stay where they
+                are (:class:`ItemRows`).
 
         Raises:
             UserError: an internal item has no row here, a row is partly NaN or infinite, or every row is missing.
@@ -113,7 +122,8 @@ class Modality:
                 "to the .item file and a row to each array (a row of NaN where the modality is missing)"
             )
 
-        matrix = np.zeros((n_items, self.matrix.shape[1]), dtype=np.float32)
+        gathers = n_items * self.matrix.shape[1] * 4 <= memory
+        matrix = np.zeros((n_items if gathers else 0, self.matrix.shape[1]), dtype=np.float32)
         present = np.zeros(n_items, dtype=bool)
         total = np.zeros(self.matrix.shape[1], dtype=np.float64)
         for start in range(1, n_items, _BLOCK_ROWS):
@@ -129,13 +139,16 @@ class Modality:
                     f"{where} has NaN or infinite values in row {row} (item '{self.ids[row]}'): only a whole row of "
                     "NaN has a meaning (the item lacks the modality)"
                 )
-            matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
+            if gathers:
+                matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
             present[start:stop] = has_row
             total += block[has_row].sum(axis=0, dtype=np.float64)
         if n_items > 1 and not present.any():
             raise UserError(f"{where} holds no feature for any item: leave '{self.name}' out of modalities")
+        mean = (total / max(present.sum(), 1)).astype(np.float32)
+        if not gathers:
+            return ItemFeatures(self.name, ItemRows(self.matrix, np.where(present, rows, -1), mean), present)
         missing = ~present
         missing[0] = False
-        if missing.any():
-            matrix[missing] = (total / present.sum()).astype(np.float32)
+        matrix[missing] = mean
         return ItemFeatures(self.name, matrix, present)

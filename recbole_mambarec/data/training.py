@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from recbole_mambarec.data.approximate import APPROXIMATE_VERSION, approximate_neighbours
 from recbole_mambarec.data.cache import ArrayCache, content_key
 from recbole_mambarec.data.graphs import (
     NEIGHBOURS_VERSION,
@@ -29,6 +30,11 @@ from recbole_mambarec.data.graphs import (
     without_self,
 )
 from recbole_mambarec.data.modality import ItemFeatures
+from recbole_mambarec.data.rows import Rows, blocks
+from recbole_mambarec.errors import UserError
+
+# items beyond which neighbours are searched approximately: an hour on two cores at 4096 + 384 features
+EXACT_ITEMS = 100_000
 
 
 class TrainingData:
@@ -42,6 +48,7 @@ class TrainingData:
         features: modality -> features with the padding row, as :meth:`Modality.align` gives them.
         cache: where item neighbours are kept.
         progress: show progress bars for long work.
+        knn_search: how item neighbours are searched: ``exact``, ``approximate``, or by their number.
     """
 
     def __init__(
@@ -53,7 +60,10 @@ class TrainingData:
         features: Mapping[str, ItemFeatures],
         cache: ArrayCache | None = None,
         progress: bool = False,
+        knn_search: str | None = None,
     ) -> None:
+        if knn_search not in (None, "exact", "approximate"):
+            raise UserError(f"knn_search '{knn_search}' is unknown: use exact or approximate")
         self.users = np.asarray(users)
         self.items = np.asarray(items)
         self.n_users = n_users
@@ -61,15 +71,20 @@ class TrainingData:
         self._features = dict(features)
         self._cache = cache or ArrayCache(None)
         self._progress = progress
+        self._knn_search = knn_search
 
     @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in the order that models use."""
         return list(self._features)
 
-    def features(self, modality: str) -> np.ndarray:
-        """float32 ``(n_items, dim)``."""
-        return self._features[modality].matrix[1:]
+    def features(self, modality: str) -> Rows:
+        """float32 ``(n_items, dim)``; an array, or rows that stay on disk."""
+        return self._features[modality].items
+
+    def in_memory(self, modality: str) -> bool:
+        """The features of the modality are an array, not rows that stay on disk."""
+        return isinstance(self.features(modality), np.ndarray)
 
     def present(self, modality: str) -> np.ndarray:
         """bool ``(n_items,)``: the item has the modality."""
@@ -126,11 +141,18 @@ class TrainingData:
         return graph, SparseGraph(graph.scipy()[: self.n_users, self.n_users :])
 
     def neighbours(self, modality: str, k: int) -> Neighbours:
-        """:func:`nearest_neighbours` in a modality's raw features, kept on disk."""
+        """Nearest neighbours in a modality's raw features, kept on disk.
+
+        :func:`nearest_neighbours`, or :func:`approximate_neighbours` beyond :data:`EXACT_ITEMS` items.
+        """
         key = {"content": self.content_key(modality), "k": int(k), "version": NEIGHBOURS_VERSION}
+        search = nearest_neighbours
+        how = self._knn_search or ("exact" if self.n_items <= EXACT_ITEMS else "approximate")
+        if how == "approximate":
+            search, key["approximate"] = approximate_neighbours, APPROXIMATE_VERSION
 
         def build() -> dict[str, np.ndarray]:
-            found = nearest_neighbours(self.features(modality), k, self.present(modality), progress=self._progress)
+            found = search(self.features(modality), k, self.present(modality), progress=self._progress)
             return {"indices": found.indices, "cosines": found.cosines}
 
         return Neighbours(**self._cache.get("neighbours", key, build))
@@ -167,9 +189,17 @@ class TrainingData:
         """Variances along the principal axes of a modality's features, descending, ``(min(n_items, dim),)``."""
 
         def build() -> dict[str, np.ndarray]:
-            centred = self.features(modality) - self.features(modality).mean(axis=0)
-            tall = centred.shape[0] >= centred.shape[1]
-            gram = centred.T @ centred if tall else centred @ centred.T
-            return {"variances": np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None) / max(len(centred), 1)}
+            matrix = self.features(modality)
+            n_items, dim = matrix.shape
+            mean = sum(rows.sum(axis=0, dtype=np.float64) for _, rows in blocks(matrix)) / max(n_items, 1)
+            mean = mean.astype(np.float32)
+            if n_items >= dim:
+                gram = np.zeros((dim, dim), dtype=np.float32)
+                for _, rows in blocks(matrix):
+                    gram += (rows - mean).T @ (rows - mean)
+            else:
+                centred = matrix[:] - mean
+                gram = centred @ centred.T
+            return {"variances": np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None) / max(n_items, 1)}
 
-        return self._cache.get("spectrum", {"content": self.content_key(modality), "version": 1}, build)["variances"]
+        return self._cache.get("spectrum", {"content": self.content_key(modality), "version": 2}, build)["variances"]

@@ -50,6 +50,20 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     return dot_nce(F.normalize(anchors, dim=1), F.normalize(targets, dim=1), temperature)
 
 
+@_in_float32
+def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperature: float) -> Tensor:
+    """:func:`info_nce` over the distinct ones of ``nodes``, ``(B,)``: a node that stands there n times counts once.
+
+    The n rows of a node share its weight, as anchors and as negatives. Picking one of them would give arrays whose size
+    depends on values, for which a program has to wait for its GPU.
+    """
+    ordered = nodes.sort().values
+    shares = 1.0 / (torch.searchsorted(ordered, nodes, right=True) - torch.searchsorted(ordered, nodes))
+    unit, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    own = torch.arange(len(unit), device=unit.device)
+    return _SumOfCrossEntropies.apply(unit, targets, own, 1.0 / temperature, shares) / shares.sum()
+
+
 def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
     """:func:`info_nce` from nodes ``a`` to nodes ``b``, ``(U + I, d)`` each: items among items, users among users."""
     rows = items + n_users
@@ -82,12 +96,15 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
 class _SumOfCrossEntropies(torch.autograd.Function):
     """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``.
 
-    The gradient is computed along with the value, in row blocks that fit in a CPU's cache: the logits never exist as
-    a whole, and no pass over them goes to memory.
+    ``shares``, where given, weighs each anchor and the candidate of the same number. The gradient is computed along
+    with the value, in row blocks that fit in a CPU's cache: the logits never exist as a whole, and no pass over them
+    goes to memory.
     """
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, candidates: Tensor, index: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx, anchors: Tensor, candidates: Tensor, index: Tensor, scale: float, shares: Tensor | None = None
+    ) -> Tensor:
         total = anchors.new_zeros(())
         gradients = torch.empty_like(anchors), torch.zeros_like(candidates)
         step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
@@ -95,20 +112,27 @@ class _SumOfCrossEntropies(torch.autograd.Function):
             rows = slice(start, start + step)
             scaled, own = anchors[rows] * scale, candidates[index[rows]]
             weights = scaled @ candidates.T
+            if shares is not None:
+                weights += shares.log()
             largest = weights.amax(dim=1, keepdim=True)
             weights.sub_(largest).exp_()
             sums = weights.sum(dim=1, keepdim=True)
-            total += (sums.log() + largest).sum() - (scaled * own).sum()
+            losses = sums.log() + largest - (scaled * own).sum(dim=1, keepdim=True)
             # softmax minus the own class, with the division by the sums done on (rows, d) instead of (rows, n)
-            gradients[0][rows] = ((weights @ candidates) / sums - own) * scale
+            of_anchors = ((weights @ candidates) / sums - own) * scale
+            if shares is not None:
+                share = shares[rows, None]
+                losses, of_anchors, scaled = losses * share, of_anchors * share, scaled * share
+            total += losses.sum()
+            gradients[0][rows] = of_anchors
             gradients[1].addmm_(weights.T, scaled / sums).index_add_(0, index[rows], scaled, alpha=-1.0)
         ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         anchors, candidates = ctx.saved_tensors
-        return gradient * anchors, gradient * candidates, None, None
+        return gradient * anchors, gradient * candidates, None, None, None
 
 
 @_in_float32

@@ -3,37 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class FeatureTable(nn.Module):
-    """Raw item features as a model holds them.
-
-    Args:
-        features: float32, shape ``(n_items, dim)``.
-        frozen: keep them as a buffer that is neither trained nor saved (it is rebuilt from the data); otherwise they
-            are a parameter that training changes.
-    """
-
-    def __init__(self, features: np.ndarray, frozen: bool) -> None:
-        super().__init__()
-        # a copy, because training must not write into the dataset's array
-        weight = torch.tensor(features, dtype=torch.float32)
-        if frozen:
-            self.register_buffer("weight", weight, persistent=False)
-        else:
-            self.weight = nn.Parameter(weight)
-
-    def forward(self) -> Tensor:
-        """The table, ``(n_items, dim)``."""
-        return self.weight
-
-    def extra_repr(self) -> str:
-        """Shape and state for ``print(model)``."""
-        kind = "trainable" if isinstance(self.weight, nn.Parameter) else "frozen"
-        return f"{self.weight.shape[0]} x {self.weight.shape[1]}, {kind}"
 
 
 class DimensionProjection(nn.Module):

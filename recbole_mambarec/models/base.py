@@ -10,9 +10,10 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_mambarec import memory
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.layers.projection import FeatureTable
+from recbole_mambarec.layers.features import FeatureTable
 
 
 class MultimodalRecommender(GeneralRecommender):
@@ -30,6 +31,8 @@ class MultimodalRecommender(GeneralRecommender):
     input_type = InputType.PAIRWISE
     # fewest modalities with which the model is defined
     min_modalities = 0
+    # measured: python -m benchmarks.memory
+    step_memory = memory.StepMemory()
 
     def __init__(self, config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
@@ -50,6 +53,7 @@ class MultimodalRecommender(GeneralRecommender):
             "popularity",
         ):
             raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
+        memory.check(type(self).__name__, self.step_memory, config, self.data)
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.loss_names: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import cosine_distance, embedding_norm
 from recbole_mambarec.layers.propagation import light_gcn
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -24,6 +25,7 @@ class BM3(MultimodalRecommender):
     """
 
     input_type = InputType.POINTWISE
+    step_memory = StepMemory(users=(7.5, 0), items=(8.5, 0.5))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

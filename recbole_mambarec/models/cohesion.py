@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 _IDS = "ids"
@@ -34,6 +35,7 @@ class COHESION(MultimodalRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(8, 15.5), items=(11.5, 20))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError, one_of
 from recbole_mambarec.layers.item_graph import ItemGraph
-from recbole_mambarec.layers.losses import bpr, info_nce, l2_half
+from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA
 from recbole_mambarec.models.pruning import PrunedRecommender
@@ -122,11 +122,10 @@ class CRANE(PrunedRecommender):
         views = self._views()
         all_users, all_items = self._joined(views)
         ids = self.user_embedding(users), self.item_embedding(positives), self.item_embedding(negatives)
-        rows = positives.unique()
-        contrast = info_nce(views.items[rows], views.spread[rows], self.temperature)
+        contrast = info_nce_distinct(views.items[positives], views.spread[positives], positives, self.temperature)
         if views.profiles is not None:
-            rows = users.unique()
-            contrast = contrast + info_nce(views.users[rows], views.profiles[rows], self.temperature)
+            own = info_nce_distinct(views.users[users], views.profiles[users], users, self.temperature)
+            contrast = contrast + own
         return {
             "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
             "reg": self.reg_weight * l2_half(*ids, batch_size=self.batch_size),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
 
@@ -24,6 +25,7 @@ class FREEDOM(PrunedRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(8, 0), items=(9.5, 0.5))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_mambarec.errors import one_of
 from recbole_mambarec.layers.attention import EdgePattern
 from recbole_mambarec.layers.losses import bpr
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 ROUTING = ("reference", "paper")
@@ -28,6 +29,7 @@ class GRCN(MultimodalRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(9, 7.5), items=(8, 4.5), edges=(3, 2.2))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -11,6 +11,7 @@ from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
 from recbole_mambarec.layers.noise import signed_noise
 from recbole_mambarec.layers.propagation import mean_of_layers, propagate
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, Views
 
 
@@ -28,6 +29,7 @@ class GUME(TwoViewRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(0, 15.5), items=(0, 13.5))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

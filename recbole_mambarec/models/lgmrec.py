@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce_among
 from recbole_mambarec.layers.noise import gumbel_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -32,6 +33,7 @@ class LGMRec(MultimodalRecommender):
 
     min_modalities = 1
     temperature = 0.2
+    step_memory = StepMemory(users=(10, 3.5), items=(10.5, 4), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -15,6 +15,7 @@ from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
 from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
 from recbole_mambarec.layers.propagation import item_view, light_gcn, split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 # What the authors' code computes and what their text describes; each entry is also a configuration key of its own.
@@ -56,6 +57,8 @@ class MambaRec(MultimodalRecommender):
     contrastive term grows as 1 / norm, and embeddings begin with a norm near 0.02, so that for a dozen epochs it leaves
     BPR no say.
     """
+
+    step_memory = StepMemory(users=(8, 2), items=(9, 31))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

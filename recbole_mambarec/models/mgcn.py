@@ -7,6 +7,7 @@ from torch import nn
 
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.propagation import item_view
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, Views
 
 
@@ -21,6 +22,8 @@ class MGCN(TwoViewRecommender):
     final embeddings and divided by the configured batch size; users are a sum with the weights of the normalised graph,
     not a mean. Without modalities both views are the behaviour.
     """
+
+    step_memory = StepMemory(users=(2, 8.5), items=(4, 10))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

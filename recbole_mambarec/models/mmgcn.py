@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_mambarec.data.graphs import SparseGraph
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 N_LAYERS = 3
@@ -58,6 +59,8 @@ class MMGCN(MultimodalRecommender):
     """
 
     min_modalities = 1
+    # with text 384 wide, which enters at its own width
+    step_memory = StepMemory(users=(0, 48), items=(0, 45))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
 
@@ -26,6 +27,7 @@ class PGL(PrunedRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(0, 9), items=(0, 7))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

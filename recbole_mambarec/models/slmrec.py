@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import dot_nce, info_nce
 from recbole_mambarec.layers.propagation import mean_of_layers, split_nodes
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -28,6 +29,7 @@ class SLMRec(MultimodalRecommender):
 
     input_type = InputType.POINTWISE
     min_modalities = 1
+    step_memory = StepMemory(users=(5.5, 3.5), items=(14, 0), tables=9)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

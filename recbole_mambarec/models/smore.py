@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs import entrywise_maximum
 from recbole_mambarec.layers.propagation import item_view
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, Views
 
 _FUSED = "fused"
@@ -25,6 +26,7 @@ class SMORE(TwoViewRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(13, 8.5), items=(16.5, 14))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.rows import side_by_side
+from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm
-from recbole_mambarec.layers.projection import FeatureTable
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
@@ -21,6 +22,7 @@ class VBPR(MultimodalRecommender):
     """
 
     min_modalities = 1
+    step_memory = StepMemory(users=(10, 0), items=(5.5, 0.5), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -31,7 +33,7 @@ class VBPR(MultimodalRecommender):
             self.id_embedding(data.n_items),
         )
         # the published code puts the text before the picture
-        together = np.concatenate([data.features(m) for m in reversed(self.modalities)], axis=1)
+        together = side_by_side([data.features(m) for m in reversed(self.modalities)])
         self.features = FeatureTable(together, frozen=config["freeze_features"])
         self.projection = nn.Linear(together.shape[1], d)
         nn.init.xavier_normal_(self.projection.weight)

@@ -10,6 +10,7 @@ from recbole.data import create_dataset, data_preparation
 
 from recbole_mambarec.data.dataset import MultimodalDataset, modality_names
 from recbole_mambarec.data.folder import describe, item_tokens
+from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
 from tests.planted import QUICK, write_planted
 
@@ -35,6 +36,16 @@ def test_a_prepared_folder_describes_itself(tmp_path):
     assert_aligned(dataset)
     train, valid, test = data_preparation(dataset.config, dataset)
     assert [len(part._dataset.inter_feat) for part in (train, valid, test)] == [360, 60, 60]
+
+
+def test_arrays_beyond_the_memory_stay_on_disk(tmp_path):
+    folder = write_planted(tmp_path, modalities={"image": 8, "text": 6})
+    assert all(isinstance(f.matrix, np.ndarray) for f in load(folder).item_features.values())
+    on_disk = load(folder, feature_memory=0)
+    assert all(isinstance(f.matrix, ItemRows) for f in on_disk.item_features.values())
+    tokens = on_disk.field2id_token["item_id"][1:]
+    for features in on_disk.item_features.values():
+        assert features.items[:][:, 0].tolist() == [int(token[1:]) for token in tokens]
 
 
 def test_the_card_sets_the_order_of_the_modalities(tmp_path):

@@ -20,6 +20,8 @@ from recbole_mambarec.data.graphs import (
     user_item_block,
     weighted_sum,
 )
+from recbole_mambarec.data.rows import ItemRows
+from tests.helpers import random_dataset
 
 edges = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=25)
 
@@ -70,6 +72,31 @@ def test_neighbours_equal_a_full_sort_in_any_block_size(k, seed, block):
         assert found.indices[i, 0] == i and found.cosines[i, 0] == 1
         assert set(found.indices[i, 1:]) == set(others)
         np.testing.assert_allclose(found.cosines[i, 1:], np.sort(cosines[i, others])[::-1], atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 12), st.integers(0, 10_000), st.integers(1, 12))
+def test_neighbours_of_rows_on_disk_are_those_of_an_array(k, seed, block):
+    rng = np.random.default_rng(seed)
+    source, order = rng.normal(size=(14, 4)).astype(np.float16), rng.permutation(14)[:10]
+    present = rng.random(10) < 0.8
+    rows = ItemRows(source, order, np.zeros(4, np.float32))
+    found = nearest_neighbours(rows, k, present, block)
+    expected = nearest_neighbours(rows[:], k, present)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-6)
+
+
+def test_a_fingerprint_and_a_spectrum_do_not_depend_on_where_the_rows_are(monkeypatch):
+    monkeypatch.setattr("recbole_mambarec.data.rows.blocks.__defaults__", (30,))
+    for n_items in (6, 40):
+        datasets = [random_dataset(n_items=n_items, on_disk=on_disk).training_data() for on_disk in (False, True)]
+        assert len({data.content_key("image") for data in datasets}) == 1
+        spectra = [data.spectrum("image") for data in datasets]
+        np.testing.assert_allclose(*spectra, atol=1e-5)
+        matrix = datasets[0].features("image")
+        expected = np.linalg.eigvalsh(np.cov(matrix.T, bias=True))[::-1]
+        np.testing.assert_allclose(spectra[0], expected[: len(spectra[0])], atol=1e-4)
 
 
 def test_more_neighbours_than_items_gives_all_items():
@@ -152,10 +179,11 @@ def test_unknown_weighting_and_k_are_refused():
 def test_memory_stays_within_blocks():
     """No items x items array is ever allocated (3000^2 floats would be 36 MB)."""
     features = np.random.default_rng(4).normal(size=(3000, 4)).astype(np.float32)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        nearest_neighbours(features, 5, block=100)
-    largest = max(event.cpu_memory_usage for event in profile.events())
-    assert largest < 3000 * 3000 * 4 / 8
+    for rows in (features, ItemRows(features, np.arange(3000), features[0])):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            nearest_neighbours(rows, 5, block=100)
+        largest = max(event.cpu_memory_usage for event in profile.events())
+        assert largest < 3000 * 3000 * 4 / 8
 
 
 @given(edges)

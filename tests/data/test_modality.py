@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_mambarec.data.modality import Modality
+from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
 
 
@@ -92,3 +95,39 @@ def test_files_that_are_no_arrays(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"no readable \.npy"):
         Modality.load("image", tmp_path / "objects.npy", ids)
+
+
+def test_a_matrix_beyond_the_memory_stays_on_disk_and_reads_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(7, 5)).astype(np.float16)
+    matrix[3] = np.nan
+    np.save(tmp_path / "x.npy", matrix)
+    names = tokens(*"abcdefg")
+    ids = {"[PAD]": 0, **{name: k + 1 for k, name in enumerate("gbadc")}}
+    stored = Modality.load("image", tmp_path / "x.npy", names)
+    loaded, on_disk = stored.align(ids, 6, 6 * 5 * 4), stored.align(ids, 6, 6 * 5 * 4 - 1)
+    assert isinstance(loaded.matrix, np.ndarray) and isinstance(on_disk.matrix, ItemRows)
+    np.testing.assert_array_equal(on_disk.items[:], loaded.items)
+    np.testing.assert_array_equal(on_disk.items[np.array([4, 0])], loaded.items[[4, 0]])
+    np.testing.assert_array_equal(on_disk.present, loaded.present)
+    assert on_disk.missing_share == loaded.missing_share > 0
+
+
+def test_a_matrix_on_disk_is_checked_as_well(tmp_path):
+    matrix = np.ones((2, 3), np.float32)
+    matrix[1, 0] = np.inf
+    with pytest.raises(UserError, match="row 1"):
+        Modality("image", matrix, tokens("a", "b")).align({"a": 1, "b": 2}, 3, 0)
+    with pytest.raises(UserError, match="leave 'image' out"):
+        Modality("image", np.full((1, 2), np.nan, np.float32), tokens("a")).align({"a": 1}, 2, 0)
+
+
+def test_a_matrix_on_disk_takes_no_memory(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((30_000, 64), np.float16))
+    stored = Modality.load("image", tmp_path / "x.npy", np.arange(30_000).astype(str).astype(object))
+    ids = {str(k): k + 1 for k in range(30_000)}
+    tracemalloc.start()
+    stored.align(ids, 30_001, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30_000 * 64 * 4 / 2

@@ -297,7 +297,7 @@ def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
 def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the middle of the first of two runs, of which the second cannot be made."""
     (tmp_path / "mine.yaml").write_text("model: MambaRec\nruns: {full: {}, broken: {variant: best}}\n")
-    values = QUICK | {"data_path": tmp_path, "epochs": 40, "seed": 3}
+    values = QUICK | {"data_path": tmp_path, "epochs": 40, "seed": 3, "checkpoint_interval": 0}
     arguments = ["--group=mine.yaml", "--dataset=planted", *(f"--{key}={value}" for key, value in values.items())]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run_recbole_group.py"), *arguments],

@@ -188,12 +188,13 @@ def outcome(record):
 def test_an_interrupted_run_goes_on_exactly(data, monkeypatch):
     whole = run.execute(planned(data, epochs=7), "whole.jsonl")
     shutil.rmtree("saved")
-    plan = planned(data, epochs=7)
+    plan = planned(data, epochs=7, checkpoint_interval=0)
     interrupt = _Interrupt(monkeypatch, MultimodalTrainer, 5)
     with pytest.raises(KeyboardInterrupt):
         run.execute(plan, RUNS)
     assert not RUNS.exists()
-    saved = torch.load(plan.checkpoint, weights_only=True)["epoch"]
+    state = torch.load(plan.checkpoint, weights_only=True)
+    saved = state.get("resume", state)["epoch"]
     assert saved >= 1  # otherwise this test would show little
     record = run.execute(plan, RUNS)
     assert interrupt.epochs == [0, 1, 2, 3, 4, 5, *range(saved + 1, 7)]
@@ -205,7 +206,7 @@ def test_an_interrupted_run_goes_on_exactly(data, monkeypatch):
 
 @pytest.mark.parametrize("spoil", ["checkpoint", "curve"])
 def test_a_run_whose_remains_are_damaged_starts_again(data, monkeypatch, spoil):
-    plan = planned(data, epochs=4)
+    plan = planned(data, epochs=4, checkpoint_interval=0)
     interrupt = _Interrupt(monkeypatch, MultimodalTrainer, 3)
     with pytest.raises(KeyboardInterrupt):
         run.execute(plan, RUNS)
@@ -361,7 +362,7 @@ def test_a_record_from_a_checkpoint(data, model):
 def test_a_checkpoint_that_does_not_fit(data):
     plan = planned(data, epochs=1)
     run.execute(plan, RUNS)
-    with pytest.raises(UserError, match="does not fit MambaRec, planted, seed 999"):
+    with pytest.raises(UserError, match="does not fit"):
         run.record_from_checkpoint(planned(data, embedding_size=8), RUNS, plan.checkpoint)
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match=r"none\.pth not found"):
         run.record_from_checkpoint(plan, RUNS, Path("none.pth"))

@@ -10,6 +10,7 @@ from recbole_mambarec.layers.losses import (
     embedding_norm,
     info_nce,
     info_nce_among,
+    info_nce_distinct,
     l2_half,
     mmd_gaussian,
     moment_gap,
@@ -106,6 +107,19 @@ def test_info_nce_among_all_never_holds_all_logits(monkeypatch):
     with torch.profiler.profile(profile_memory=True) as profile:
         info_nce_among(a, c, torch.arange(500), 0.2).backward()
     assert max(event.cpu_memory_usage for event in profile.events()) < 500 * 4000 * 4 / 8
+
+
+@pytest.mark.parametrize("block", [1, 37, 1 << 20])
+def test_distinct_contrast_equals_the_contrast_of_one_row_per_node(monkeypatch, block):
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": block})
+    a, b = torch.randn(2, 12, 4, requires_grad=True)
+    nodes = torch.tensor([3, 3, 0, 11, 5, 3, 7, 0, 1])
+    ours = info_nce_distinct(a[nodes], b[nodes], nodes, 0.2)
+    once = nodes.unique()
+    expected = info_nce(a[once], b[once], 0.2)
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(torch.autograd.grad(2 * ours, (a, b)), torch.autograd.grad(2 * expected, (a, b))):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_node_contrast_keeps_users_and_items_apart():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
-from recbole_mambarec.layers.projection import DimensionProjection, FeatureTable, width_for_variance
+from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
 
 
 @pytest.mark.parametrize("width", [3, 5, 20])
@@ -18,18 +18,6 @@ def test_two_maps_equal_one_after_the_other(width):
     expected = torch.autograd.grad((plain * weight).sum(), [x, *projection.parameters()])
     for a, b in zip(ours, expected):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-
-
-def test_a_frozen_table_is_neither_trained_nor_saved():
-    frozen, trained = (FeatureTable(np.ones((2, 3), np.float32), f) for f in (True, False))
-    assert not list(frozen.parameters()) and frozen.state_dict() == {}
-    assert list(trained.state_dict()) == ["weight"]
-
-
-def test_a_table_does_not_write_into_the_dataset():
-    source = np.ones((2, 3), np.float32)
-    FeatureTable(source, frozen=False).weight.data.zero_()
-    assert source.all()
 
 
 def test_width_for_variance():

@@ -11,9 +11,12 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from benchmarks.memory import step_peak
 from recbole_mambarec.data.graphs import Neighbours
 from recbole_mambarec.errors import UserError
-from tests.helpers import InMemoryDataset, batch, model_config, random_dataset
+from recbole_mambarec.layers.features import FeatureBlocks
+from recbole_mambarec.memory import StepMemory, need
+from tests.helpers import InMemoryDataset, Waits, batch, model_config, random_dataset
 from tests.planted import QUICK, write_planted
 
 
@@ -70,6 +73,8 @@ class ModelContract(TrainingContract):
     ranking_loss: ClassVar[str] = "bpr"
     # overrides that keep the model as small as the data of the tests
     sizes: ClassVar[dict] = {}
+    # the features take part as a whole, not only through a product with weights
+    whole_features: ClassVar[bool] = False
     # trainable parameters of the published model on Amazon Baby, where they are known
     baby_parameters: ClassVar[int | None] = None
 
@@ -184,12 +189,65 @@ class ModelContract(TrainingContract):
             scores = model.eval().full_sort_predict({"user_id": torch.tensor([1, 2])})
         assert torch.isfinite(scores.view(2, -1)[:, 1:]).all()
 
-    def test_memory_is_linear_in_items(self):
-        """No allocation of a step comes near items x items."""
-        n_items = 2500
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_features_on_disk_change_nothing(self, frozen, monkeypatch):
+        """Loss, gradients and scores are those of features in memory, and no model holds a frozen table as a whole."""
+        whole = []
+        dense = FeatureBlocks.dense
+        monkeypatch.setattr(FeatureBlocks, "dense", lambda table: (whole.append(table.shape), dense(table))[1])
+        monkeypatch.setattr("recbole_mambarec.layers.features.BLOCK_VALUES", 40)
+        losses, models = [], []
+        for on_disk in (False, True):
+            dataset = random_dataset(on_disk=on_disk)
+            model = self.build(dataset, freeze_features=frozen, dropout_prob=0.0)
+            torch.manual_seed(1)
+            losses.append(sum(model.calculate_loss(self.some_batch(dataset))))
+            losses[-1].backward()
+            models.append(model)
+        torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
+        theirs, ours = (dict(model.named_parameters()) for model in models)
+        assert ours.keys() == theirs.keys()
+        for name, parameter in theirs.items():
+            if parameter.grad is not None:
+                torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
+        users = {"user_id": torch.arange(1, 4)}
+        scores = [model.eval().full_sort_predict(users) for model in models]
+        torch.testing.assert_close(*scores, atol=1e-6, rtol=1e-5)
+        assert bool(whole) == (frozen and self.whole_features)
+
+    @pytest.mark.parametrize("amp", [False, True])
+    def test_no_step_waits_for_the_device(self, amp):
+        """Nothing in a step reads a value or makes a result whose size depends on values, as a GPU would wait there."""
+        dataset = random_dataset()
+        model = self.build(dataset)
+        model.pre_epoch(0)
+        rows = self.some_batch(dataset)
+        with Waits() as waits, torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+            sum(model.calculate_loss(rows)).backward()
+        assert waits.seen == []
+
+    def test_memory_is_linear_in_items(self, monkeypatch):
+        """No allocation of a step comes near items x items or batch x batch x d."""
+        # what works in blocks of a fixed size: blocks as small as the data
+        monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
+        n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
         model = self.build(dataset)
-        rows = self.some_batch(dataset)
+        assert n_batch**2 * model.embedding_size > n_items**2 / 2
+        rows = self.some_batch(dataset, n_batch)
         with torch.profiler.profile(profile_memory=True) as profile:
             sum(model.calculate_loss(rows)).backward()
         assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_the_memory_estimate_is_near_what_training_holds(self, frozen):
+        dataset = random_dataset(n_users=1500, n_items=500, dims={"image": 256, "text": 64}, on_disk=True)
+        overrides = {"freeze_features": frozen, "train_batch_size": 64}
+        torch.manual_seed(0)
+        config = model_config(self.name, **overrides)
+        model = get_model(self.name)(config, dataset)
+        estimate = need(model.step_memory, config, model.data)
+        share = (estimate.features + estimate.step) / step_peak(model, self.some_batch(dataset, 64))
+        assert share > 0.75
+        # a model that has not been measured may hold less than it is thought to
+        assert share < 1.35 or model.step_memory == StepMemory()

@@ -11,6 +11,7 @@ class TestMMGCN(ModelContract):
     baby_parameters = 1_418_240
     settings: ClassVar = {"latent_dim": 16, "epochs": 40}
     sizes: ClassVar = {"latent_dim": 16}
+    whole_features = True
 
     def test_ids_are_trained_on_request_and_saved_in_any_case(self):
         dataset = random_dataset()

@@ -1,0 +1,213 @@
+"""Training and ranking on a GPU: speed, memory, and whether the results are those of the CPU.
+
+    python -m benchmarks.gpu [--model MambaRec] [--items 7050] [--steps 50] [--device cuda] [--key=value ...]
+
+Generated data in Amazon's proportions, features 4096 and 384 wide; float32 and bfloat16 (``enable_amp``), trainable and
+frozen features. Printed per form: time of a step; the bytes that its kernels read and write (operands and results of
+all operations), per second, as a share of what a plain copy reaches here; peak memory; time of an epoch with its
+evaluation. Then: largest difference of losses, gradients and embeddings between GPU and CPU in float32, which may be
+1e-4 of the largest value, and whether a step ever waits for the device. The last line is one JSON object; the exit code
+is 1 where a check failed.
+
+It needs this folder, the installed package and RecBole (without ray on Python 3.12: ``pip install --no-deps recbole``),
+nothing else of the source tree. ``--device cpu`` tries the script where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import recbole_mambarec
+from benchmarks.synthetic import sizes, write_dataset
+from recbole_mambarec.errors import UserError, run_main
+
+FORMS = {
+    "float32, trainable": {"enable_amp": False, "freeze_features": False},
+    "float32, frozen": {"enable_amp": False, "freeze_features": True},
+    "bfloat16, trainable": {"enable_amp": True, "freeze_features": False},
+    "bfloat16, frozen": {"enable_amp": True, "freeze_features": True},
+}
+TOLERANCE = 1e-4
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations read and write; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors if x.layout == torch.strided)
+        return result
+
+
+def prepare(model: str, dataset: str, data_path: str, device: str, **settings):
+    """Trainer and loaders of a model."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    settings |= {"data_path": data_path, "show_progress": False, "epochs": 1, "gpu_id": "0" if device == "cuda" else ""}
+    config = Config(model, dataset, config_dict=settings)
+    init_seed(config["seed"], config["reproducibility"])
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    built = get_model(model)(config, train._dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], model)(config, built), train, valid
+
+
+def _first(loader, count: int) -> list:
+    return list(itertools.islice(iter(loader), count))
+
+
+def settle(device: str) -> None:
+    """Wait for everything that was started on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(device: str, work: Callable[[], object]) -> float:
+    """Time of ``work``, of what it starts on the device included."""
+    settle(device)
+    started = time.perf_counter()
+    work()
+    settle(device)
+    return time.perf_counter() - started
+
+
+def copy_bandwidth(device: str, size: int = 1 << 30) -> float:
+    """Bytes per second that a copy on the device reads and writes."""
+    source = torch.empty(size if device == "cuda" else size >> 4, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * 10 * source.numel() / seconds(device, lambda: [target.copy_(source) for _ in range(10)])
+
+
+def measure(trainer, train, valid, device: str, steps: int) -> dict[str, float]:
+    """Figures of one form."""
+    loss_of = trainer.model.calculate_loss
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.model.pre_epoch(0)
+    few = _first(train, steps)
+    trainer._train_steps(few[:3], 0, loss_of)
+    step = seconds(device, lambda: trainer._train_steps(few, 0, loss_of)) / len(few)
+    with Traffic() as traffic:
+        trainer._train_steps(few[:1], 0, loss_of)
+    trainer.eval_collector.data_collect(train)
+    trainer._valid_epoch(valid)
+    epoch = seconds(device, lambda: (trainer._train_epoch(train, 0), trainer._valid_epoch(valid)))
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return {"step_ms": 1e3 * step, "gb_per_s": traffic.bytes / step / 1e9, "peak_gib": peak / 2**30, "epoch_s": epoch}
+
+
+def gradients(trainer, batch) -> dict[str, Tensor]:
+    """Losses, gradients and final embeddings for one batch, on the CPU."""
+    from recbole_mambarec.data.loading import to_device
+
+    model = trainer.model.train()
+    model.zero_grad()
+    losses = torch.stack(model.calculate_loss(to_device(batch, trainer.device)))
+    losses.sum().backward()
+    found = {"losses": losses} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        found |= dict(zip(("users", "items"), model.eval().embed()))
+    return {name: value.detach().float().cpu() for name, value in found.items()}
+
+
+def largest_difference(model: str, dataset: str, data_path: str, device: str) -> float:
+    """Between the device and the CPU in float32, as a share of each array's largest value."""
+    settings = {"dropout_prob": 0.0, "enable_amp": False}
+    (ours, train, _), (theirs, *_) = (prepare(model, dataset, data_path, d, **settings) for d in (device, "cpu"))
+    ours.model.load_state_dict(theirs.model.state_dict())
+    batch = next(iter(train))
+    here, there = gradients(ours, batch), gradients(theirs, batch)
+    scale = {name: value.abs().max().clamp_min(1e-30) for name, value in there.items()}
+    return max(float((here[name] - there[name]).abs().max() / scale[name]) for name in there)
+
+
+def waits(trainer, train, device: str) -> bool:
+    """Whether a step waits for the device."""
+    scaler = torch.amp.GradScaler(device, enabled=False)
+    steps = [
+        functools.partial(trainer._step, batch, trainer.model.calculate_loss, scaler) for batch in _first(train, 3)
+    ]
+    # the first ones, in which libraries set themselves up, may
+    steps[0]()
+    steps[1]()
+    if device != "cuda":
+        return False
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps[2]()
+    except RuntimeError as error:
+        print(f"a step waits for the device: {error}")
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", default="MambaRec")
+    parser.add_argument("--items", type=int, default=7050)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options, rest = parser.parse_known_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is visible: run this where there is one, or try the script with --device cpu")
+    # RecBole reads the rest of the command line itself
+    sys.argv = [sys.argv[0], *rest]
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, recbole_mambarec {recbole_mambarec.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_dataset(Path(folder) / "generated", sizes(options.items), dtype="float16")
+        where = (options.model, "generated", folder, options.device)
+        copy = copy_bandwidth(options.device) / 1e9
+        print(f"a copy moves {copy:.0f} GB/s")
+        rows, waiting = {}, False
+        for form, settings in FORMS.items():
+            trainer, train, valid = prepare(*where, **settings)
+            rows[form] = measure(trainer, train, valid, options.device, options.steps)
+            waiting |= waits(trainer, train, options.device)
+            row = rows[form]
+            share = row["gb_per_s"] / copy
+            print(
+                f"{form:20} {row['step_ms']:8.2f} ms/step  {row['gb_per_s']:6.0f} GB/s ({share:.0%} of a copy)  "
+                f"{row['peak_gib']:5.2f} GiB  {row['epoch_s']:7.2f} s/epoch",
+                flush=True,
+            )
+            del trainer
+        difference = largest_difference(*where)
+        # leave the folder before it goes
+        os.chdir("/")
+    passed = difference <= TOLERANCE and not waiting
+    print(f"largest difference to the CPU {difference:.1e} (allowed {TOLERANCE:.0e}); steps wait: {waiting}")
+    report = {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
+    print(json.dumps({"copy_gb_per_s": round(copy, 1), "difference": difference, "waits": waiting, "forms": report}))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,137 @@
+"""Checkpoint files: tensors and plain values only, so that reading one runs no code stored in it.
+
+A file describes two moments of a run. The top level is the best epoch, under the names that RecBole uses
+(``state_dict``, ``other_parameter``, ``epoch``, ``best_valid_score``, ``best_valid_result``, beside ``model`` and
+``config``): whoever takes the file has the best parameters. ``resume`` is where the run was when the file was written:
+``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, ``other_parameter``, ``optimizer``, ``scheduler``,
+``random``, and ``state_dict``, which is None where the best epoch is that one.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import atomic_file
+
+CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/2"
+# written at every improvement: the two moments were the same, all keys are at the top level
+_FORMAT_OF_ONE_MOMENT = "recbole_mambarec.checkpoint/1"
+
+
+@dataclass
+class BestEpoch:
+    """A copy, in the CPU's memory, of what belongs to the best epoch; it exists once and is overwritten."""
+
+    epoch: int
+    best_valid_score: float
+    best_valid_result: dict | None
+    state_dict: dict[str, Tensor]
+    other_parameter: dict | None
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, epoch: int, score: float, result: dict | None, previous: BestEpoch | None = None
+    ) -> BestEpoch:
+        """Copy the present parameters, into the memory of ``previous`` if there is one."""
+        memory = {} if previous is None else previous.state_dict
+        state = model.state_dict()
+        for name, value in state.items():
+            copy = memory[name] if name in memory else torch.empty_like(value, device="cpu")
+            state[name] = copy.copy_(value)
+        return cls(epoch, score, result, state, model.other_parameter())
+
+
+def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch, resume: dict) -> None:
+    """Write a file of this format, whole or not at all.
+
+    Args:
+        model: name of the model.
+        config: configuration as plain values.
+        best: the best epoch.
+        resume: where the run is, as described above.
+    """
+    state = {"format": CHECKPOINT_FORMAT, "model": model, "config": config, **vars(best), "resume": resume}
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """A checkpoint that :func:`write_checkpoint` wrote; its tensors stay on disk until they are used.
+
+    Raises:
+        UserError: there is no such file, or it is not such a checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} not found") from None
+    except Exception as error:  # torch raises half a dozen types for damaged or foreign files
+        raise UserError(
+            f"{path} is no checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a file "
+            "that a run of one of our models has saved"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") not in (CHECKPOINT_FORMAT, _FORMAT_OF_ONE_MOMENT):
+        raise UserError(f"{path} is no checkpoint of this package: expected format '{CHECKPOINT_FORMAT}'")
+    resume = state.setdefault("resume", state)
+    if resume["state_dict"] is None:
+        resume["state_dict"] = state["state_dict"]
+    return state
+
+
+def random_state(device: torch.device, loader: torch.Generator | None) -> dict:
+    """States of every generator that training draws from, as tensors and plain values.
+
+    Args:
+        device: where the model is.
+        loader: the generator that shuffles the training data.
+    """
+    version, internal, gauss = random.getstate()
+    # RecBole samples negatives from numpy's global generator
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if loader is not None:
+        state["loader"] = loader.get_state()
+    return state
+
+
+def restore_random_state(state: dict, device: torch.device, loader: torch.Generator | None) -> None:
+    """Put every generator where :func:`random_state` found it."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    legacy = (name, keys.numpy().astype(np.uint32), position, has_gauss, cached)
+    np.random.set_state(legacy)  # noqa: NPY002
+    torch.set_rng_state(state["torch"].clone())
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
+    if "loader" in state and loader is not None:
+        loader.set_state(state["loader"].clone())
+
+
+def plain(value: object) -> object:
+    """``value`` as nested dicts, lists, numbers, strings and None; enums and devices by name, classes not at all."""
+    if isinstance(value, np.generic):  # before float, of which numpy's float64 is a subclass
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(entry) for entry in value]
+    return str(value)

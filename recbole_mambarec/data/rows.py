@@ -1,0 +1,82 @@
+"""Feature matrices that stay on disk and are read row by row, block by block, as float32.
+
+They answer to what the rest of the package asks of a feature matrix: ``shape``, ``len``, rows by slice or by index
+array. An ordinary array answers to the same, so code that goes through a matrix in :func:`blocks` serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+# values of a block: small enough that allocating it again costs nothing and that it stays in the cache of the CPU
+BLOCK_VALUES = 1 << 20
+
+
+class ItemRows:
+    """Rows of an array on disk in another order.
+
+    Args:
+        source: float16, float32 or float64, ``(rows, dim)``, memory-mapped.
+        order: int64, ``(n,)``: row of ``source`` for each of ours; -1 where there is none.
+        fill: float32, ``(dim,)``: what stands for a row that does not exist.
+    """
+
+    def __init__(self, source: np.ndarray, order: np.ndarray, fill: np.ndarray) -> None:
+        self._source, self._order, self._fill = np.asarray(source), order, fill
+        self.shape = len(order), source.shape[1]
+        self.stored_dtype = source.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        order = self._order[index]
+        # torch widens float16 many times faster than numpy
+        rows = torch.from_numpy(np.take(self._source, np.maximum(order, 0), axis=0)).float().numpy()
+        absent = order < 0
+        if absent.any():
+            rows[absent] = self._fill
+        return rows
+
+    def __deepcopy__(self, memo) -> ItemRows:
+        # nothing here changes; a copy of a model must not read the file into memory
+        return self
+
+    def after(self, start: int) -> ItemRows:
+        """The rows from ``start`` on, without reading any."""
+        return ItemRows(self._source, self._order[start:], self._fill)
+
+
+class SideBySide:
+    """Matrices with the same rows next to each other, joined when a row is read."""
+
+    def __init__(self, parts: Sequence[np.ndarray | ItemRows]) -> None:
+        self._parts = parts
+        self.shape = len(parts[0]), sum(part.shape[1] for part in parts)
+        self.stored_dtype = np.result_type(*(getattr(part, "stored_dtype", np.float32) for part in parts))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return np.concatenate([part[index] for part in self._parts], axis=1)
+
+
+Rows = np.ndarray | ItemRows | SideBySide
+
+
+def side_by_side(parts: Sequence[Rows]) -> Rows:
+    """One matrix of all columns; in memory where all parts are."""
+    return np.concatenate(parts, axis=1) if all(isinstance(p, np.ndarray) for p in parts) else SideBySide(parts)
+
+
+def blocks(matrix: Rows, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, np.ndarray]]:
+    """(place, rows) from the first row to the last, ``values`` numbers at a time or one row."""
+    n_rows, dim = matrix.shape
+    step = max(1, values // max(dim, 1))
+    for start in range(0, n_rows, step):
+        place = slice(start, min(start + step, n_rows))
+        yield place, matrix[place]

@@ -1,0 +1,154 @@
+"""Raw item features as models hold them: in memory, or on disk and read in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from recbole_mambarec.data.rows import BLOCK_VALUES, Rows, blocks
+
+
+class FeatureTable(nn.Module):
+    """Raw item features of one modality.
+
+    Args:
+        features: float32, shape ``(n_items, dim)``, an array or rows that stay on disk.
+        frozen: keep them as they are, unsaved (they are rebuilt from the data); otherwise they are a parameter that
+            training changes. Frozen rows on disk are never held as a whole on the CPU; a GPU holds them in the type
+            that they are stored in.
+    """
+
+    def __init__(self, features: Rows, frozen: bool) -> None:
+        super().__init__()
+        self.shape = tuple(features.shape)
+        self._on_disk: Rows | None = None
+        if frozen and not isinstance(features, np.ndarray):
+            self._on_disk = features
+            return
+        # a copy, because training must not write into the dataset's array
+        weight = torch.empty(self.shape, dtype=torch.float32)
+        for place, rows in blocks(features):
+            weight[place] = torch.from_numpy(rows)
+        if frozen:
+            self.register_buffer("weight", weight, persistent=False)
+        else:
+            self.weight = nn.Parameter(weight)
+
+    def forward(self) -> Tensor | FeatureBlocks:
+        """The table, ``(n_items, dim)``."""
+        if self._on_disk is not None:
+            return FeatureBlocks(self.shape, torch.device("cpu"), self._read)
+        if self.weight.dtype != torch.float32 and not isinstance(self.weight, nn.Parameter):
+            return FeatureBlocks(self.shape, self.weight.device, lambda index: self.weight[index].float())
+        return self.weight
+
+    def _read(self, index: slice | Tensor) -> Tensor:
+        return torch.from_numpy(self._on_disk[index if isinstance(index, slice) else index.numpy()])
+
+    def _apply(self, fn, recurse: bool = True):
+        device = fn(torch.empty(0)).device
+        if self._on_disk is not None and device.type != "cpu":
+            half = self._on_disk.stored_dtype == np.float16
+            weight = torch.empty(self.shape, dtype=torch.float16 if half else torch.float32, device=device)
+            for place, rows in blocks(self._on_disk):
+                weight[place] = torch.from_numpy(rows).to(weight)
+            self._on_disk = None
+            self.register_buffer("weight", weight, persistent=False)
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        """Shape and state for ``print(model)``."""
+        if self._on_disk is not None:
+            kind = "frozen, on disk"
+        else:
+            kind = "trainable" if isinstance(self.weight, nn.Parameter) else "frozen"
+        return f"{self.shape[0]} x {self.shape[1]}, {kind}"
+
+
+class FeatureBlocks:
+    """Stands for a float32 tensor ``(n, dim)`` without gradient whose rows are read when they are needed.
+
+    ``F.linear`` (hence ``nn.Linear``), ``@`` and ``F.normalize`` along rows go through it in blocks, and rows can be
+    picked. Any other torch function gets the whole tensor: right, and as large as it is.
+    https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-with-a-tensor-like-type
+
+    Args:
+        shape: ``(n, dim)``.
+        device: where the blocks come to be.
+        read: rows by slice or index tensor.
+    """
+
+    requires_grad = False
+    dtype = torch.float32
+    ndim = 2
+
+    def __init__(self, shape: tuple[int, int], device: torch.device, read: Callable[[slice | Tensor], Tensor]) -> None:
+        self.shape, self.device, self._read = shape, device, read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self._read(index)
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        return _BlockProduct.apply(weight.T, None, self)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """(place, rows) from the first row to the last."""
+        step = max(1, BLOCK_VALUES // max(self.shape[1], 1))
+        for start in range(0, len(self), step):
+            place = slice(start, min(start + step, len(self)))
+            yield place, self._read(place)
+
+    def dense(self) -> Tensor:
+        """The whole tensor."""
+        return self._read(slice(0, len(self)))
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.linear and isinstance(args[0], cls):
+            return _linear(*args, **kwargs)
+        if function is F.normalize and isinstance(args[0], cls) and kwargs.get("dim", 1) == 1:
+            return args[0]._normalized(*args[1:], **kwargs)
+        args, kwargs = tree_map(_whole, (args, kwargs))
+        return function(*args, **kwargs)
+
+    def _normalized(self, *args, **kwargs) -> FeatureBlocks:
+        return FeatureBlocks(self.shape, self.device, lambda index: F.normalize(self._read(index), *args, **kwargs))
+
+
+def _whole(value: object) -> object:
+    return value.dense() if isinstance(value, FeatureBlocks) else value
+
+
+def _linear(table: FeatureBlocks, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _BlockProduct.apply(weight, bias, table)
+
+
+class _BlockProduct(torch.autograd.Function):
+    """``F.linear`` of a table that is read in blocks, once forward and once backward."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor | None, table: FeatureBlocks) -> Tensor:
+        ctx.table = table
+        parts = [F.linear(rows, weight, bias) for _, rows in table.blocks()]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_weight = gradient.new_zeros(gradient.shape[1], ctx.table.shape[1], dtype=torch.float32)
+            for place, rows in ctx.table.blocks():
+                part = gradient[place].T @ rows.to(gradient.dtype)
+                of_weight += part
+        if ctx.needs_input_grad[1]:
+            of_bias = gradient.sum(dim=0, dtype=torch.float32)
+        return of_weight, of_bias, None
