@@ -28,7 +28,8 @@ def approximate_neighbours(
 
     Rows are mapped to their leading axes and divided into about ``4 sqrt(n)`` cells (faiss, IVF); the nearest rows of
     the nearest cells are candidates, and the best of these by their true cosines are the neighbours. That is some
-    seventy times less work than the exact search of 4096-wide rows; memory grows with n. Recall: ``results/scale.md``.
+    seventy times less work than the exact search of 4096-wide rows; memory grows with n. ``python -m
+    benchmarks.neighbours`` measures the recall.
 
     Args:
         features, k, present, progress: as there.
