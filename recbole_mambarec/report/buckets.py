@@ -50,11 +50,12 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
     """All that the results per user of one dataset's rows give, and why there is none by modality, or nothing.
 
     Args:
+        rows: that have results per user.
         metric: with a cut-off, e.g. ``recall@20``.
         step: called after each file.
 
     Raises:
-        UserError: a row has no results per user, the rows have no seed in common or were tested on other users.
+        UserError: the rows have no seed in common or were tested on other users, or a file cannot be read.
     """
     cutoff = metric.partition("@")[2]
     if not cutoff.isdecimal():
@@ -82,7 +83,7 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
     for row in rows:
         for record in row.records:
             if record["seed"] in seeds:
-                frame = _frame(record)
+                frame = users.read(record["per_user"])
                 for name, (_, split) in ways.items():
                     tables[name][row.label, record["seed"]] = split(frame)
                 step()
@@ -99,12 +100,6 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
         if next(iter(tables[name].values()))
     ]
     return made, note
-
-
-def _frame(record: dict) -> polars.DataFrame:
-    if record["per_user"] is None:
-        raise UserError(f"there are no results per user of {record['label']}, seed {record['seed']}")
-    return users.read(record["per_user"])
 
 
 def _with_lacking(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[users.Bucket]]:

@@ -41,6 +41,11 @@ class Row:
     def seeds(self) -> list[int]:
         return [record["seed"] for record in self.records]
 
+    @property
+    def has_users(self) -> bool:
+        """Whether all of its runs have results per user."""
+        return all(record["per_user"] is not None for record in self.records)
+
     def test(self, mask: str, metric: str) -> list[float]:
         """A test score of each seed that has it."""
         return _numbers(record["test"].get(mask, {}).get(metric) for record in self.records)
@@ -172,13 +177,18 @@ def read(paths: Sequence[str | Path]) -> Runs:
 
 
 def _completed(record: dict, records: list[dict]) -> dict:
-    """The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores."""
+    """The record with what only others of the same run have.
+
+    The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores; a run may
+    have been tested again for results per user.
+    """
     if record["status"] != "finished":
         return record
     name = itemgetter("key", "group", "label", "status")
-    same = [other for other in records if name(other) == name(record)]
-    test = next((other["test"] for other in reversed(same) if other["test"]), {})
-    return {field: value for other in same for field, value in other.items()} | record | {"test": test}
+    whole = dict(record)
+    for other in reversed([other for other in records if name(other) == name(record)]):
+        whole |= {field: value for field, value in other.items() if whole.get(field) in (None, {}, [])}
+    return whole
 
 
 def _fault(record: dict) -> str | None:

@@ -17,8 +17,8 @@ class Paired:
     """What was tested, by (dataset, metric).
 
     Attributes:
-        by_user, by_seed: what could be tested in either way.
-        reasons: why something could not be tested by user.
+        by_user, by_seed: what could be tested in either way; by user, of the models that have results per user.
+        reasons: why something could not be tested by user, or not for all models.
     """
 
     by_user: dict[tuple[str, str], Family]
@@ -26,8 +26,9 @@ class Paired:
     reasons: dict[tuple[str, str], str]
 
     def family(self, dataset: str, metric: str) -> Family | None:
-        """What decides the stars of a column."""
-        return self.by_user.get((dataset, metric)) or self.by_seed.get((dataset, metric))
+        """What decides the stars of a column: the test of all its models."""
+        column = dataset, metric
+        return self.by_seed.get(column) if column in self.reasons else self.by_user[column]
 
     def star(self, dataset: str, metric: str, label: str) -> bool:
         """Whether the best is better than each other model, significantly."""
@@ -76,20 +77,36 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
     """
     by_user, by_seed, reasons = {}, {}, {}
     for dataset, here in datasets(rows).items():
-        records = [record for row in here for record in row.named()]
+        known = [row for row in here if row.has_users]
         for metric in metrics:
             column = dataset, metric
-            if len(here) < 2:
-                reasons[column] = "there is one model, nothing to compare it with"
-            elif lacking := [row.label for row in here if len(row.test(mask, metric)) < len(row.records)]:
-                reasons[column] = f"{listing(lacking)} without {metric}"
-            else:
-                try:
-                    by_user[column] = over_users(records, "", mask, metric)
-                except UserError as error:
-                    reasons[column] = without_folders(error)
-                family = over_seeds(records, mask, metric)
-                if family is not None:
-                    by_seed[column] = family
+            obstacle = _obstacle(here, mask, metric)
+            if obstacle:
+                reasons[column] = obstacle
+                step()
+                continue
+            if len(known) < len(here):
+                lacking = listing([row.label for row in here if not row.has_users])
+                reasons[column] = f"there are no results per user of {lacking}"
+            try:
+                if len(known) > 1:
+                    by_user[column] = over_users(_named(known), "", mask, metric)
+            except UserError as error:
+                reasons[column] = without_folders(error)
+            family = over_seeds(_named(here), mask, metric)
+            if family is not None:
+                by_seed[column] = family
             step()
     return Paired(by_user, by_seed, reasons)
+
+
+def _obstacle(rows: Sequence[Row], mask: str, metric: str) -> str | None:
+    """Why nothing can be tested."""
+    if len(rows) < 2:
+        return "there is one model, nothing to compare it with"
+    lacking = [row.label for row in rows if len(row.test(mask, metric)) < len(row.records)]
+    return f"{listing(lacking)} without {metric}" if lacking else None
+
+
+def _named(rows: Sequence[Row]) -> list[dict]:
+    return [record for row in rows for record in row.named()]

@@ -243,18 +243,24 @@ class Builder:
             raise Nothing("the records have no accuracy metric")
         section = Section("groups", title)
         for dataset, rows in self._by_dataset():
+            known = [row for row in rows if row.has_users]
+            if len(known) < len(rows):
+                lacking = listing([row.label for row in rows if not row.has_users])
+                section.text.append(f"Left out on {dataset}: {lacking}, without results per user.")
+            if not known:
+                continue
             try:
-                found, note = buckets.groupings(rows, self.mask, self.leading, self._step)
+                found, note = buckets.groupings(known, self.mask, self.leading, self._step)
             except UserError as error:
                 section.text.append(f"Left out on {dataset}: {without_folders(error)}.")
                 continue
             if note:
                 section.text.append(f"Left out on {dataset}: {note}.")
             for groups in found:
-                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), rows))
+                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), known))
                 if not self.options.brief:
                     chart = charts.grouping(dataset, groups, self.mask, self.looks)
-                    section.charts.append(self._traced(chart, rows))
+                    section.charts.append(self._traced(chart, known))
         if not section.tables:
             raise Nothing(" ".join(section.text))
         return section

@@ -57,7 +57,7 @@ def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
         "Improvements": "there is one model",
         "Significance": "there is one model",
         "Learning curves": "no record holds the validation scores of its epochs",
-        "Users and items": "there are no results per user of BPR",
+        "Users and items": "Left out on baby: BPR, without results per user",
         "Ablation": "no group of runs is of one model",
         "Hyper-parameter sensitivity": "there is no record of a search",
     }

@@ -77,6 +77,14 @@ def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
         assert load.read(paths).comparison() == []
 
 
+def test_results_per_user_count_whichever_file_has_them(tmp_path):
+    bare = write(tmp_path / "a.jsonl", run())
+    full = write(tmp_path / "b.jsonl", run() | {"per_user": "per_user/x.parquet"})
+    for paths in ([bare, full], [full, bare]):
+        (row,) = load.read(paths).comparison()
+        assert row.has_users
+
+
 def test_results_per_user_are_found_beside_the_records(tmp_path):
     path = write(tmp_path / "runs.jsonl", run() | {"per_user": "per_user/a.parquet"})
     assert load.read([path]).finished[0]["per_user"] == str(tmp_path / "per_user" / "a.parquet")

@@ -98,6 +98,19 @@ def test_by_user_the_table_and_the_test_have_the_same_means(tmp_path):
     assert found.best_mean == pytest.approx(load.mean(rows[1].test("train", "recall@20")), abs=1e-4)
 
 
+def test_models_without_results_per_user_keep_the_star_from_the_others(tmp_path):
+    made = Synthetic(tmp_path, users=0.3)
+    made.comparison(["BPR", "LightGCN", "MambaRec"], ["baby"], [999])
+    rows = load.read([made.runs]).comparison()
+    assert compare_all(rows, "train", METRICS).star("baby", "recall@20", "MambaRec")
+    lacking = dataclasses.replace(rows[0], records=tuple(record | {"per_user": None} for record in rows[0].records))
+    tests = compare_all([lacking, *rows[1:]], "train", METRICS)
+    assert [each.label for each in tests.by_user["baby", "recall@20"].comparisons] == ["LightGCN"]
+    assert not tests.star("baby", "recall@20", "MambaRec")
+    (statement,) = tests.statements(rows, METRICS)
+    assert statement == "Significance not tested (baby: recall@20): there are no results per user of BPR."
+
+
 def test_published_scores_stand_below_and_do_not_compete():
     known = {"a": published.Published({"recall@20": 0.9}, "a paper"), "z": published.Published({}, "another")}
     table = main_table(scored("a", 0.1), scored("b", 0.2), published=lambda dataset: known)
