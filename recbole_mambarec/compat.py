@@ -50,10 +50,12 @@ def apply() -> None:
     anomaly_detection()
     torch_grad_scaler()
     hyperopt_generator()
+    hyperopt_params_file()
     distributed_on_cpu()
     distributed_checkpoint()
     distributed_children()
     distributed_folders()
+    distributed_evaluation()
     collected_counts()
     popularity_metrics()
 
@@ -161,7 +163,7 @@ def ray_at_import() -> None:
     The module starts with ``from ray import tune``: without ray, or with one that does not import (2.6.3 with
     setuptools >= 81, which has no pkg_resources; 2.6 with a newer fsspec), nothing of RecBole's quick start
     can be used; with a good one it takes seconds. While the module is imported a stand-in is found instead,
-    and ``tune.report`` goes to the real ray when there is one with a trial to report to (:class:`_RayTune`).
+    and ``tune.report`` goes to the real ray when there is one with a trial to report to (:class:`RayTune`).
 
     https://github.com/RUCAIBox/RecBole/issues/1518, https://github.com/RUCAIBox/RecBole/issues/1820
     """
@@ -171,7 +173,7 @@ def ray_at_import() -> None:
         for needed in ("recbole.config", "recbole.data", "recbole.data.transform", "recbole.utils"):
             importlib.import_module(needed)
         stand_in = types.ModuleType("ray")
-        stand_in.tune = _RayTune
+        stand_in.tune = RayTune
         missing = object()
         real = sys.modules.get("ray", missing)
         sys.modules["ray"] = stand_in
@@ -182,10 +184,10 @@ def ray_at_import() -> None:
                 del sys.modules["ray"]
             else:
                 sys.modules["ray"] = real
-    sys.modules[name].tune = _RayTune
+    sys.modules[name].tune = RayTune
 
 
-class _RayTune:
+class RayTune:
     """What RecBole uses of ``ray.tune``; quiet unless ray itself runs this process as a trial."""
 
     @staticmethod
@@ -339,7 +341,7 @@ def torch_load() -> None:
     https://github.com/RUCAIBox/RecBole/issues/2215, https://github.com/RUCAIBox/RecBole/issues/2212
     """
     for name in _LOADING_MODULES:
-        _overlay(importlib.import_module(name), "torch", load=_load_checkpoint, save=_save_checkpoint)
+        _overlay(importlib.import_module(name), "torch", load=load_checkpoint, save=_save_checkpoint)
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
     _wrap(quick_start, "load_data_and_model", _load_data_and_model)
     sys.modules["recbole.quick_start"].load_data_and_model = quick_start.load_data_and_model
@@ -361,7 +363,7 @@ def _save_checkpoint(obj: object, f, *args, **kwargs) -> None:
         _remember_checkpoint(f)
 
 
-def _load_checkpoint(f, *args, **kwargs):
+def load_checkpoint(f, *args, **kwargs):
     """``torch.load`` with the policy of :func:`torch_load`.
 
     Raises:
@@ -421,7 +423,7 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
         def load(*load_args, **load_kwargs):
             if threading.get_ident() != thread:
                 return previous(*load_args, **load_kwargs)
-            return _with_recbole_config(_load_checkpoint(*load_args, **load_kwargs))
+            return _with_recbole_config(load_checkpoint(*load_args, **load_kwargs))
 
         torch.load = load
         try:
@@ -501,6 +503,26 @@ class _RandomState(np.random.RandomState):
 
     def integers(self, low: int, high: int | None = None, size=None):
         return self.randint(low, high, size)
+
+
+def hyperopt_params_file() -> None:
+    """Read the params files of ``HyperTuning`` as what they are documented to be.
+
+    RecBole passes the options of a ``choice`` to ``eval``, which runs whatever stands there, and passes over lines that
+    it does not understand without a word.
+
+    No upstream issue known.
+    """
+    hyper_tuning = importlib.import_module("recbole.trainer.hyper_tuning")
+    hyper_tuning.HyperTuning._build_space_from_file = staticmethod(_build_space_from_file)
+
+
+def _build_space_from_file(file: str | os.PathLike) -> dict:
+    from recbole.trainer import HyperTuning
+
+    from recbole_mambarec.experiments.space import read_space
+
+    return HyperTuning._build_space_from_dict(read_space(file).as_dict())
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -628,6 +650,52 @@ def distributed_folders() -> None:
 def _ensure_dir(dir_path: str | os.PathLike) -> None:
     """Make the folder and its parents; one that exists is fine."""
     os.makedirs(dir_path, exist_ok=True)
+
+
+# what a collector has one row or several of per sample that is evaluated
+_COLLECTED = ("rec.topk", "rec.meanrank", "rec.items", "rec.score", "data.label")
+
+
+def distributed_evaluation() -> None:
+    """Let several processes arrive at the scores that one would.
+
+    Each ranks for its share of the users, filled up with users of other shares to equal sizes, and RecBole averages the
+    rounded scores of the shares, weighted with a count of batches that it takes for one of users. Here all processes
+    get what all have collected, each user once, before anything is computed from it.
+
+    No upstream issue known.
+    """
+    _wrap(importlib.import_module("recbole.trainer.trainer").Trainer, "evaluate", _evaluate_together)
+    collector = importlib.import_module("recbole.evaluator.collector").Collector
+    _wrap(collector, "get_data_struct", _get_data_struct_of_all)
+
+
+def _evaluate_together(original: Callable, self, eval_data, *args, **kwargs):
+    if not eval_data or self.config["single_spec"]:
+        return original(self, eval_data, *args, **kwargs)
+    self.eval_collector.samples_of_all = eval_data.sample_size
+    try:
+        return original(self, eval_data, *args, **kwargs)
+    finally:
+        del self.eval_collector.samples_of_all
+
+
+def _get_data_struct_of_all(original: Callable, self):
+    struct = original(self)
+    samples = getattr(self, "samples_of_all", None)
+    if samples is None:
+        return struct
+    collected = {key: value for key, value in struct._data_dict.items() if key in _COLLECTED}
+    parts: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, collected)
+    for key in collected:
+        rows = [part[key] for part in parts]
+        if sum(map(len, rows)) - samples in range(len(rows)):
+            # sample k is row k // W of process k % W; those past the last one fill up the shares
+            struct._data_dict[key] = torch.stack(rows, dim=1).flatten(0, 1)[:samples]
+        else:  # several rows per sample
+            struct._data_dict[key] = torch.cat(rows)
+    return struct
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -171,10 +171,16 @@ def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
     )
 
 
-def _check_keys(config: Config) -> None:
-    """Stop at a key that looks like a misspelt one; warn of keys that nothing reads."""
+def known_keys(config: Config) -> set[str]:
+    """Configuration keys that RecBole, the model, the dataset or this package read."""
     known = {*config.internal_config_dict, *_OTHER_KEYS}
     known.update(key for keys in config.parameters.values() for key in keys)
+    return known
+
+
+def _check_keys(config: Config) -> None:
+    """Stop at a key that looks like a misspelt one; warn of keys that nothing reads."""
+    known = known_keys(config)
     for key in config.external_config_dict:
         if key in known:
             continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -12,6 +14,13 @@ class UserError(ValueError):
     The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
     print it without a traceback (:func:`run_main`).
     """
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line, without paths of this machine; one of the program's own is named by its type."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+    return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
 
 
 def one_of(key: str, value: str, allowed: Collection[str]) -> str:

@@ -7,6 +7,7 @@ benchmarks.memory``) and written down with the model as :class:`StepMemory`.
 
 from __future__ import annotations
 
+import math
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,3 +187,26 @@ def peak_gib(device: torch.device | None = None) -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def free_gib() -> float:
+    """RAM that can still be allocated, in GiB; infinite where the system does not tell."""
+    free, _ = available(torch.device("cpu"))
+    return math.inf if free is None else free / 2**30
+
+
+def total_gib() -> float:
+    """RAM of the machine, in GiB."""
+    import psutil
+
+    return psutil.virtual_memory().total / 2**30
+
+
+def held_gib(process: int) -> float:
+    """Resident memory of a process at the moment, in GiB; 0 for one that has ended."""
+    import psutil
+
+    try:
+        return psutil.Process(process).memory_info().rss / 2**30
+    except psutil.Error:
+        return 0.0

@@ -6,7 +6,9 @@ import copy
 import math
 import time
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 from tqdm import tqdm
@@ -41,7 +43,14 @@ class MultimodalTrainer(Trainer):
     """
 
     def __init__(self, config, model) -> None:
+        if not config["single_spec"]:
+            # what is not saved was built from the data, in every process: DistributedDataParallel need not send it
+            saved = model.state_dict()
+            model._ddp_params_and_buffers_to_ignore = [name for name, _ in model.named_buffers() if name not in saved]
         super().__init__(config, model)
+        if not config["single_spec"]:
+            # the first process's buffers have just been sent; from the same input, all compute the same ones
+            self.distributed_model.broadcast_buffers = False
         keep_freed_memory()
         rate, epochs = config["lr_decay_rate"], config["lr_decay_epochs"]
         if not (rate > 0 and epochs > 0):
@@ -95,9 +104,11 @@ class MultimodalTrainer(Trainer):
         due = time.monotonic() - self._written_at >= (self.config["checkpoint_interval"] or 0)
         if self._saves and due and self._finished_epoch >= 0:
             self._write(self.saved_model_file)
+        if not self.config["single_spec"]:
+            self._share_random_state(epoch_idx)
+            if train_data.shuffle:
+                train_data.sampler.set_epoch(epoch_idx)
         self.model.pre_epoch(epoch_idx)
-        if not self.config["single_spec"] and train_data.shuffle:
-            train_data.sampler.set_epoch(epoch_idx)
         batches = train_data
         if show_progress:
             title = set_color(f"Train {epoch_idx:>5}", "pink")
@@ -106,7 +117,29 @@ class MultimodalTrainer(Trainer):
         self.model.post_epoch(epoch_idx)
         self.scheduler.step()
         self._finished_epoch = epoch_idx
-        return losses
+        return losses if self.config["single_spec"] else self._mean_over_processes(losses)
+
+    def _share_random_state(self, epoch: int) -> None:
+        """Give torch's generators of all processes the state of the first one's, numpy's a state of their own.
+
+        Graphs and masks that every process draws are then the same (:mod:`~recbole_mambarec.layers.noise`), negative
+        items are not. The state that a checkpoint holds is the first process's; it decides the others'.
+        """
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        dist.broadcast_object_list(states, src=0)
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
+        if dist.get_rank() > 0:
+            # RecBole samples negatives from numpy's global generator
+            np.random.seed([self.config["seed"], epoch, dist.get_rank()])  # noqa: NPY002
+
+    def _mean_over_processes(self, losses: tuple[float, ...]) -> tuple[float, ...]:
+        mean = torch.tensor(losses, dtype=torch.float64, device=self.device)
+        dist.all_reduce(mean)
+        return tuple((mean / dist.get_world_size()).tolist())
 
     def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
         """One step per batch; the sums of the losses, which stay on the device so that no step waits for it."""
@@ -191,7 +224,7 @@ class MultimodalTrainer(Trainer):
 
     def _wait_for_file(self) -> None:
         if not self.config["single_spec"]:
-            torch.distributed.barrier()  # no process may load the file before it is there
+            dist.barrier()  # no process may load the file before it is there
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
         """Called by RecBole at an improvement: keep the parameters; outside ``fit``, write the file as well."""

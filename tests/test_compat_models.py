@@ -54,7 +54,7 @@ def test_model_is_trained_saved_loaded_and_good(model, settings):
     assert result["test_result"]["recall@10"] > BETTER_THAN_RANDOM
     [checkpoint] = Path("saved").glob(f"{model}-*.pth")
     _, again, *_ = load_data_and_model(str(checkpoint))
-    state = compat._load_checkpoint(checkpoint)["state_dict"]
+    state = compat.load_checkpoint(checkpoint)["state_dict"]
     for name, values in again.state_dict().items():
         assert torch.equal(values, state[name]), name
 
@@ -69,7 +69,7 @@ def test_checkpoint_of_another_process_is_refused():
 def test_checkpoint_of_plain_values_gets_its_config(monkeypatch):
     run_recbole(model="BPR", dataset="ml-100k", config_dict={**SETTINGS, "epochs": 1})
     [path] = Path("saved").glob("*.pth")
-    state = compat._load_checkpoint(path)["state_dict"]
+    state = compat.load_checkpoint(path)["state_dict"]
     asked = []
 
     def config_from_checkpoint(values):

@@ -1,7 +1,12 @@
 """What a run will need against what there is."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -118,3 +123,20 @@ def test_limits_of_control_groups_of_the_first_version(tmp_path):
 
 def test_no_control_group(tmp_path):
     assert memory._control_groups(tmp_path, tmp_path / "missing") == []
+
+
+def test_memory_of_processes():
+    before = memory.peak_gib()
+    ballast = np.ones(1 << 26, dtype=np.int8)  # 64 MiB, touched
+    assert memory.held_gib(os.getpid()) > len(ballast) / GIB
+    assert memory.peak_gib() >= max(before, memory.held_gib(os.getpid()) * 0.9)
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    assert memory.held_gib(done.pid) == 0
+
+
+def test_memory_of_the_machine(monkeypatch):
+    assert memory.total_gib() == psutil.virtual_memory().total / GIB
+    assert 0 < memory.free_gib() < memory.total_gib()
+    monkeypatch.setattr(memory, "available", lambda device: (None, "unknown"))
+    assert memory.free_gib() == float("inf")

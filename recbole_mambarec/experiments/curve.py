@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -49,8 +49,8 @@ class Curve:
         self.path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def following(self, trainer) -> Iterator[None]:
-        """Record each epoch that ``trainer`` trains inside the block."""
+    def following(self, trainer, on_epoch: Callable[[dict], None] | None = None) -> Iterator[None]:
+        """Record each epoch that ``trainer`` trains inside the block; ``on_epoch`` gets its entry after validation."""
         train, valid = getattr(trainer, "_train_epoch", None), trainer._valid_epoch
 
         def train_epoch(train_data, epoch, *args, **kwargs):
@@ -69,6 +69,8 @@ class Curve:
             self.entries[-1] |= {"valid": scores, "valid_seconds": round(perf_counter() - started, 3)}
             # RecBole writes the checkpoint after this: the curve on disk is never behind it
             self._flush()
+            if on_epoch is not None:
+                on_epoch(self.entries[-1])
             return score, result
 
         if train is not None:

@@ -229,7 +229,7 @@ def _mean(values: list[float], places: int, spread: bool = True) -> str:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
+def termination_as_interrupt() -> Iterator[None]:
     """A cluster ends its jobs with SIGTERM: let that stop the run cleanly, as Ctrl-C does."""
 
     def interrupt(number, frame):
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
 
     notes = unlike(runs)
     print(*notes, sep="\n", end="\n" if notes else "")
-    with _termination_as_interrupt(), user_errors_of_recbole():
+    with termination_as_interrupt(), user_errors_of_recbole():
         try:
             records = make(runs, options.runs, per_user)
         except KeyboardInterrupt:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,13 +31,14 @@ from pathlib import Path
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, create_samplers, data_preparation
+from recbole.data.dataset import Dataset
 from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from tqdm import tqdm
 
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.config import default_properties
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.store import NO_EFFECT
@@ -127,7 +128,7 @@ def resolve(
     Raises:
         UserError: whatever can be found wrong with the configuration or the dataset's folder without reading the data.
     """
-    with _no_command_line():
+    with no_command_line():
         try:
             config = Config(model, dataset, config_files, dict(overrides or {}))
         except UserError:
@@ -164,7 +165,7 @@ def _what_counts(config: Config) -> tuple[dict, str]:
 
 
 @contextlib.contextmanager
-def _no_command_line() -> Iterator[None]:
+def no_command_line() -> Iterator[None]:
     """RecBole's ``Config`` reads the command line of whatever program builds it."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
@@ -219,21 +220,28 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 class Session:
     """What RecBole needs for one run: configuration, data under both masks, model, trainer.
 
+    Args:
+        dataset: what ``create_dataset`` gives for this run, where it has been read before.
+
     Attributes:
         config, train, valid, model, trainer: RecBole's.
         test: mask -> test loader.
     """
 
-    def __init__(self, run: Run) -> None:
-        with _no_command_line():
+    def __init__(self, run: Run, dataset: Dataset | None = None) -> None:
+        with no_command_line():
             self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
-        effective, data = _what_counts(self.config)
-        if store.run_key(run.model, effective, run.seed, data) != run.key:
-            raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
+        if dataset is None:
+            effective, data = _what_counts(self.config)
+            if store.run_key(run.model, effective, run.seed, data) != run.key:
+                raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
         init_logger(self.config)
         seeds = self.config["seed"], self.config["reproducibility"]
         init_seed(*seeds)
-        dataset = create_dataset(self.config)
+        if dataset is None:
+            dataset = create_dataset(self.config)
+        else:
+            dataset.config = self.config
         self.train, self.valid, test = data_preparation(self.config, dataset)
         self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
         init_seed(*seeds)
@@ -291,6 +299,25 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
     """
     if per_user:
         need("polars", "compare")  # now, not after hours of training
+    with alone(run):
+        try:
+            with user_errors_of_recbole():
+                record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            record = failure(run, sentence(error))
+        store.append(runs, record)
+        return record
+
+
+@contextlib.contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Keep other processes from making the run meanwhile.
+
+    Raises:
+        Busy: another one makes it.
+    """
     run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     # the file stays: two processes must never hold the lock of two files of the same name
     with open(run.checkpoint.with_suffix(".lock"), "ab") as lock, contextlib.ExitStack() as held:
@@ -298,15 +325,7 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise Busy(str(run)) from None
-        try:
-            with user_errors_of_recbole():
-                record = _train_and_test(run, users_file(runs, run.key) if per_user else None)
-        except Exception as error:
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            record = failure(run, _sentence(error))
-        store.append(runs, record)
-        return record
+        yield
 
 
 def users_file(runs: str | os.PathLike, key: str) -> Path:
@@ -315,32 +334,59 @@ def users_file(runs: str | os.PathLike, key: str) -> Path:
 
 
 def _train_and_test(run: Run, per_user: Path | None) -> dict:
-    session = Session(run)
+    session, record = train(run)
+    scores, tops = session.evaluate(run.checkpoint)
+    record |= {
+        "test": scores,
+        "peak_memory_gib": round(peak_gib(session.config["device"]), 3),
+        "per_user": None if per_user is None else session.write_users(per_user, tops),
+    }
+    curve_of(run).remove()
+    return record
+
+
+def train(
+    run: Run, on_epoch: Callable[[dict], None] | None = None, dataset: Dataset | None = None
+) -> tuple[Session, dict]:
+    """Train until validation stops it; the best epoch is then in ``run.checkpoint``. The test split is not looked at.
+
+    Args:
+        on_epoch: called after each validation with the epoch's entry of the curve.
+        dataset: see :class:`Session`.
+
+    Returns:
+        The session, and the record of the run, which lacks what the test would add.
+
+    Raises:
+        UserError: data or defaults are not those that the run was resolved with, or the model has no such score.
+    """
+    session = Session(run, dataset)
     trainer, config = session.trainer, session.config
-    curve = Curve(run.checkpoint.with_suffix(".curve.jsonl"))
+    curve = curve_of(run)
     _resume(run, session, curve)
-    with curve.following(trainer):
+    with curve.following(trainer, on_epoch):
         score, valid = trainer.fit(session.train, session.valid, show_progress=config["show_progress"])
     if not valid:
         raise UserError(
             f"{run.model} ended without a score on the validation split, by which its epoch would be chosen: give it "
             "one, or the settings of its last stage if it is a model that RecBole trains in stages"
         )
-    scores, tops = session.evaluate(run.checkpoint)
     record = _record(run) | {
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
         "valid": {name: float(value) for name, value in valid.items()},
-        "test": scores,
         "curve": curve.entries,
         "best_epoch": curve.best_epoch(trainer.valid_metric, score),
         "epochs": len(curve.entries),
         "seconds": round(curve.seconds, 1),
         "peak_memory_gib": round(peak_gib(config["device"]), 3),
         "parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
-        "per_user": None if per_user is None else session.write_users(per_user, tops),
     }
-    curve.remove()
-    return record
+    return session, record
+
+
+def curve_of(run: Run) -> Curve:
+    """The curve of a training that goes on or was interrupted, beside its checkpoint."""
+    return Curve(run.checkpoint.with_suffix(".curve.jsonl"))
 
 
 def _resume(run: Run, session: Session, curve: Curve) -> None:
@@ -419,13 +465,6 @@ def git_state() -> dict | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _sentence(error: BaseException) -> str:
-    """An error in one line, without paths of this machine."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-    return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Losses and regularisers, as functions without state.
 
 They compute in float32 also under ``torch.autocast``: differences of squares and exponentials lose too much in
-16 bits.
+16 bits. Where several processes share a batch, the mean of what they return is the loss of the whole batch
+(:mod:`~recbole_mambarec.layers.rows`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recbole_mambarec.layers.rows import all_rows, first_row, processes
 
 # pairs of rows compared at a time: 4 MiB on a CPU; a GPU wants few large products
 _PAIRS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 20)
@@ -57,9 +60,9 @@ def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperatu
     The n rows of a node share its weight, as anchors and as negatives. Picking one of them would give arrays whose size
     depends on values, for which a program has to wait for its GPU.
     """
+    unit, targets, nodes = (all_rows(x) for x in (F.normalize(anchors, dim=1), F.normalize(targets, dim=1), nodes))
     ordered = nodes.sort().values
     shares = 1.0 / (torch.searchsorted(ordered, nodes, right=True) - torch.searchsorted(ordered, nodes))
-    unit, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
     own = torch.arange(len(unit), device=unit.device)
     return _SumOfCrossEntropies.apply(unit, targets, own, 1.0 / temperature, shares) / shares.sum()
 
@@ -73,8 +76,8 @@ def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: i
 @_in_float32
 def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
-    own = torch.arange(len(anchors), device=anchors.device)
-    return _SumOfCrossEntropies.apply(anchors, targets, own, 1.0 / temperature) / len(anchors)
+    own = torch.arange(len(anchors), device=anchors.device) + first_row(anchors)
+    return _SumOfCrossEntropies.apply(anchors, all_rows(targets), own, 1.0 / temperature) / len(anchors)
 
 
 @_in_float32
@@ -90,7 +93,7 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
         index: ``(B,)``, each below n.
     """
     unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
-    return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature)
+    return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature) * processes()
 
 
 class _SumOfCrossEntropies(torch.autograd.Function):
@@ -155,8 +158,12 @@ def mmd_gaussian(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
     O(B d). Source: Gretton et al., JMLR 2012, eq. 5.
     """
     scale = -0.5 / bandwidth**2
-    within = _MeanKernel.apply(x, None, scale) + _MeanKernel.apply(y, None, scale)
-    return within - 2 * _MeanKernel.apply(x, y, scale)
+    if processes() == 1:
+        within = _MeanKernel.apply(x, None, scale) + _MeanKernel.apply(y, None, scale)
+        return within - 2 * _MeanKernel.apply(x, y, scale)
+    all_x, all_y = all_rows(x), all_rows(y)
+    within = _MeanKernel.apply(x, all_x, scale) + _MeanKernel.apply(y, all_y, scale)
+    return within - 2 * _MeanKernel.apply(x, all_y, scale)
 
 
 class _MeanKernel(torch.autograd.Function):
@@ -208,10 +215,13 @@ def l2_half(*embeddings: Tensor, batch_size: int) -> Tensor:
 
     ``batch_size`` is the configured one, also for the shorter last batch of an epoch (as the published code does).
     """
-    return 0.5 * sum(x.square().sum() for x in embeddings) / batch_size
+    return 0.5 * sum(x.square().sum() for x in embeddings) * processes() / batch_size
 
 
 @_in_float32
 def embedding_norm(*embeddings: Tensor) -> Tensor:
-    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``."""
+    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``.
+
+    It is taken of the arrays as they are: rows of a batch pass :func:`~recbole_mambarec.layers.rows.all_rows` first.
+    """
     return sum(x.norm() for x in embeddings) / len(embeddings[-1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import cosine_distance, embedding_norm
+from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -47,7 +47,7 @@ class BM3(MultimodalRecommender):
         return users, items + ids
 
     def _target(self, x: Tensor) -> Tensor:
-        return F.dropout(x.detach(), self.dropout_prob)
+        return row_dropout(x.detach(), self.dropout_prob)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Predictions of users and items."""

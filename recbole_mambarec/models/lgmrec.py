@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce_among
 from recbole_mambarec.layers.noise import gumbel_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
+from recbole_mambarec.layers.rows import all_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -99,4 +100,4 @@ class LGMRec(MultimodalRecommender):
         for side, (name, rows) in enumerate((("user", users), ("item", positives))):
             terms = [info_nce_among(a[side][rows], b[side], rows, self.temperature) for a, b in pairs]
             parts[f"contrastive_{name}"] = self.cl_weight * sum(terms, u.new_zeros(()))
-        return parts | {"reg": self.reg_weight * embedding_norm(u, p, n)}
+        return parts | {"reg": self.reg_weight * embedding_norm(*map(all_rows, (u, p, n)))}

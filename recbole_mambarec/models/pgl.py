@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
+from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
@@ -45,7 +46,7 @@ class PGL(PrunedRecommender):
         self.user_embedding = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
-        self.dropout = nn.Dropout(config["dropout_prob"])
+        self.dropout_prob = config["dropout_prob"]
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
 
     def embed(self) -> tuple[Tensor, Tensor]:
@@ -60,5 +61,6 @@ class PGL(PrunedRecommender):
         """BPR, and users and items against themselves under two dropout masks."""
         all_users, all_items = self.embed()
         u, p = all_users[users], all_items[positives]
-        contrast = sum(info_nce(self.dropout(x), self.dropout(x), self.temperature) for x in (u, p)) / 2
+        masked = [[row_dropout(x, self.dropout_prob, self.training) for _ in range(2)] for x in (u, p)]
+        contrast = sum(info_nce(*pair, self.temperature) for pair in masked) / 2
         return {"bpr": bpr(u, p, all_items[negatives]), "contrastive": self.cl_weight * contrast}

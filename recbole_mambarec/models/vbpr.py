@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from recbole_mambarec.data.rows import side_by_side
 from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm
+from recbole_mambarec.layers.rows import all_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -50,4 +51,4 @@ class VBPR(MultimodalRecommender):
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR and the norm of the vectors."""
         u, p, n = self.user_embedding(users), self._items(positives), self._items(negatives)
-        return {"bpr": bpr(u, p, n), "reg": self.reg_weight * embedding_norm(u, p, n)}
+        return {"bpr": bpr(u, p, n), "reg": self.reg_weight * embedding_norm(*map(all_rows, (u, p, n)))}

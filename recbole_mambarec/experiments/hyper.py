@@ -1,0 +1,241 @@
+"""A whole search: choose on the validation split, test what was chosen, write its configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from recbole_mambarec.cli import (
+    DEFAULT_DATASET,
+    DEFAULT_MODEL,
+    configuration,
+    read_config_files,
+    user_errors_of_recbole,
+)
+from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.experiments import store
+from recbole_mambarec.experiments.group import termination_as_interrupt
+from recbole_mambarec.experiments.processes import Pool
+from recbole_mambarec.experiments.run import Run, execute_apart, resolve
+from recbole_mambarec.experiments.search import Search, describe, shipped_space
+from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.experiments.trial import evaluate
+from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning
+from recbole_mambarec.files import atomic_file, locked
+
+if TYPE_CHECKING:
+    from recbole_mambarec.experiments.on_ray import RaySettings
+
+TOOLS = ("hyperopt", "ray")
+DEFAULT_FOLDER = "tuning"
+
+
+def tune(
+    model: str,
+    dataset: str,
+    overrides: dict | None = None,
+    config_files: list[str] | None = None,
+    params_file: str | Path | None = None,
+    algo: str = "exhaustive",
+    max_evals: int = 100,
+    early_stop: int | None = None,
+    jobs: int | None = None,
+    root: str | Path = DEFAULT_FOLDER,
+    progress: bool = True,
+    on_ray: RaySettings | None = None,
+) -> tuple[dict, Tuning]:
+    """Search, choose on the validation split, then test the chosen point.
+
+    Args:
+        overrides, config_files: as for :func:`~recbole_mambarec.experiments.run.resolve`.
+        params_file: the search space; by default the one that comes with this package.
+        algo, max_evals, early_stop: see :class:`~recbole_mambarec.experiments.tuning.Tuning`.
+        jobs: trials at a time; by default one, or on ray as many as there is room for.
+        root: where the search's folder is made; the same search finds its record there.
+        on_ray: run the trials on ray instead of in processes of this machine.
+
+    Returns:
+        The record of the chosen trial with its test scores (see :mod:`~recbole_mambarec.experiments.search`), and the
+        search.
+
+    Raises:
+        UserError: the space, the configuration or the data is at fault, another process makes the same search, or no
+            trial has finished.
+        KeyboardInterrupt: the next call goes on.
+    """
+    for name, number in (("jobs", jobs), ("max_evals", max_evals), ("early_stop", early_stop)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be a whole number from 1, got {number}")
+    base = resolve(model, dataset, overrides=overrides, config_files=config_files)
+    search = Search(base, read_space(params_file or shipped_space(model)), root)
+    search.folder.mkdir(parents=True, exist_ok=True)
+    with open(search.folder / "lock", "ab") as lock, contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise UserError(f"another process makes this search in {search.folder}: wait for it") from None
+        given_up = on_ray is not None and on_ray.grace > 0
+        tuning = Tuning(search, algo, max_evals, early_stop, accept_stopped=given_up, progress=progress)
+        tuning.announce()
+        if on_ray is None:
+            tuning.run(jobs or 1)
+        else:
+            from recbole_mambarec.experiments.on_ray import run_on_ray
+
+            run_on_ray(tuning, jobs, on_ray)
+        record = _tested(tuning)
+        write_chosen(tuning, search.folder / "best.yaml")
+        shutil.rmtree(search.folder / "running", ignore_errors=True)
+        return record, tuning
+
+
+def _tested(tuning: Tuning) -> dict:
+    """The record of the best trial with its test scores, which are computed once."""
+    best, search = tuning.best, tuning.search
+    if best is None:
+        last = f": {tuning.failures[-1]}" if tuning.failures else ""
+        raise UserError(f"none of {tuning.ended} trials has finished{last} (see {search.folder / 'logs'})")
+    if search.chosen_file.is_file():
+        known = store.finished(store.read(search.chosen_file)).get(best["key"])
+        if known is not None:
+            return known
+    run, weights = search.run(best["point"]), search.weights(best["key"])
+    if not weights.is_file():
+        tuning.bar.write("the weights of the best trial are not here: it is trained once more, then tested")
+        record = execute_apart(run, search.chosen_file, per_user=False)
+        if record["status"] != "finished":
+            raise UserError(f"the test of the best trial failed: {record['error']}")
+        return record
+    record = best | {"test": _apart(evaluate, (run, weights), search.log(best["key"]))}
+    store.append(search.chosen_file, record)
+    return record
+
+
+def _apart(function: Callable, args: tuple, log: Path) -> dict:
+    """Call a function in a process of its own and wait for it."""
+    with contextlib.closing(Pool()) as pool:
+        pool.start(0, function, args, log)
+        while True:
+            for _, kind, value in pool.events():
+                if kind == "failed":
+                    raise UserError(f"the test of the best trial failed: {value} (see {log})")
+                if kind == "done":
+                    return value
+
+
+def chosen_configuration(tuning: Tuning) -> dict:
+    """What makes another run the best trial: model, dataset, seed, the user's settings and the chosen ones."""
+    run: Run = tuning.search.run(tuning.best["point"])
+    return {"model": run.model, "dataset": run.dataset, "seed": run.seed} | run.overrides
+
+
+def write_chosen(tuning: Tuning, path: str | Path) -> None:
+    """Write :func:`chosen_configuration` as a file for ``--config_files``."""
+    base, best = tuning.search.base, tuning.best
+    caption = (
+        f"# {base.model} on {base.dataset}: the best of {len(tuning.records)} trials by {base.config['valid_metric']} "
+        f"on the validation split, {best['score']:.4f}\n"
+    )
+    text = yaml.safe_dump(chosen_configuration(tuning), sort_keys=False, allow_unicode=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(caption + text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# command line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``run_hyper.py``.
+
+    Raises:
+        UserError: an option is not understood, or whatever :func:`tune` finds wrong.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="run_hyper.py",
+        description="Search for hyper-parameters on the validation split; what is on record is never tried again.",
+        epilog="Any other --key=value sets a configuration key for all trials, e.g. --epochs=100.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", "-m", help=f"model name (default {DEFAULT_MODEL})")
+    add("--dataset", "-d", help=f"dataset name (default {DEFAULT_DATASET})")
+    add("--config_files", help="YAML files, separated by blanks")
+    add("--params_file", help="search space (default: the one that comes with the model)")
+    add("--algo", default="exhaustive", help=f"one of {', '.join(ALGORITHMS)} (default %(default)s)")
+    add("--max_evals", type=int, default=100, help="trials in all, unless the search is exhaustive (default 100)")
+    add("--early_stop", type=int, help="stop after so many trials without a better one (default: never)")
+    add("--jobs", "-j", type=int, help="trials at a time, as far as memory allows (default 1; on ray: what fits)")
+    add("--tuning_dir", default=DEFAULT_FOLDER, help="where searches are kept (default %(default)s)")
+    add("--write_best", "--write-best", metavar="FILE", help="write the chosen configuration here, too")
+    add("--output_file", help="write all trials as text")
+    add("--display_file", help="plot the scores of the trials (HTML, needs plotly)")
+    add("--tool", default="hyperopt", help="hyperopt: processes of this machine (default); ray: a ray cluster")
+    ray = parser.add_argument_group("with --tool=ray")
+    ray.add_argument("--address", help="of a running cluster (auto: the one of this machine; default: start one)")
+    ray.add_argument("--trial_cpus", type=float, default=1, help="cores per trial (default 1)")
+    ray.add_argument("--trial_gpus", type=float, default=0, help="GPUs per trial, may be a fraction (default 0)")
+    ray.add_argument(
+        "--grace", type=int, default=10, help="epochs before a trial may be given up; 0: never (default 10)"
+    )
+    ray.add_argument("--halving", type=int, default=3, help="one trial in so many goes on at each rung (default 3)")
+    options, rest = parser.parse_known_args(argv)
+    overrides: dict = configuration(argv, rest)
+    files, contents = read_config_files(options.config_files)
+    tool = options.tool.lower()
+    if tool not in TOOLS:
+        raise UserError(f"tool '{options.tool}' is unknown: use one of {', '.join(TOOLS)}")
+    on_ray = None
+    if tool == "ray":
+        from recbole_mambarec.experiments.on_ray import RaySettings
+
+        on_ray = RaySettings(options.address, options.trial_cpus, options.trial_gpus, options.grace, options.halving)
+    with termination_as_interrupt(), user_errors_of_recbole():
+        try:
+            record, tuning = tune(
+                options.model or contents.get("model") or DEFAULT_MODEL,
+                options.dataset or contents.get("dataset") or DEFAULT_DATASET,
+                overrides,
+                files,
+                options.params_file,
+                options.algo.lower(),
+                options.max_evals,
+                options.early_stop,
+                options.jobs,
+                options.tuning_dir,
+                progress=overrides.get("show_progress") != "False",
+                on_ray=on_ray,
+            )
+        except KeyboardInterrupt:
+            print(f"\nstopped: the same command goes on where it was; what is finished is in {options.tuning_dir}")
+            raise
+        best_file = options.write_best or tuning.search.folder / "best.yaml"
+        if options.write_best:
+            write_chosen(tuning, options.write_best)
+        if options.output_file:
+            tuning.export_result(options.output_file)
+        if options.display_file:
+            tuning.display_file = options.display_file
+            tuning.plot_hyper()
+    print(f"best of {len(tuning.records)} trials: {describe(tuning.best['point'])}")
+    _print_scores("best valid result", record["valid"])
+    for mask, scores in record["test"].items():
+        _print_scores(f"test, {mask} masked", scores)
+    print(f"use it: python run_recbole.py --config_files={best_file}")
+    return 0
+
+
+def _print_scores(name: str, scores: dict[str, float]) -> None:
+    print(f"{name:24} {'    '.join(f'{metric}: {value:.4f}' for metric, value in scores.items())}")
+
+
+if __name__ == "__main__":
+    run_main(main)

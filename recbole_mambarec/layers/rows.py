@@ -1,0 +1,50 @@
+"""Batches whose rows are spread over the processes of torch.distributed.
+
+Each of W processes computes a loss on the B rows it has, and the gradient that all apply is the mean of theirs. A loss
+is therefore right if the mean over processes of what it returns is the loss of all W * B rows: a mean over rows is so
+by itself, a sum needs the factor :func:`processes`, and what compares rows with each other must see :func:`all_rows`.
+Without torch.distributed nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def processes() -> int:
+    """How many processes share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def first_row(x: Tensor) -> int:
+    """Position of this process's first row among the rows of all, which have as many each."""
+    return len(x) * dist.get_rank() if processes() > 1 else 0
+
+
+def all_rows(x: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks, ``(B, ...)`` -> ``(W * B, ...)``, differentiable."""
+    return _Gather.apply(x) if processes() > 1 else x
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """This process's part of what is the same in all, ``(W * B, ...)`` -> ``(B, ...)``."""
+    return x.chunk(processes())[dist.get_rank()] if processes() > 1 else x
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over processes; each gets back the sum of all gradients of its rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(processes())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return own_rows(total)

@@ -1,0 +1,228 @@
+"""run_hyper.py as a user types it; the trials are real trainings in processes of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_mambarec.cli import run_recbole
+from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.experiments import hyper, store
+from recbole_mambarec.experiments.hyper import main
+from recbole_mambarec.experiments.run import resolve
+from recbole_mambarec.experiments.trial import evaluate, trial
+from recbole_mambarec.files import locked
+from tests.planted import QUICK, write_planted
+
+pytest.importorskip("hyperopt")
+ROOT = Path(__file__).resolve().parents[2]
+HARD = {"users_per_group": 6, "items_per_group": 24}
+
+
+@pytest.fixture(autouse=True)
+def _found_in_processes(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def arguments(tmp_path, *more: str, space: str | None = None, **overrides) -> list[str]:
+    write_planted(tmp_path, **HARD)
+    if space is not None:
+        (tmp_path / "mine.hyper").write_text(space)
+        more = (*more, f"--params_file={tmp_path / 'mine.hyper'}")
+    values = QUICK | {"data_path": tmp_path, "epochs": 2, "embedding_size": 4} | overrides
+    return ["--dataset=planted", *more, *(f"--{key}={value}" for key, value in values.items())]
+
+
+def door(monkeypatch, *options: str) -> int:
+    monkeypatch.setattr("sys.argv", ["run_hyper.py", *options])
+    with pytest.raises(SystemExit) as stop:
+        run_main(main)
+    return stop.value.code
+
+
+def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """Two trials at once in fresh processes, the test of the better one, and a run with its file."""
+    options = arguments(
+        tmp_path, "--model=MambaRec", "--jobs=2", "--write-best=mine/best.yaml", space="n_layers choice [0, 1]\n"
+    )
+    assert door(monkeypatch, *options) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^trial \d of 2: n_layers=\d: Recall@20 0\.\d{4} at epoch \d of 2", out, re.M)) == 2
+    (folder,) = Path("tuning").iterdir()
+    trials = store.read(folder / "trials.jsonl")
+    (chosen,) = store.read(folder / "chosen.jsonl")
+    assert [t["test"] for t in trials] == [{}, {}]
+    assert chosen["score"] == max(t["score"] for t in trials) and set(chosen["test"]) == {"train", "train+valid"}
+    assert trials[0]["memory_gib"] > 0.1 and len(trials[0]["curve"]) == 2
+    assert not (folder / "running").exists()
+    # the run that picks up the file is the chosen trial
+    assert Path("mine/best.yaml").read_text() == (folder / "best.yaml").read_text()
+    written = yaml.safe_load(Path("mine/best.yaml").read_text())
+    assert written["model"] == "MambaRec" and written["dataset"] == "planted" and written["epochs"] == 2
+    assert written["n_layers"] == chosen["point"]["n_layers"]
+    monkeypatch.setattr("sys.argv", ["run_recbole.py", "--config_files=mine/best.yaml", f"--data_path={tmp_path}"])
+    run_recbole()
+    valid, test = (
+        dict(re.findall(r"(\S+@\d+): (\d\.\d+)", line)) for line in capsys.readouterr().out.splitlines()[-2:]
+    )
+    assert valid == {name: f"{value:.4f}" for name, value in chosen["valid"].items()}
+    assert test == {name: f"{value:.4f}" for name, value in chosen["test"]["train+valid"].items()}
+    # again: nothing is trained, nothing is tested
+    before = (folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes()
+    monkeypatch.setattr(hyper, "Pool", None)
+    assert door(monkeypatch, *options) == 0
+    assert "2 are on record" in capsys.readouterr().out
+    assert before == ((folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize("model", ["MambaRec", "BPR", "ItemKNN"])
+def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
+    """Also for RecBole's own models, whose checkpoints no other process may load."""
+    write_planted(tmp_path, **HARD)
+    overrides = {"data_path": str(tmp_path), "epochs": 2, "show_progress": False, "checkpoint_dir": "running"}
+    run = resolve(model, "planted", overrides=overrides)
+    reports = []
+    record = trial(run, Path("kept/weights.pth"), reports.append)
+    assert [r["entry"]["epoch"] for r in reports] == [0, 1][: len(reports)] and reports[-1]["memory_gib"] > 0
+    assert not run.checkpoint.exists() and record["test"] == {}
+    if model == "ItemKNN":  # a sparse matrix is more than tensors: such a model is trained again
+        assert not list(Path("kept").iterdir())
+        return
+    from recbole_mambarec.experiments.run import execute
+
+    scores = evaluate(run, Path("kept/weights.pth"), reports.append)
+    whole = execute(run, "runs.jsonl", per_user=False)
+    assert scores == whole["test"] and record["valid"] == whole["valid"]
+
+
+def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypatch, capsys):
+    options = arguments(tmp_path, "--model=BPR", space="weight_decay choice [0.001]\n")
+    assert door(monkeypatch, *options) == 0
+    (folder,) = Path("tuning").iterdir()
+    (first,) = store.read(folder / "chosen.jsonl")
+    (folder / "chosen.jsonl").unlink()
+    for file in folder.glob("*.pth"):
+        file.unlink()
+    assert door(monkeypatch, *options) == 0
+    assert "it is trained once more, then tested" in capsys.readouterr().out
+    (second,) = store.read(folder / "chosen.jsonl")
+    assert second["test"] == first["test"] and second["valid"] == first["valid"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--params_file=none.hyper"], "params file 'none.hyper' not found"),
+        (["--model=BPR"], "no search space comes with BPR"),
+        (["--algo=grid"], "search algorithm 'grid' is unknown: use one of exhaustive, random, bayes"),
+        (["--tool=optuna"], "tool 'optuna' is unknown: use one of hyperopt, ray"),
+        (["--jobs=0"], "jobs must be a whole number from 1, got 0"),
+        (["--max_evals=-1"], "max_evals must be a whole number from 1"),
+        (["--early_stop=-2"], "early_stop must be a whole number from 1"),
+        (["--mmd_weight=0.1"], "mmd_weight is given and tuned"),
+        (["--nproc=2"], "nproc cannot be given here"),
+        (["--resume_from=old.pth"], "resume_from cannot be given here"),
+        (["--model=MambaReq"], "did you mean MambaRec"),
+        (["--modalities"], "argument '--modalities' is not understood"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, options, sentence):
+    assert door(monkeypatch, *options, *arguments(tmp_path)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert sentence in line
+    assert not list(Path().glob("tuning/*/trials.jsonl"))
+
+
+def test_a_mistake_that_only_a_trial_notices_is_its_sentence(tmp_path, monkeypatch, capsys):
+    options = arguments(tmp_path, space="variant choice ['best']\n")
+    assert door(monkeypatch, *options) == 2
+    captured = capsys.readouterr()
+    assert "failed: variant 'best' is unknown: use one of released, paper" in captured.out
+    assert "error: none of 1 trials has finished: variant 'best' is unknown" in captured.err
+    (folder,) = Path("tuning").iterdir()
+    assert not (folder / "chosen.jsonl").exists() and not (folder / "best.yaml").exists()
+
+
+def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
+    write_planted(tmp_path)
+    overrides = QUICK | {"data_path": str(tmp_path)}
+    folder = Path("tuning") / f"MambaRec-planted-{resolve('MambaRec', 'planted', overrides=overrides).key[:8]}"
+    folder.mkdir(parents=True)
+    with (
+        open(folder / "lock", "ab") as stream,
+        locked(stream),
+        pytest.raises(UserError, match="another process makes this search"),
+    ):
+        hyper.tune("MambaRec", "planted", overrides)
+
+
+def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
+    """Start the script and send it a signal at a certain moment; its exit status and output."""
+    with open("output", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            wait_for(when, process)
+            process.send_signal(how)
+            process.wait(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, Path("output").read_text()
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path):
+    """The script itself, killed in the middle of its second trial, which then goes on from its checkpoint."""
+    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
+    command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
+    _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
+    assert "Traceback" not in output
+    (folder,) = Path("tuning").iterdir()
+    assert [t["point"] for t in store.read(folder / "trials.jsonl")] == [{"n_layers": 0}]
+    finished = (folder / "trials.jsonl").read_text().splitlines()[0]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "1 are on record" in again.stdout and "trial 2 of 2: n_layers=1" in again.stdout
+    lines = (folder / "trials.jsonl").read_text().splitlines()
+    assert lines[0] == finished and json.loads(lines[1])["epochs"] == 30
+    log = (folder / "logs" / f"{json.loads(lines[1])['key'][:16]}.log").read_text()
+    assert "Resume training from epoch" in log
+
+
+def test_a_search_that_is_ended_says_how_it_goes_on(tmp_path):
+    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
+    command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
+    status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))
+    assert status == 130 and "the same command goes on where it was" in output and "Traceback" not in output
+
+
+def checkpoint_of_second_trial() -> bool:
+    folders = list(Path("tuning").glob("*"))
+    if not folders or not (folders[0] / "trials.jsonl").exists():
+        return False
+    return bool(list((folders[0] / "running").glob("*.pth")))
+
+
+def wait_for(condition, process, seconds: float = 900) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_script_itself(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_hyper.py"), "--dataset=nowhere"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: dataset 'nowhere' not found")

@@ -1,0 +1,215 @@
+"""Searches on a ray cluster of two nodes, both on this machine: each has its own processes and its own object store."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import hyper, on_ray, run, store
+from recbole_mambarec.experiments.hyper import tune
+from recbole_mambarec.experiments.on_ray import RaySettings
+from recbole_mambarec.experiments.search import Search
+from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.experiments.tuning import Tuning
+from tests.planted import QUICK, write_planted
+
+pytest.importorskip("hyperopt")
+pytest.importorskip("ray.tune", reason="needs the extra [ray]", exc_type=ImportError)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Address of a cluster whose processes find this checkout."""
+    from ray.cluster_utils import Cluster
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    yield made.address
+    made.shutdown()
+    del os.environ["PYTHONPATH"]
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+def searched(tmp_path, space: str, **overrides) -> dict:
+    """Arguments of :func:`tune` for a small search."""
+    write_planted(tmp_path, users_per_group=6, items_per_group=24)
+    (tmp_path / "mine.hyper").write_text(space)
+    values = QUICK | {"data_path": str(tmp_path), "epochs": 4, "embedding_size": 4} | overrides
+    return {"overrides": values, "params_file": tmp_path / "mine.hyper", "progress": False}
+
+
+def test_a_search_on_two_nodes_is_that_of_one_machine(cluster, tmp_path):
+    arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
+    record, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
+    assert set(record["test"]) == {"train", "train+valid"} and tuning.best["score"] == record["score"]
+    trials = store.read(tuning.search.trials_file)
+    assert all(t["status"] == "finished" and t["memory_gib"] > 0.1 and len(t["curve"]) == 4 for t in trials)
+    assert not (tuning.search.folder / "ray").exists() and not (tuning.search.folder / "running").exists()
+    here, _ = tune("MambaRec", "planted", **arguments, root="here")
+    scores = {
+        name: {t["label"]: t["valid"] for t in store.read(file)}
+        for name, file in (("ray", tuning.search.trials_file), ("here", next(Path("here").glob("*/trials.jsonl"))))
+    }
+    assert scores["ray"] == scores["here"] and here["test"] == record["test"]
+
+
+def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cluster, tmp_path, capsys):
+    settings = RaySettings(cluster, grace=2, halving=2)
+    arguments = searched(tmp_path, "n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n", epochs=8)
+    _, tuning = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
+    good, bad = tuning.records
+    assert not good["stopped"] and good["epochs"] == 8
+    assert bad["stopped"] and bad["epochs"] == 2 and "at epoch" in capsys.readouterr().out
+    assert tuning.best is good
+    # a new driver knows the rungs: the first trial it makes is compared with those on record
+    (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")
+    _, again = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
+    assert [r["epochs"] for r in again.records] == [8, 2, 2] and again.records[2]["stopped"]
+    # a search without early stopping makes the trials that were given up
+    (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n")
+    _, whole = tune("MambaRec", "planted", **arguments)
+    assert [r["epochs"] for r in whole.records] == [8, 8]
+
+
+def kill_trials(folder: Path, times: dict[str, float], stop: threading.Event) -> None:
+    """Kill the process that makes the trial of a key once it has saved a checkpoint, so many times."""
+    while not stop.is_set():
+        for lock in folder.glob("running/*.lock"):
+            key = lock.stem.rpartition("-")[2]
+            if times.get(key, 0) < 1 or not lock.with_suffix(".pth").exists():
+                continue
+            for process in psutil.process_iter():
+                try:
+                    held = [file.path for file in process.open_files()]
+                except psutil.Error:
+                    continue
+                if str(lock) in held and process.pid != os.getpid():
+                    os.kill(process.pid, signal.SIGKILL)
+                    process.wait(10)
+                    times[key] -= 1
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
+    """One trial is killed whenever it runs and fails; the other one is killed once, goes on and finishes."""
+    arguments = searched(tmp_path, "n_layers choice [0, 1]\n", epochs=150, stopping_step=200)
+    base = run.resolve("MambaRec", "planted", overrides=arguments["overrides"])
+    search = Search(base, read_space(arguments["params_file"]))
+    keys = [search.run({"n_layers": n}).key[:16] for n in (0, 1)]
+    search.folder.mkdir(parents=True)
+    times, stop = {keys[0]: 9, keys[1]: 1}, threading.Event()
+    killer = threading.Thread(target=kill_trials, args=(search.folder.resolve(), times, stop))
+    killer.start()
+    try:
+        record, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
+    finally:
+        stop.set()
+        killer.join()
+    assert times[keys[1]] == 0 and times[keys[0]] == 9 - 2  # the first try and one more
+    assert tuning.best["point"] == {"n_layers": 1} and record["epochs"] == 150
+    assert [entry["epoch"] for entry in record["curve"]] == list(range(150))
+    (failed,) = [t for t in store.read(search.trials_file) if t["status"] == "failed"]
+    assert failed["point"] == {"n_layers": 0} and "its process died, 2 times" in failed["error"]
+
+
+def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
+    """Once they are sent, the files can be emptied to what says that there is a dataset."""
+    arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
+    base = run.resolve("MambaRec", "planted", overrides=arguments["overrides"])
+    monkeypatch.setattr(run, "data_hash", lambda *_: base.data_hash)
+    sent = []
+
+    def send(trials):
+        sent.append(original(trials))
+        for file in (tmp_path / "planted").iterdir():
+            lines = file.read_bytes().splitlines()[:2] if file.suffix in (".inter", ".item") else []
+            file.write_bytes(b"\n".join(lines))
+        return sent[0]
+
+    original = on_ray._Trials._data
+    monkeypatch.setattr(on_ray._Trials, "_data", send)
+    tuning = Tuning(Search(base, read_space(arguments["params_file"])), progress=False)
+    on_ray.run_on_ray(tuning, None, RaySettings(cluster, grace=0))
+    assert len(sent) == 1 and len(tuning.records) == 2 and not tuning.failures
+
+
+def test_a_tuned_key_that_changes_the_data_is_read_anew(cluster, tmp_path):
+    arguments = searched(tmp_path, "modalities choice [['image'], ['text']]\n")
+    _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
+    assert sorted(r["config"]["modalities"] for r in tuning.records) == [["image"], ["text"]]
+    assert tuning.records[0]["curve"][0]["loss"] != tuning.records[1]["curve"][0]["loss"]
+
+
+CRASHING = """
+import os, sys
+from recbole_mambarec.experiments import tuning
+from recbole_mambarec.experiments.hyper import tune
+from recbole_mambarec.experiments.on_ray import RaySettings
+
+if __name__ == "__main__":
+    said = tuning.Tuning.tell
+    def tell(self, *args, **kwargs):
+        said(self, *args, **kwargs)
+        os.kill(os.getpid(), 9)
+    tuning.Tuning.tell = tell
+    tune("MambaRec", "planted", {overrides!r}, params_file={file!r}, progress=False, jobs=1,
+         on_ray=RaySettings({cluster!r}, grace=0))
+"""
+
+
+def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
+    arguments = searched(tmp_path, "n_layers choice [0, 1, 2]\n")
+    script = tmp_path / "crashing.py"
+    script.write_text(
+        CRASHING.format(overrides=arguments["overrides"], file=str(arguments["params_file"]), cluster=cluster)
+    )
+    done = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    (file,) = Path("tuning").glob("*/trials.jsonl")
+    (first,) = file.read_text().splitlines()
+    _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
+    assert "1 are on record" in capsys.readouterr().out
+    assert len(tuning.records) == 3 and file.read_text().splitlines()[0] == first
+
+
+def test_a_mistake_that_only_a_trial_notices_is_its_sentence(cluster, tmp_path, capsys):
+    arguments = searched(tmp_path, "variant choice ['best', 'released']\n")
+    _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
+    assert tuning.failures == ["variant 'best' is unknown: use one of released, paper"]
+    assert tuning.best["point"] == {"variant": "released"}
+
+
+def test_no_cluster_there(tmp_path):
+    with pytest.raises(UserError, match=r"there is no ray cluster at '127\.0\.0\.1:1'"):
+        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=RaySettings("127.0.0.1:1"))
+
+
+def test_without_ray(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.tune", None)
+    with pytest.raises(UserError, match=r'pip install "recbole_mambarec\[ray\]"'):
+        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=RaySettings())
+    assert not list(Path("tuning").glob("*/trials.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--halving=1"], "halving must be at least 2, got 1"),
+        (["--trial_cpus=0"], "trial_cpus must be at least 0.01"),
+        (["--grace=-1"], "grace must be at least 0"),
+    ],
+)
+def test_settings_that_make_no_sense(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        hyper.main(["--tool=Ray", "--dataset=planted", *options])

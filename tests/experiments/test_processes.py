@@ -1,0 +1,139 @@
+"""Jobs in fresh processes, and how many of them fit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recbole_mambarec.experiments.processes import DeviceGate, Event, MemoryGate, Pool
+from tests.experiments import jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _found_in_processes(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def hear(pool: Pool, enough=lambda events: False) -> list[Event]:
+    """What the jobs of a pool say until all have ended, or it is enough."""
+    events = []
+    while pool.running and not enough(events):
+        events += pool.events(timeout=1.0)
+    return events
+
+
+def test_jobs_report_and_end_in_whatever_way(tmp_path):
+    pool = Pool(jobs=4)
+    logs = {function: tmp_path / "logs" / f"{function.__name__}.log" for function in (jobs.models, jobs.defect)}
+    for function in (jobs.models, jobs.mistake, jobs.defect, jobs.killed):
+        pool.start(function.__name__, function, (), logs.get(function, tmp_path / "other.log"))
+    assert len(pool.running) == 4
+    events = hear(pool)
+    by_job = {name: [(kind, value) for job, kind, value in events if job == name] for name, _, _ in events}
+    # the plug-in has registered itself, and Ctrl-C is the parent's affair
+    assert by_job["models"][0] == ("report", {"ignored": True})
+    kind, value = by_job["models"][1]
+    assert kind == "done" and "MambaRec" in value
+    assert by_job["mistake"] == [("failed", "too bad")]
+    assert by_job["defect"] == [("failed", "RuntimeError: ours")]
+    assert by_job["killed"][0] == ("report", {"alive": True})
+    assert by_job["killed"][1] == ("failed", "its process was killed by SIGKILL (memory may have run out)")
+    assert logs[jobs.models].read_text().splitlines()[-2:] == ["to the log", "to the log, too"]
+    assert "RuntimeError: ours" in logs[jobs.defect].read_text()
+    assert not pool.running and list(pool.events(timeout=0.01)) == []
+
+
+DRIVER = """
+import contextlib, sys
+from pathlib import Path
+from recbole_mambarec.experiments.processes import Pool
+from tests.experiments import jobs
+
+if __name__ == "__main__":
+    with contextlib.closing(Pool()) as pool:
+        pool.start(0, jobs.sleeper, (sys.argv[1],), Path(sys.argv[1]) / "log")
+        while True:
+            for event in pool.events(timeout=1.0):
+                print(event.value["pid"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_job_outlives_its_driver(tmp_path, how):
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        pid = int(driver.stdout.readline())
+        driver.send_signal(how)
+        driver.wait(60)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # ended, and nobody has asked how
+                break
+            time.sleep(0.1)
+        else:
+            assert not Path(f"/proc/{pid}").exists()
+        seen = (tmp_path / str(pid)).read_text()
+        time.sleep(0.3)
+        assert (tmp_path / str(pid)).read_text() == seen
+    finally:
+        driver.kill()
+
+
+def test_closing_ends_the_jobs(tmp_path):
+    pool = Pool()
+    pool.start("a", jobs.sleeper, (str(tmp_path),), tmp_path / "log")
+    (event,) = hear(pool, enough=bool)
+    pool.close()
+    assert not pool.running
+    with pytest.raises(ProcessLookupError):
+        os.kill(event.value["pid"], 0)
+
+
+def test_cores_are_divided_unless_the_user_has_done_so(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert [Pool(jobs)._threads for jobs in (1, 3, 16)] == [8, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert Pool(2)._threads is None
+
+
+def test_a_job_starts_where_the_largest_one_so_far_fits():
+    room = 10.0
+    gate = MemoryGate(lambda: room)
+    assert gate.admits([]) and not gate.admits([0.5])  # nobody knows yet what the first one will need
+    gate.saw(3.0)
+    gate.saw(2.0)
+    assert gate.admits([3.0]) and gate.admits([3.0, 3.0])
+    # 3.3 for the new one and 3 + 3 that two others will still take
+    room = 9.4
+    assert gate.admits([0.0, 0.0])
+    room = 9.2
+    assert not gate.admits([0.0, 0.0])
+    # alone it needs no margin, but what it needs must be there
+    room = 3.1
+    assert gate.admits([]) and not gate.admits([3.0])
+    room = 2.9
+    assert not gate.admits([])
+
+
+def test_a_gpu_is_divided_by_what_jobs_report():
+    gate = DeviceGate()
+    gate.hear("a", {"memory_gib": 1.0})
+    assert gate.admits(["a"])  # no GPU, no limit
+    gate.hear("a", {"device_gib": 30.0, "device_free_gib": 50.0})
+    assert gate.admits(["a"])
+    assert not gate.admits(["a", "b"])  # b has not taken its 30 yet
+    gate.hear("b", {"device_gib": 25.0, "device_free_gib": 25.0})
+    assert not gate.admits(["a", "b"])
+    gate.forget("a")  # 55 are free now, and b may take 5 more
+    assert gate.admits(["b"])
