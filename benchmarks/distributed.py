@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.synthetic import Sizes, draw
+from benchmarks.step import Sizes, draw
 from tests.helpers import batch, model_config
 
 
