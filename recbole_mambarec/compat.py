@@ -87,10 +87,10 @@ def _overlay(owner: types.ModuleType, name: str, **replacements: object) -> None
         setattr(owner, name, _Overlay(current, **replacements))
 
 
-def _wrap(owner: object, name: str, wrapper: Callable) -> None:
+def wrap(owner: object, name: str, wrapper: Callable) -> None:
     """Make ``owner.name(*args)`` call ``wrapper(original, *args)``, once however often this is called."""
     original = getattr(owner, name)
-    wrappers = getattr(original, "_compat_wrappers", ())
+    wrappers = getattr(original, "_wrappers_of_ours", ())
     if wrapper.__name__ in wrappers:
         return
 
@@ -98,7 +98,7 @@ def _wrap(owner: object, name: str, wrapper: Callable) -> None:
     def wrapped(*args, **kwargs):
         return wrapper(original, *args, **kwargs)
 
-    wrapped._compat_wrappers = (*wrappers, wrapper.__name__)
+    wrapped._wrappers_of_ours = (*wrappers, wrapper.__name__)
     setattr(owner, name, wrapped)
 
 
@@ -228,9 +228,9 @@ def pandas_copy_on_write() -> None:
     """
     module = importlib.import_module("recbole.data.dataset.dataset")
     _overlay(module, "pd", read_csv=_read_csv_with_blank_sequences)
-    _wrap(module.Dataset, "_load_feat", _without_chained_assignment_warnings)
-    _wrap(module.Dataset, "_fill_nan", _fill_nan)
-    _wrap(module.Dataset, "_dataframe_to_interaction", _dataframe_to_interaction)
+    wrap(module.Dataset, "_load_feat", _without_chained_assignment_warnings)
+    wrap(module.Dataset, "_fill_nan", _fill_nan)
+    wrap(module.Dataset, "_dataframe_to_interaction", _dataframe_to_interaction)
 
 
 def _chained_fillna_is_lost() -> bool:
@@ -343,7 +343,7 @@ def torch_load() -> None:
     for name in _LOADING_MODULES:
         _overlay(importlib.import_module(name), "torch", load=load_checkpoint, save=_save_checkpoint)
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
-    _wrap(quick_start, "load_data_and_model", _load_data_and_model)
+    wrap(quick_start, "load_data_and_model", _load_data_and_model)
     sys.modules["recbole.quick_start"].load_data_and_model = quick_start.load_data_and_model
 
 
@@ -467,7 +467,7 @@ def collected_counts() -> None:
 
     https://github.com/RUCAIBox/RecBole/issues/2131
     """
-    _wrap(importlib.import_module("recbole.evaluator.collector").Collector, "get_data_struct", _get_data_struct)
+    wrap(importlib.import_module("recbole.evaluator.collector").Collector, "get_data_struct", _get_data_struct)
 
 
 def _get_data_struct(original: Callable, self):
@@ -538,7 +538,7 @@ def distributed_on_cpu() -> None:
 
     No upstream issue known.
     """
-    _wrap(importlib.import_module("recbole.config.configurator").Config, "_init_device", _init_device)
+    wrap(importlib.import_module("recbole.config.configurator").Config, "_init_device", _init_device)
     trainer = importlib.import_module("recbole.trainer.trainer")
     _overlay(trainer, "torch", nn=_Overlay(torch.nn, SyncBatchNorm=_SyncBatchNorm))
     trainer.DistributedDataParallel = _DistributedDataParallel
@@ -593,8 +593,8 @@ def distributed_checkpoint() -> None:
     No upstream issue known.
     """
     trainer = importlib.import_module("recbole.trainer.trainer").Trainer
-    _wrap(trainer, "__init__", _share_checkpoint_name)
-    _wrap(trainer, "_save_checkpoint", _wait_for_checkpoint)
+    wrap(trainer, "__init__", _share_checkpoint_name)
+    wrap(trainer, "_save_checkpoint", _wait_for_checkpoint)
 
 
 def _share_checkpoint_name(original: Callable, self, config, model) -> None:
@@ -665,9 +665,9 @@ def distributed_evaluation() -> None:
 
     No upstream issue known.
     """
-    _wrap(importlib.import_module("recbole.trainer.trainer").Trainer, "evaluate", _evaluate_together)
+    wrap(importlib.import_module("recbole.trainer.trainer").Trainer, "evaluate", _evaluate_together)
     collector = importlib.import_module("recbole.evaluator.collector").Collector
-    _wrap(collector, "get_data_struct", _get_data_struct_of_all)
+    wrap(collector, "get_data_struct", _get_data_struct_of_all)
 
 
 def _evaluate_together(original: Callable, self, eval_data, *args, **kwargs):
@@ -727,8 +727,8 @@ def popularity_metrics() -> None:
     No upstream issue known.
     """
     metrics = importlib.import_module("recbole.evaluator.metrics")
-    _wrap(metrics.AveragePopularity, "get_pop", _popularity_of)
-    _wrap(metrics.TailPercentage, "get_tail", _in_tail)
+    wrap(metrics.AveragePopularity, "get_pop", _popularity_of)
+    wrap(metrics.TailPercentage, "get_tail", _in_tail)
 
 
 def _popularity_of(original: Callable, self, item_matrix: np.ndarray, item_count: Mapping) -> np.ndarray:

@@ -7,8 +7,8 @@ wherever it is called: model look-up, internal defaults, final values, device.
 from __future__ import annotations
 
 import difflib
-import functools
 import math
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import argument_list
 
 from recbole_mambarec import registry
+from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.errors import UserError
 
@@ -64,14 +65,11 @@ def default_properties(kind: str, name: str | None = None) -> dict:
 
 def install() -> None:
     """Put our steps into RecBole's ``Config``; a second call changes nothing."""
-    if getattr(Config, "_recbole_mambarec", False):
-        return
-    Config._recbole_mambarec = True
     argument_list.dataset_arguments += [k for k in DATASET_KEYS if k not in argument_list.dataset_arguments]
-    _wrap("_get_model_and_dataset", _explain_unknown_model)
-    _wrap("_load_internal_config_dict", _add_our_defaults)
-    _wrap("_set_default_parameters", _finish)
-    _wrap("_init_device", _check_gpu)
+    wrap(Config, "_get_model_and_dataset", _explain_unknown_model)
+    wrap(Config, "_load_internal_config_dict", _add_our_defaults)
+    wrap(Config, "_set_default_parameters", _finish)
+    wrap(Config, "_init_device", _check_gpu)
 
 
 def config_from_checkpoint(values: dict) -> Config:
@@ -89,19 +87,9 @@ def config_from_checkpoint(values: dict) -> Config:
     return Config(model=given.pop("model"), dataset=given.pop("dataset"), config_dict=given)
 
 
-def _wrap(name: str, step) -> None:
-    original = getattr(Config, name)
-
-    @functools.wraps(original)
-    def wrapped(self, *args, **kwargs):
-        return step(self, functools.partial(original, self), *args, **kwargs)
-
-    setattr(Config, name, wrapped)
-
-
-def _explain_unknown_model(config: Config, original, model, dataset):
+def _explain_unknown_model(original: Callable, config: Config, model, dataset):
     try:
-        return original(model, dataset)
+        return original(config, model, dataset)
     except (ValueError, AttributeError, ImportError) as error:
         # ImportError: the look-up ends in a family that needs lightgbm
         name = model or config.external_config_dict.get("model")
@@ -114,8 +102,8 @@ def _explain_unknown_model(config: Config, original, model, dataset):
         raise UserError(f"there is no model '{name}': {advice}") from error
 
 
-def _add_our_defaults(config: Config, original, model, model_class, dataset) -> None:
-    original(model, model_class, dataset)
+def _add_our_defaults(original: Callable, config: Config, model, model_class, dataset) -> None:
+    original(config, model, model_class, dataset)
     given = config.external_config_dict
     internal = config.internal_config_dict
     ours = model in registry.names()
@@ -238,10 +226,10 @@ def _add_metrics(final: dict) -> None:
         final["metrics"] = metrics + [metric for metric in BEYOND_ACCURACY if metric.lower() not in named]
 
 
-def _finish(config: Config, original) -> None:
+def _finish(original: Callable, config: Config) -> None:
     _add_metrics(config.final_config_dict)
     try:
-        original()
+        original(config)
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
         # RecBole checks metrics, topk and evaluation arguments here
         if not config.checked_by_recbole_mambarec:
@@ -255,9 +243,9 @@ def _finish(config: Config, original) -> None:
         raise UserError(f"eval_batch_size must be a positive number of user x item pairs, got {value!r}")
 
 
-def _check_gpu(config: Config, original) -> None:
+def _check_gpu(original: Callable, config: Config) -> None:
     asked = config.external_config_dict.get("gpu_id")
-    original()
+    original(config)
     if asked in (None, "") or config.final_config_dict["device"].type != "cpu":
         return
     if not config.checked_by_recbole_mambarec:
