@@ -61,15 +61,18 @@ class RCA(nn.Module):
         self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
         self.joint = nn.Linear(n_views * dim, dim)
 
-    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> tuple[Tensor, Tensor]:
         """Refine ``views``, M tensors ``(N, d)``.
+
+        Args:
+            counted: the first so many rows (all) are the nodes whose correlations count; the others are refined along.
 
         Returns:
             Refined views side by side ``(N, M d)``, and their joint map ``(N, d)``.
         """
         start = views
         for number in range(self.n_steps):
-            added = self.steps[number % len(self.steps)](views)
+            added = self.steps[number % len(self.steps)](views, counted)
             onto = views if self.residual == "previous" else start
             views = [x + update for x, update in zip(onto, added)]
         refined = torch.cat(list(views), dim=1)
@@ -94,10 +97,11 @@ class FeatureStep(nn.Module):
         found = torch.stack([correlation(x, joint) for x in views])
         return torch.tanh(math.sqrt(joint.shape[1]) * found @ self.correlated)
 
-    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """``(N, d)`` for each of ``views``."""
+    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> list[Tensor]:
+        """``(N, d)`` for each of ``views``; correlations are those of the first ``counted`` rows."""
         joint = self.joint(torch.cat(list(views), dim=1))
-        crossed = self.attention(views, joint).transpose(1, 2) @ self.crossed / math.sqrt(joint.shape[1])
+        attention = self.attention([x[:counted] for x in views], joint[:counted])
+        crossed = attention.transpose(1, 2) @ self.crossed / math.sqrt(joint.shape[1])
         return [
             F.relu(x @ own + joint @ cross) @ output
             for x, own, cross, output in zip(views, self.own, crossed, self.output)
@@ -113,8 +117,8 @@ class TokenStep(nn.Module):
             raise UserError(f"rca_scope 'token' has {_HEADS} heads and needs an embedding_size they divide, not {dim}")
         self.attention = nn.MultiheadAttention(dim, _HEADS, batch_first=True)
 
-    def forward(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
-        """``(N, d)`` for each of ``views``."""
+    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> Sequence[Tensor]:
+        """``(N, d)`` for each of ``views``; nodes do not see each other, so that ``counted`` says nothing."""
         tokens = torch.stack(list(views), dim=1)
         return self.attention(tokens, tokens, tokens, need_weights=False)[0].unbind(dim=1)
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from recbole_mambarec.errors import UserError, one_of
 from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
+from recbole_mambarec.layers.profiles import UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA
 from recbole_mambarec.models.pruning import PrunedRecommender
 
-# weighting of a user's items, by value of profile_norm
-PROFILES = {"mean": "mean", "sym": "symmetric"}
 INPUTS = ("both", "ids", "refined")
 
 
@@ -27,6 +26,7 @@ class Views(NamedTuple):
     users: Tensor  # behaviour e'
     items: Tensor
     profiles: Tensor | None  # semantic view h of users; None without profiles
+    others: Tensor | None  # that of a batch's users without the item of their row, (B, d); None: the same as above
     semantic: Tensor  # h of items
     spread: Tensor  # refined content alone after the item graph, which the contrast compares with e'
 
@@ -41,12 +41,16 @@ class CRANE(PrunedRecommender):
 
     Ours, as neither formulas nor code nor tables were available: everything else, each choice a key. With X the
     projected features, Z the refined ones, e' LightGCN's users and items (optionally trained on pruned edges, as
-    FREEDOM), S the item graph and Zbar a linear map of Z: profiles are means over *training* items, refined by the
-    same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a
-    score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient. The loss adds to BPR
-    ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and half
-    the squares of the batch's id embeddings over the batch size. Nothing bounds Zbar beside the ids, which it outgrows
-    within an epoch; ``unit_content`` gives its rows length 1. Nothing here claims the numbers of the paper.
+    FREEDOM), S the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over *training*
+    items, refined by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that
+    ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient.
+    The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items
+    of the batch, and half the squares of the batch's id embeddings over the batch size.
+
+    Two things keep the content from drowning the ids (measured in results/crane.md): the length of Zbar, which else
+    outgrows them within an epoch (``unit_content: False``), and that in BPR the profile of a training pair's user does
+    without the pair's item, whose share of the profile else tells the pair apart, and no other
+    (``profile_leave_out: False``). Nothing here claims the numbers of the paper.
     """
 
     min_modalities = 1
@@ -56,7 +60,7 @@ class CRANE(PrunedRecommender):
         d, data = self.embedding_size, self.data
         for key in ("n_ui_layers", "n_mm_layers", "reg_weight", "cl_weight", "temperature"):
             setattr(self, key, config[key])
-        self.user_profiles, self.unit_content = config["user_profiles"], config["unit_content"]
+        self.unit_content, self.leave_out = config["unit_content"], config["profile_leave_out"]
         if not self.temperature > 0:
             raise UserError(f"temperature must be positive, got {self.temperature}")
         self.ii_input = one_of("ii_input", config["ii_input"], INPUTS)
@@ -71,8 +75,7 @@ class CRANE(PrunedRecommender):
             config["rca_residual"],
             config["rca_scope"],
         )
-        weighting = PROFILES[one_of("profile_norm", config["profile_norm"], PROFILES)]
-        self.user_item = data.user_item_weighted(weighting)
+        self.profiles = UserProfiles(data, config["profile_norm"]) if config["user_profiles"] else None
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
         self._refresh()
@@ -80,9 +83,9 @@ class CRANE(PrunedRecommender):
     def _projected(self) -> list[Tensor]:
         return [self.projection[m](self.features[m]()) for m in self.modalities]
 
-    def _content(self, views: Sequence[Tensor]) -> Tensor:
-        """Zbar of ``(N, d)`` views."""
-        content = self.rca(views)[1]
+    def _content(self, views: Sequence[Tensor], counted: int | None = None) -> Tensor:
+        """Zbar of ``(N, d)`` views, of which the first ``counted`` are nodes."""
+        content = self.rca(views, counted)[1]
         return F.normalize(content.float(), dim=1) if self.unit_content else content
 
     @torch.no_grad()
@@ -95,18 +98,27 @@ class CRANE(PrunedRecommender):
         super().pre_epoch(epoch)
         self._refresh()
 
-    def _views(self) -> Views:
+    def _profiled(self, projected: list[Tensor], pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """h of all users, and of the users of a batch as if the item of their row were not theirs."""
+        x, n_users = torch.cat(projected, dim=1), self.data.n_users
+        start = self.profiles(x)
+        if pairs is None or not self.leave_out:
+            return self._content(start.split(self.embedding_size, dim=1)), None
+        start = torch.cat([start, self.profiles.without(start, x, *pairs)])
+        content = self._content(start.split(self.embedding_size, dim=1), n_users)
+        return content[:n_users], content[n_users:]
+
+    def _views(self, pairs: tuple[Tensor, Tensor] | None = None) -> Views:
+        """One pass; ``pairs`` are users and items of a batch, ``(B,)`` each."""
         users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         projected = self._projected()
-        content, profiles = self._content(projected), None
-        if self.user_profiles:
-            start = self.user_item.propagate(torch.cat(projected, dim=1))
-            profiles = self._content(start.split(self.embedding_size, dim=1))
+        content = self._content(projected)
+        profiles, others = (None, None) if self.profiles is None else self._profiled(projected, pairs)
         # ids and content side by side: one product with the graph serves both
         both = propagate(self.item_graph, torch.cat([items, content], dim=1), self.n_mm_layers)
         of_ids, of_content = both.chunk(2, dim=1)
         semantic = {"both": of_ids + of_content, "ids": of_ids, "refined": of_content}[self.ii_input]
-        return Views(users, items, profiles, semantic, of_content)
+        return Views(users, items, profiles, others, semantic, of_content)
 
     @staticmethod
     def _joined(views: Views) -> tuple[Tensor, Tensor]:
@@ -119,15 +131,16 @@ class CRANE(PrunedRecommender):
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, L2 of the batch's id embeddings, behavioural against semantic view."""
-        views = self._views()
+        views = self._views((users, positives))
         all_users, all_items = self._joined(views)
+        u = all_users[users] if views.others is None else views.users[users] + views.others
         ids = self.user_embedding(users), self.item_embedding(positives), self.item_embedding(negatives)
         contrast = info_nce_distinct(views.items[positives], views.spread[positives], positives, self.temperature)
         if views.profiles is not None:
             own = info_nce_distinct(views.users[users], views.profiles[users], users, self.temperature)
             contrast = contrast + own
         return {
-            "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
+            "bpr": bpr(u, all_items[positives], all_items[negatives]),
             "reg": self.reg_weight * l2_half(*ids, batch_size=self.batch_size),
             "contrastive": self.cl_weight * contrast,
         }

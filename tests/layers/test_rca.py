@@ -155,3 +155,15 @@ def test_memory_is_linear_in_nodes(scope):
 def test_unknown_choices_are_refused(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         build(**settings)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_rows_beyond_the_counted_ones_are_refined_but_change_no_other(scope):
+    rca, nodes, others = build(scope=scope), views(), views(n=7, seed=5)
+    alone = rca(nodes)
+    along = rca([torch.cat(pair) for pair in zip(nodes, others)], counted=40)
+    for few, many in zip(alone, along):
+        torch.testing.assert_close(many[:40], few)
+    # a node that comes along is refined as it is among the nodes
+    again = rca([torch.cat([x, x[:7]]) for x in nodes], counted=40)
+    torch.testing.assert_close(again[0][40:], alone[0][:7])

@@ -50,24 +50,46 @@ class TestCRANE(ModelContract):
             own = np.unique(dataset.items[dataset.users == user])
             torch.testing.assert_close(profiles[user], projected[own].mean(dim=0), atol=1e-6, rtol=1e-5)
 
+    def test_the_profile_of_a_pair_is_that_of_a_user_without_it(self):
+        """The content of a row equals that of the user in data without the row's interaction, correlations aside."""
+        dataset = random_dataset()
+        features = {m: np.random.default_rng(1).normal(size=(dataset.n_items, 3)) for m in ("image", "text")}
+        shape = dataset.n_users, dataset.n_items
+        dataset = InMemoryDataset(dataset.users, dataset.items, *shape, features)
+        model = self.build(dataset, rca_layers=0)
+        users, items = torch.tensor(dataset.users[:5]), torch.tensor(dataset.items[:5])
+        others = model._views((users, items)).others
+        for row, (user, item) in enumerate(zip(users.tolist(), items.tolist())):
+            kept = (dataset.users != user) | (dataset.items != item)
+            smaller = InMemoryDataset(dataset.users[kept], dataset.items[kept], *shape, features)
+            without = self.build(smaller, rca_layers=0)
+            without.load_state_dict(model.state_dict())
+            torch.testing.assert_close(others[row], without._views().profiles[user], atol=1e-5, rtol=1e-4)
+
+    def test_scores_use_whole_profiles(self):
+        dataset = random_dataset()
+        first, second = (self.build(dataset, profile_leave_out=leave_out) for leave_out in (True, False))
+        for ours, expected in zip(first.embed(), second.embed()):
+            torch.testing.assert_close(ours, expected)
+
     def test_symmetric_profiles_weigh_by_degree(self):
         dataset = random_dataset()
         model = self.build(dataset, profile_norm="sym")
         degrees = np.bincount(dataset.items, minlength=dataset.n_items)
         expected = np.zeros((dataset.n_users, dataset.n_items))
         expected[dataset.users, dataset.items] = 1 / np.sqrt(4 * degrees[dataset.items])
-        np.testing.assert_allclose(model.user_item.scipy().toarray(), expected, atol=1e-6)
+        np.testing.assert_allclose(model.profiles.user_item.scipy().toarray(), expected, atol=1e-6)
 
     def test_views_equal_the_formulas(self):
         """Dense products in float64 from the model's parameters, two propagations over the item graph."""
         dataset = random_dataset()
-        model = self.build(dataset, n_mm_layers=2, rca_layers=1, ii_graph="refined").eval()
+        model = self.build(dataset, n_mm_layers=2, rca_layers=1, ii_graph="refined", unit_content=False).eval()
         s, a = graph_of(model).astype(float), model.bipartite.scipy().toarray().astype(float)
         nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight]).detach().double().numpy()
         behaviour = (nodes + a @ nodes + a @ a @ nodes) / 3
         users, items = np.split(behaviour, [dataset.n_users])
         projected = model._projected()
-        profile = model.user_item.scipy()
+        profile = model.profiles.user_item.scipy()
         h_users = model.rca([torch.tensor(profile @ x.detach().numpy()) for x in projected])[1].detach().numpy()
         h_items = s @ s @ (items + model.rca(projected)[1].detach().numpy())
         for ours, expected in zip(model.embed(), (users + h_users, items + h_items)):
@@ -78,7 +100,7 @@ class TestCRANE(ModelContract):
         assert result["recall@10"] > 0.6
 
     def test_unit_content_has_length_one_where_it_meets_the_ids(self):
-        model = self.build(unit_content=True, n_mm_layers=0)
+        model = self.build(n_mm_layers=0)
         views = model._views()
         for content in (views.profiles, views.spread):
             torch.testing.assert_close(content.norm(dim=1), torch.ones(len(content)))
@@ -93,7 +115,8 @@ class TestCRANE(ModelContract):
             {"rca_scope": "token"},
             {"profile_norm": "sym"},
             {"user_profiles": False},
-            {"unit_content": True},
+            {"unit_content": False},
+            {"profile_leave_out": False},
             {"ii_graph": "raw"},
             {"ii_graph": "refined"},
             {"ii_refined_weight": 0.5},

@@ -1,0 +1,49 @@
+"""What users are, as far as their items tell (CRANE, arXiv 2601.11151)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.errors import one_of
+
+# weighting of a user's items, by value of the key profile_norm
+NORMS = {"mean": "mean", "sym": "symmetric"}
+
+
+class UserProfiles(nn.Module):
+    """Sums of what a user's *training* items are: means (``mean``), or each item by ``1 / sqrt(d_u d_i)`` (``sym``).
+
+    A model that ranks an item above another one for a user whose profile contains the first sees the answer in the
+    question: the pair is told apart by that item's share of the profile, which no item of the validation or test split
+    has. :meth:`without` gives the profile that the user would have if the interaction in question were not known.
+
+    Raises:
+        UserError: unknown ``norm``.
+    """
+
+    def __init__(self, data: TrainingData, norm: str = "mean") -> None:
+        super().__init__()
+        self.norm = one_of("profile_norm", norm, NORMS)
+        self.user_item = data.user_item_weighted(NORMS[norm])
+        for name, nodes, count in zip(("of_users", "of_items"), data.pairs, (data.n_users, data.n_items)):
+            degrees = torch.from_numpy(np.bincount(nodes, minlength=count).astype(np.float32))
+            self.register_buffer(name, degrees, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Profiles ``(U, w)`` of ``(I, w)``; zeros for a user without items."""
+        return self.user_item.propagate(x)
+
+    def without(self, profiles: Tensor, x: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Profiles ``(B, w)`` of ``users``, each without the one of ``items`` in its row, which the user has.
+
+        Args:
+            profiles: what :meth:`forward` has made of ``x``.
+            users, items: ``(B,)``, training interactions. A user with this item alone gets zeros, up to rounding.
+        """
+        n = self.of_users[users][:, None]
+        if self.norm == "mean":
+            return (n * profiles[users] - x[items]) / (n - 1).clamp(min=1)
+        return profiles[users] - x[items] * torch.rsqrt(n * self.of_items[items][:, None])
