@@ -40,12 +40,12 @@ class CRANE(PrunedRecommender):
     user-item and on the item graph; a contrastive loss ties the behavioural to the semantic view.
 
     Ours, as neither formulas nor code nor tables were available: everything else, each choice a key. With X the
-    projected features, Z the refined ones, e' LightGCN's users and items (optionally trained on pruned edges, as
-    FREEDOM), S the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over *training*
-    items, refined by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that
-    ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient.
-    The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items
-    of the batch, and half the squares of the batch's id embeddings over the batch size.
+    projected features, Z the refined ones, e' LightGCN's users and items (trained on pruned edges, as in FREEDOM), S
+    the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over *training* items, refined
+    by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains
+    RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient. The loss adds to
+    BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and
+    half the squares of the batch's id embeddings over the batch size.
 
     Two things keep the content from drowning the ids (measured in results/crane.md): the length of Zbar, which else
     outgrows them within an epoch (``unit_content: False``), and that in BPR the profile of a training pair's user does
