@@ -26,8 +26,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.memory import peak_gib
 from benchmarks.synthetic import sizes, write_dataset
+from recbole_mambarec.memory import peak_gib
 
 FIGURES = ("load", "search", "graphs", "step", "step_cpu", "ranking", "write", "peak", "anonymous", "estimate")
 
