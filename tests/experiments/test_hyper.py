@@ -1,5 +1,6 @@
 """run_hyper.py as a user types it; the trials are real trainings in processes of their own."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from recbole_mambarec.cli import run_recbole
@@ -47,8 +50,20 @@ def door(monkeypatch, *options: str) -> int:
     return stop.value.code
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums are rounded in another order where more threads share them; trials take the number from the environment."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     """Two trials at once in fresh processes, the test of the better one, and a run with its file."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = arguments(
         tmp_path, "--model=MambaRec", "--jobs=2", "--write-best=mine/best.yaml", space="n_layers choice [0, 1]\n"
     )
@@ -68,7 +83,8 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert written["model"] == "MambaRec" and written["dataset"] == "planted" and written["epochs"] == 2
     assert written["n_layers"] == chosen["point"]["n_layers"]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", "--config_files=mine/best.yaml", f"--data_path={tmp_path}"])
-    run_recbole()
+    with one_thread():
+        run_recbole()
     valid, test = (
         dict(re.findall(r"(\S+@\d+): (\d\.\d+)", line)) for line in capsys.readouterr().out.splitlines()[-2:]
     )
