@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import signal
 
 import pytest
 
 # first of all: with an unusable ray, the tests could not import recbole.quick_start otherwise
 import recbole_mambarec  # noqa: F401
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts jobs in the background deaf to Ctrl-C, and so would be the processes that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

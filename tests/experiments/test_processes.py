@@ -73,6 +73,10 @@ def test_no_job_outlives_its_driver(tmp_path, how):
     )
     try:
         pid = int(driver.stdout.readline())
+        started = time.monotonic()
+        while not (tmp_path / str(pid)).is_file():  # it reports before it writes
+            assert time.monotonic() < started + 60
+            time.sleep(0.05)
         driver.send_signal(how)
         driver.wait(60)
         deadline = time.monotonic() + 60
