@@ -118,9 +118,10 @@ def test_run_main():
         run_main(defect)
 
 
-def test_the_script_itself(tmp_path):
+@pytest.mark.parametrize("script", ["run_recbole.py", "run_hyper.py"])
+def test_the_script_itself(tmp_path, script):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run_recbole.py"), "--dataset=nowhere"],
+        [sys.executable, str(ROOT / script), "--dataset=nowhere"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -230,15 +229,3 @@ def wait_for(condition, process, seconds: float = 900) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def test_the_script_itself(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run_hyper.py"), "--dataset=nowhere"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: dataset 'nowhere' not found")
