@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.compat import CHECKPOINT_FORMAT
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import atomic_file
 
-CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/2"
+_FORMAT = CHECKPOINT_FORMAT + "2"
 # written at every improvement: the two moments were the same, all keys are at the top level
-_FORMAT_OF_ONE_MOMENT = "recbole_mambarec.checkpoint/1"
+_FORMAT_OF_ONE_MOMENT = CHECKPOINT_FORMAT + "1"
 
 
 @dataclass
@@ -58,7 +59,7 @@ def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch
         best: the best epoch.
         resume: where the run is, as described above.
     """
-    state = {"format": CHECKPOINT_FORMAT, "model": model, "config": config, **vars(best), "resume": resume}
+    state = {"format": _FORMAT, "model": model, "config": config, **vars(best), "resume": resume}
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
 
@@ -78,8 +79,8 @@ def read_checkpoint(path: str | Path) -> dict:
             f"{path} is no checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a file "
             "that a run of one of our models has saved"
         ) from error
-    if not isinstance(state, dict) or state.get("format") not in (CHECKPOINT_FORMAT, _FORMAT_OF_ONE_MOMENT):
-        raise UserError(f"{path} is no checkpoint of this package: expected format '{CHECKPOINT_FORMAT}'")
+    if not isinstance(state, dict) or state.get("format") not in (_FORMAT, _FORMAT_OF_ONE_MOMENT):
+        raise UserError(f"{path} is no checkpoint of this package: expected format '{_FORMAT}'")
     resume = state.setdefault("resume", state)
     if resume["state_dict"] is None:
         resume["state_dict"] = state["state_dict"]

@@ -27,7 +27,7 @@ from recbole_mambarec.experiments.run import Run, execute_apart, resolve
 from recbole_mambarec.experiments.search import Search, describe, shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.trial import evaluate
-from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning
+from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
 from recbole_mambarec.files import atomic_file, locked
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def tune(
             raise UserError(f"{name} must be a whole number from 1, got {number}")
     base = resolve(model, dataset, overrides=overrides, config_files=config_files)
     search = Search(base, read_space(params_file or shipped_space(model)), root)
+    suggestion(algo, search.space)  # refuses here, before there is a folder
     search.folder.mkdir(parents=True, exist_ok=True)
     with open(search.folder / "lock", "ab") as lock, contextlib.ExitStack() as held:
         try:

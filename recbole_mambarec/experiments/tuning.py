@@ -83,9 +83,7 @@ class Tuning(HyperTuning):
         progress: bool = True,
     ) -> None:
         hyperopt = need("hyperopt", "hyperopt")
-        if algo not in ALGORITHMS:
-            raise UserError(f"search algorithm '{algo}' is unknown: use one of {', '.join(ALGORITHMS)}")
-        suggest = _in_order(search.space) if algo == "exhaustive" else algo
+        suggest = suggestion(algo, search.space)
         super().__init__(trial, params_dict=search.space.as_dict(), algo=suggest, early_stop=early_stop or max_evals)
         size = search.space.size
         self.search, self.exhaustive = search, algo == "exhaustive"
@@ -319,6 +317,17 @@ def _document(number: int, drawn: dict[str, float], domain, trials) -> dict:
     misc |= {"idxs": {name: [number] for name in drawn}, "vals": {name: [value] for name, value in drawn.items()}}
     (document,) = trials.new_trial_docs([number], [None], [domain.new_result()], [misc])
     return document
+
+
+def suggestion(algo: str, space: Space) -> Callable | str:
+    """What ``HyperTuning`` takes as ``algo``.
+
+    Raises:
+        UserError: the algorithm is unknown, or does not fit the space.
+    """
+    if algo not in ALGORITHMS:
+        raise UserError(f"search algorithm '{algo}' is unknown: use one of {', '.join(ALGORITHMS)}")
+    return _in_order(space) if algo == "exhaustive" else algo
 
 
 def _in_order(space: Space) -> Callable:

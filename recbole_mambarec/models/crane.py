@@ -120,20 +120,18 @@ class CRANE(PrunedRecommender):
         semantic = {"both": of_ids + of_content, "ids": of_ids, "refined": of_content}[self.ii_input]
         return Views(users, items, profiles, others, semantic, of_content)
 
-    @staticmethod
-    def _joined(views: Views) -> tuple[Tensor, Tensor]:
-        users = views.users if views.profiles is None else views.users + views.profiles
-        return users, views.items + views.semantic
-
     def embed(self) -> tuple[Tensor, Tensor]:
         """Behavioural plus semantic view."""
-        return self._joined(self._views())
+        views = self._views()
+        users = views.users if views.profiles is None else views.users + views.profiles
+        return users, views.items + views.semantic
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, L2 of the batch's id embeddings, behavioural against semantic view."""
         views = self._views((users, positives))
-        all_users, all_items = self._joined(views)
-        u = all_users[users] if views.others is None else views.users[users] + views.others
+        u, all_items = views.users[users], views.items + views.semantic
+        if views.profiles is not None:
+            u = u + (views.profiles[users] if views.others is None else views.others)
         ids = self.user_embedding(users), self.item_embedding(positives), self.item_embedding(negatives)
         contrast = info_nce_distinct(views.items[positives], views.spread[positives], positives, self.temperature)
         if views.profiles is not None:
