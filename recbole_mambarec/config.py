@@ -27,7 +27,10 @@ PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole compares them before it reuses a saved dataset
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test")
 # keys that only our trainer reads: with a built-in model they would be ignored without a word
-_OWN_TRAINER_KEYS = ("lr_decay_rate", "lr_decay_epochs", "resume_from", "checkpoint_interval")
+_OWN_TRAINER_KEYS = (
+    *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs"),
+    *("resume_from", "checkpoint_interval"),
+)
 # keys of the command line doors and of RecBole's own code that no YAML lists
 _OTHER_KEYS = (
     *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class MultimodalTrainer(Trainer):
     """Trains a :class:`~recbole_mambarec.models.base.MultimodalRecommender`; the loop over epochs is RecBole's.
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
-    lr_decay_rate^(e / lr_decay_epochs)``), ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
+    lr_decay_rate^(e / lr_decay_epochs)``), ``lr_boost``, ``lr_boost_epochs`` (a further factor on the rate of the first
+    epochs), ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
 
     Checkpoints (:mod:`recbole_mambarec.checkpoint`): an improvement copies the parameters in memory. The file, which
     holds that copy and where the run is, is written between two epochs when ``checkpoint_interval`` seconds have passed
@@ -52,10 +54,7 @@ class MultimodalTrainer(Trainer):
             # the first process's buffers have just been sent; from the same input, all compute the same ones
             self.distributed_model.broadcast_buffers = False
         keep_freed_memory()
-        rate, epochs = config["lr_decay_rate"], config["lr_decay_epochs"]
-        if not (rate > 0 and epochs > 0):
-            raise UserError(f"lr_decay_rate and lr_decay_epochs must be positive, got {rate} and {epochs}")
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda epoch: rate ** (epoch / epochs))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
         self._last_valid_result: dict | None = None
@@ -319,3 +318,14 @@ class MultimodalTrainer(Trainer):
         self.scheduler.last_epoch = resume["scheduler"]["last_epoch"]
         restore_random_state(resume["random"], self.device, self._loader_generator)
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+
+def _schedule(config) -> Callable[[int], float]:
+    """Factor on the learning rate of an epoch."""
+    keys = ("lr_decay_rate", "lr_decay_epochs", "lr_boost")
+    rate, epochs, boost = values = [config[key] for key in keys]
+    for key, value in zip(keys, values):
+        if not value > 0:
+            raise UserError(f"{key} must be positive, got {value}")
+    boosted = config["lr_boost_epochs"]
+    return lambda epoch: rate ** (epoch / epochs) * (boost if epoch < boosted else 1.0)

@@ -72,6 +72,16 @@ def test_the_learning_rate_decays_continuously(folder):
     assert rates == pytest.approx([0.01, 0.01 * 0.5**0.5, 0.005])
 
 
+def test_the_first_epochs_may_have_a_higher_rate(folder):
+    rates = {}
+    for name, settings in {"off": {}, "on": {"lr_boost": 3.0, "lr_boost_epochs": 2}}.items():
+        trainer, train, *_ = prepare(folder, epochs=4, lr_decay_rate=0.5, lr_decay_epochs=2, **settings)
+        rates[name] = []
+        trainer.model.pre_epoch = lambda _, t=trainer, n=name: rates[n].append(t.optimizer.param_groups[0]["lr"])
+        trainer.fit(train, verbose=False, saved=False)
+    assert rates["on"] == pytest.approx([rate * factor for rate, factor in zip(rates["off"], (3, 3, 1, 1))])
+
+
 def test_hooks_are_called_around_each_epoch(folder):
     trainer, train, *_ = prepare(folder, epochs=2)
     calls = []
@@ -348,9 +358,10 @@ def test_a_checkpoint_of_another_shape(folder):
         trainer.fit(train, valid)
 
 
-def test_an_impossible_schedule(folder):
-    with pytest.raises(UserError, match="must be positive"):
-        prepare(folder, lr_decay_rate=0)
+@pytest.mark.parametrize("key", ["lr_decay_rate", "lr_boost"])
+def test_an_impossible_schedule(folder, key):
+    with pytest.raises(UserError, match=f"{key} must be positive, got 0"):
+        prepare(folder, **{key: 0})
 
 
 def test_plain_values():

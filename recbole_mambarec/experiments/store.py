@@ -54,8 +54,8 @@ NO_EFFECT = frozenset(
     )
 )
 # keys that came after the first records, with the value under which they change nothing: a default that leaves results
-# as they were belongs here, so that earlier runs are still known as the same ones
-NEUTRAL = {"worker": 0, "cl_warmup_epochs": 0}
+# as they were belongs here, so that earlier runs are still known as the same ones (cl_warmup_epochs came and went)
+NEUTRAL = {"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0}
 
 _NONE = type(None)
 _FIELDS: dict[str, type | tuple[type, ...]] = {

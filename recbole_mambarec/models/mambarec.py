@@ -53,9 +53,9 @@ class MambaRec(MultimodalRecommender):
     each of which can be set alone. One difference to the public code remains in both: DREAM runs once per step, not
     twice, so BatchNorm's running statistics move once.
 
-    ``cl_warmup_epochs``, ours and off by default, is for the slow start of the released form: the gradient of the
-    contrastive term grows as 1 / norm, and embeddings begin with a norm near 0.02, so that for a dozen epochs it leaves
-    BPR no say.
+    The released form starts slowly: the gradient of the contrastive term grows as 1 / norm, and embeddings begin short,
+    so that for a dozen epochs it leaves BPR no say. What it aligns then serves ranking later; the trainer's key
+    ``lr_boost`` (3 is good, off by default) has it done sooner (results/time-to-result.md).
     """
 
     step_memory = StepMemory(users=(8, 2), items=(9, 31))
@@ -75,7 +75,6 @@ class MambaRec(MultimodalRecommender):
         self.n_layers, self.n_ui_layers = config["n_layers"], config["n_ui_layers"]
         self.weights = {key: config[key] for key in ("reg_weight", "cl_weight", "mmd_weight")}
         self.mmd_bandwidth = config["mmd_bandwidth"]
-        self.cl_warmup_epochs, self.cl_share = config["cl_warmup_epochs"], 1.0
 
         d, data = self.embedding_size, self.data
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
@@ -115,10 +114,6 @@ class MambaRec(MultimodalRecommender):
             return dict.fromkeys(dims, max(widths.values(), default=1))
         return {m: widths[m] if m == "image" else None for m in dims}
 
-    def pre_epoch(self, epoch: int) -> None:
-        """Raise the contrastive weight in equal steps from 0 over the first ``cl_warmup_epochs`` epochs."""
-        self.cl_share = min(1.0, epoch / self.cl_warmup_epochs) if self.cl_warmup_epochs else 1.0
-
     def _views(self) -> Views:
         refined = {m: self.dream[m](self.projection[m](self.features[m]())) for m in self.modalities}
         modal = {}
@@ -155,6 +150,6 @@ class MambaRec(MultimodalRecommender):
         return {
             "bpr": bpr(u, p, n),
             "reg": self.weights["reg_weight"] * l2_half(u, p, n, batch_size=self.batch_size),
-            "contrastive": self.cl_share * self.weights["cl_weight"] * contrastive,
+            "contrastive": self.weights["cl_weight"] * contrastive,
             "mmd": self.weights["mmd_weight"] * mmd,
         }

@@ -38,17 +38,6 @@ class TestMambaRec(ModelContract):
         _, result, _ = self.train(write_planted(tmp_path), variant="paper")
         assert result["recall@10"] > 0.6
 
-    def test_contrastive_weight_rises_over_its_warm_up(self):
-        dataset = random_dataset()
-        model = self.build(dataset, cl_warmup_epochs=4, dropout_prob=0.0)
-        parts = []
-        for epoch in (0, 1, 4, 9):
-            model.pre_epoch(epoch)
-            losses = model.calculate_loss(self.some_batch(dataset))
-            parts.append(losses[model.loss_names.index("contrastive")].item())
-        assert parts[0] == 0 and parts[3] == pytest.approx(parts[2], rel=1e-5)
-        assert parts[1] == pytest.approx(parts[2] / 4, rel=1e-4)
-
     def test_frozen_features_are_neither_trained_nor_saved(self):
         dataset = random_dataset()
         frozen, trained = self.build(dataset, freeze_features=True), self.build(dataset)
