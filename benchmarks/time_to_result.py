@@ -1,0 +1,96 @@
+"""How soon do runs reach their result? Epochs and minutes to a share of the final validation score, per value of a key.
+
+    python -m benchmarks.time_to_result results/runs.jsonl --model MambaRec --dataset baby --key lr_boost
+
+Runs that differ in that key and in the seed alone are compared; others are left out. ``own``: the share of the run's
+own best score; ``common``: the share of the mean best score of the runs at the default value, so that a run that starts
+fast and ends low gains nothing. Minutes are those on record (training and validation), blank where there are none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from recbole_mambarec.config import default_properties
+from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.experiments import store
+
+COLUMNS = ("seed", "epochs, own", "epochs, common", "minutes, common", "best epoch", "epochs in all", "valid", "test")
+
+
+def reached(values: list[float], target: float) -> int | None:
+    """Number of epochs until a value is at least ``target``; None if none is."""
+    return next((epoch for epoch, value in enumerate(values, 1) if value >= target), None)
+
+
+def minutes(record: dict, epochs: int | None) -> float | None:
+    """Recorded minutes of the first ``epochs`` epochs; None where they are not on record."""
+    seconds = [(entry["train_seconds"], entry["valid_seconds"]) for entry in record["curve"][: epochs or 0]]
+    if not seconds or any(part is None for pair in seconds for part in pair):
+        return None
+    return sum(sum(pair) for pair in seconds) / 60
+
+
+def comparable(records: list[dict], key: str, default: object) -> dict[object, list[dict]]:
+    """Value of the key -> runs, of those whose other settings are as the first run's at the default value."""
+
+    def rest(record: dict) -> str:
+        return store.run_key(record["model"], record["config"] | {key: default}, 0, record["data_hash"])
+
+    groups: dict[object, list[dict]] = {}
+    plain = [r for r in records if r["config"].get(key, default) == default and not r["overrides"]]
+    for record in records if plain else []:
+        if rest(record) == rest(plain[0]):
+            groups.setdefault(record["config"].get(key, default), []).append(record)
+    return groups
+
+
+def rows(groups: dict[object, list[dict]], default: object, share: float) -> list[list]:
+    """The table: a row per run, and the mean of each group where all have a number."""
+    metric = groups[default][0]["config"]["valid_metric"].lower()
+    common = share * statistics.mean(record["valid"][metric] for record in groups[default])
+    table = []
+    for value, records in sorted(groups.items()):
+        block = []
+        for record in sorted(records, key=lambda record: record["seed"]):
+            curve = [entry["valid"][metric] for entry in record["curve"]]
+            there = reached(curve, common)
+            own = reached(curve, share * max(curve))
+            figures = [own, there, minutes(record, there), record["best_epoch"] + 1, len(curve)]
+            block.append([record["seed"], *figures, record["valid"][metric], record["test"]["train"][metric]])
+        columns = list(zip(*block))[1:]
+        means = [None if None in column else statistics.mean(column) for column in columns]
+        table += [[value, *row] for row in block] + [[value, "mean", *means]]
+    return table
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", type=Path, nargs="+", help="records of run_recbole_group.py")
+    parser.add_argument("--model", default="MambaRec")
+    parser.add_argument("--dataset", default="baby")
+    parser.add_argument("--key", default="lr_boost", help="configuration key to compare by")
+    parser.add_argument("--share", type=float, default=0.95)
+    options = parser.parse_args()
+    default = (default_properties("overall") | default_properties("model", options.model)).get(options.key)
+    records = [
+        record
+        for path in options.runs
+        for record in store.finished(store.read(path)).values()
+        if record["model"] == options.model and record["dataset"] == options.dataset
+    ]
+    groups = comparable(records, options.key, default)
+    if default not in groups:
+        raise UserError(f"no finished run of {options.model} on {options.dataset} at its default settings is on record")
+    print("| " + " | ".join((options.key, *COLUMNS)) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    for value, seed, own, common, spent, *counts, valid, test in rows(groups, default, options.share):
+        numbers = ["" if n is None else f"{n:.3g}" for n in (own, common, spent, *counts)]
+        print("| " + " | ".join([str(value), str(seed), *numbers, f"{valid:.4f}", f"{test:.4f}"]) + " |")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
