@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.synthetic import sizes, write_dataset
+from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.memory import peak_gib
 
 FIGURES = ("load", "search", "graphs", "step", "step_cpu", "ranking", "write", "peak", "anonymous", "estimate")
@@ -152,7 +153,7 @@ def main() -> None:
         dataset, form = options.child
         print(json.dumps(child(folder / dataset, options.model, form, options.steps)))
         return
-    rows = []
+    rows, failed = [], []
     for items in (int(count) for count in options.items.split(",")):
         dataset = folder / f"items{items}"
         if not dataset.is_dir():
@@ -160,9 +161,12 @@ def main() -> None:
         for form in options.forms.split(","):
             command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(folder), "--child", dataset.name, form]
             command += ["--model", options.model, "--steps", str(options.steps), *rest]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                failed.append(f"{items} items, {form}")
+            else:
+                rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+                print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
             shutil.rmtree(folder / "saved", ignore_errors=True)
         if not options.keep:
             shutil.rmtree(dataset)
@@ -170,7 +174,9 @@ def main() -> None:
         shutil.rmtree(folder / "cache", ignore_errors=True)
     growth = {form: exponents([row for row in rows if row["form"] == form]) for form in options.forms.split(",")}
     print(json.dumps({"rows": rows, "exponents": growth}))
+    if failed:
+        raise UserError(f"not measured: {'; '.join(failed)} (see above)")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
