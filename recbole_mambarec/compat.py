@@ -49,6 +49,7 @@ def apply() -> None:
     torch_load()
     anomaly_detection()
     torch_grad_scaler()
+    sparse_products_under_autocast()
     hyperopt_generator()
     hyperopt_params_file()
     distributed_on_cpu()
@@ -452,6 +453,23 @@ def torch_grad_scaler() -> None:
     if hasattr(torch.amp, "GradScaler"):
         trainer = importlib.import_module("recbole.trainer.trainer")
         _overlay(trainer, "amp", GradScaler=functools.partial(torch.amp.GradScaler, "cuda"))
+
+
+def sparse_products_under_autocast() -> None:
+    """Let LightGCN train with ``enable_amp`` on a CPU: its propagation stays in float32.
+
+    Autocast turns the dense operand of ``torch.sparse.mm`` to bfloat16, and the backward pass of the sparse product
+    then fails with "expected scalar type Float but found BFloat16". The rest of a step is autocast as before.
+
+    No upstream issue known.
+    """
+    model = importlib.import_module("recbole.model.general_recommender.lightgcn").LightGCN
+    wrap(model, "forward", _forward_in_float32)
+
+
+def _forward_in_float32(original: Callable, self, *args, **kwargs):
+    with torch.autocast(self.device.type, enabled=False):
+        return original(self, *args, **kwargs)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -87,8 +87,13 @@ class PairLoader(TrainDataLoader):
 class RankingLoader(FullSortEvalDataLoader):
     """Users with the items to leave out of their ranking and those to find."""
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.uid2positive_item = ItemsOfUsers(self.uid2positive_item)
+        self.uid2history_item = ItemsOfUsers(self.uid2history_item)
+
     def _set_user_property(self, uid, used_item: set, positive_item: set) -> None:
-        """Called by RecBole for each user: arrays, a fifth of the memory of the tensors it keeps."""
+        """Called by RecBole for each user while it is built."""
         if uid is None:
             return
         history = used_item - positive_item
@@ -100,13 +105,35 @@ class RankingLoader(FullSortEvalDataLoader):
         """The users ``index``; rows count within the batch."""
         users = self.user_df[np.asarray(index)]
         ids = users[self.uid_field].numpy()
-        return users, _pairs(self.uid2history_item[ids]), *_pairs(self.uid2positive_item[ids])
+        return users, self.uid2history_item.pairs(ids), *self.uid2positive_item.pairs(ids)
 
 
-def _pairs(items: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(row, item) of every item in the arrays of an object array."""
-    rows = np.repeat(np.arange(len(items)), [len(array) for array in items])
-    return torch.from_numpy(rows), torch.from_numpy(np.concatenate(items).astype(np.int64))
+class ItemsOfUsers:
+    """Items by user id, indexed as RecBole's array of int64 tensors (by one id or many), in a fifth of its memory.
+
+    Args:
+        arrays: int32 array of the items of each user id, None for users without, shape (users,), dtype object.
+    """
+
+    def __init__(self, arrays: np.ndarray) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, users) -> Tensor | list[Tensor] | None:
+        users = np.asarray(users)
+        return [_tensor(items) for items in self.arrays[users]] if users.ndim else _tensor(self.arrays[users])
+
+    def pairs(self, users: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(row, item) of every item of ``users``; rows count from 0."""
+        items = self.arrays[users]
+        rows = np.repeat(np.arange(len(items)), [len(array) for array in items])
+        return torch.from_numpy(rows), _tensor(np.concatenate(items))
+
+
+def _tensor(items: np.ndarray | None) -> Tensor | None:
+    return None if items is None else torch.from_numpy(items.astype(np.int64))
 
 
 _FASTER = {TrainDataLoader: PairLoader, FullSortEvalDataLoader: RankingLoader}

@@ -84,6 +84,19 @@ def test_users_to_rank_are_those_of_recboles_loader(tmp_path):
                 torch.testing.assert_close(a, b)
 
 
+def test_items_of_users_are_indexed_as_in_recboles_loader(tmp_path):
+    """As ``recbole.utils.case_study`` and users' own code do: by an id, by ids, by tensors."""
+    config, (_, _, test) = prepare(tmp_path)
+    plain = FullSortEvalDataLoader(config, test._dataset, test._sampler)
+    for name in ("uid2history_item", "uid2positive_item"):
+        ours, theirs = getattr(test, name), getattr(plain, name)
+        assert len(ours) == len(theirs) and ours[0] is theirs[0] is None
+        torch.testing.assert_close(ours[7], theirs[7])
+        torch.testing.assert_close(ours[torch.tensor(7)], theirs[7])
+        for many in ([3, 1, 2], np.array([3, 1, 2]), list(torch.tensor([3, 1, 2]))):
+            torch.testing.assert_close(list(ours[many]), list(theirs[[3, 1, 2]]))
+
+
 def test_recboles_own_models_keep_their_loaders(tmp_path):
     _, (train, valid, _) = prepare(tmp_path, "BPR")
     assert type(train) is TrainDataLoader and type(valid) is FullSortEvalDataLoader

@@ -9,7 +9,9 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils.case_study import full_sort_topk
 
 from benchmarks.memory import step_peak
 from recbole_mambarec.data.graphs import Neighbours
@@ -42,9 +44,35 @@ class TrainingContract:
 
     def test_learns_the_planted_groups(self, tmp_path):
         """12 of 48 items are in a user's group; 6 are masked, so a perfect model finds the test item in the first 6."""
-        _, result, _ = self.train(write_planted(tmp_path))
+        folder = write_planted(tmp_path)
+        _, result, _ = self.train(folder)
+        _, popularity, _ = Popularity().train(folder, epochs=1)
         chance = 10 / 42
-        assert result["recall@10"] > 3 * chance
+        assert result["recall@10"] > 3 * chance > 2 * popularity["recall@10"]
+
+    def test_scores_after_training(self, tmp_path):
+        """Losses are finite, a pair's score is that of the full ranking, and padding is never recommended."""
+        trainer, _, test = self.train(write_planted(tmp_path), epochs=2)
+        losses = list(trainer.train_loss_dict.values())
+        assert len(losses) == 2 and np.isfinite(losses).all()
+        model, n_items = trainer.model.eval(), test._dataset.item_num
+        users = torch.arange(1, 4)
+        with torch.no_grad():
+            ranked = model.full_sort_predict(Interaction({"user_id": users})).view(len(users), -1)
+            for row, user in zip(ranked, users):
+                pairs = {"user_id": user.repeat(n_items - 1), "item_id": torch.arange(1, n_items)}
+                torch.testing.assert_close(row[1:], model.predict(Interaction(pairs)), atol=1e-6, rtol=1e-5)
+        _, top = full_sort_topk(users.numpy(), model, test, k=20)
+        assert top.shape == (len(users), 20) and (top > 0).all()
+
+    def test_trains_under_mixed_precision(self, tmp_path):
+        trainer, result, _ = self.train(write_planted(tmp_path), epochs=1, enable_amp=True)
+        assert np.isfinite(list(trainer.train_loss_dict.values())).all()
+        assert 0 <= result["recall@10"] <= 1
+
+    def test_an_unknown_key_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="'learning_rat' is unknown: did you mean 'learning_rate'"):
+            self.train(write_planted(tmp_path), learning_rat=0.1)
 
     def test_same_seed_same_result(self, tmp_path):
         folder = write_planted(tmp_path)
@@ -64,6 +92,12 @@ class TrainingContract:
         other, *_ = self.train(folder, seed=9, epochs=1, checkpoint_dir="other")
         assert dict(other.evaluate(test, model_file=file)) == result
         return file
+
+
+class Popularity(TrainingContract):
+    """What every model is to be better than (not collected: no test class)."""
+
+    name = "Pop"
 
 
 class ModelContract(TrainingContract):
