@@ -15,6 +15,8 @@ from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import group, store
 from recbole_mambarec.experiments.run import Busy, execute, failure
+from recbole_mambarec.experiments.search import shipped_space
+from recbole_mambarec.experiments.space import read_space
 from tests.experiments.test_run import RUNS
 from tests.planted import QUICK, write_planted
 
@@ -111,6 +113,16 @@ def test_the_shipped_ablations_are_what_they_say():
         "text only": {"modalities"},
     }
     assert group.read_group(str(properties_folder() / "group" / "mambarec-ablation.yaml"))[1] == lines
+
+
+def test_the_shipped_grid_is_the_space_that_is_searched():
+    _, lines = group.read_group("mambarec-grid")
+    points = [overrides for _, overrides in lines.values()]
+    space = list(read_space(shipped_space("MambaRec")).grid())
+    assert len(points) == len(space) == 9 and all(point in space for point in points)
+    first, *_ = group.plan(lines, ["ml-100k"], [999], {"modalities": ["text", "genre"]})
+    (default,) = group.plan({"MambaRec": ("MambaRec", {})}, ["ml-100k"], [999], {"modalities": ["text", "genre"]})
+    assert first.key == default.key  # whose run is not made again
 
 
 @pytest.mark.parametrize(
