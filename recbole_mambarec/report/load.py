@@ -230,7 +230,9 @@ def rows(records: Sequence[dict]) -> list[Row]:
     for (dataset, label, _), seeds in made.items():
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
-        found.append(Row(label, first["model"], dataset, first["group"], first["config"], ordered))
+        # a key that was not there yet has the value under which it changes nothing
+        config = store.NEUTRAL | first["config"]
+        found.append(Row(label, first["model"], dataset, first["group"], config, ordered))
     return _with_names(found)
 
 

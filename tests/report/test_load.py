@@ -29,6 +29,11 @@ def test_seeds_make_a_row_and_configurations_do_not():
     assert found == [("BPR (epochs=unset)", [1, 2]), ("BPR (epochs=5)", [1]), ("VBPR", [1])]
 
 
+def test_a_record_from_before_a_key_has_its_neutral_value():
+    rows = load.rows([run(seed=1), run(seed=2, lr_boost=1.0), run(seed=1, lr_boost=3)])
+    assert [(row.label, row.seeds) for row in rows] == [("BPR (lr_boost=1)", [1, 2]), ("BPR (lr_boost=3)", [1])]
+
+
 def test_many_differences_are_named_by_a_fingerprint():
     one, other = load.rows([run(a=1, b=1, c=1, d=1), run(a=2, b=2, c=2, d=2)])
     assert one.label.startswith("BPR (configuration ") and one.label != other.label
