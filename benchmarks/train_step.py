@@ -90,7 +90,7 @@ def main() -> None:
         print(peak_gib())
         return
     memory = {form: measure_memory(form) for form in FORMS}
-    times = measure_time(options.steps or (2 if options.quick else 5))
+    times = measure_time(options.steps or (1 if options.quick else 5))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     report = {}
     for form in FORMS:
