@@ -101,7 +101,11 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
             raise
         near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.6)
         names = [k for k in known if k.lower() in near]
-        advice = f"did you mean {' or '.join(names)}?" if names else f"ours are {', '.join(registry.names())}"
+        advice = (
+            f"did you mean {' or '.join(names)}?"
+            if names
+            else f"ours are {', '.join(registry.names())}; RecBole's own can be named, too"
+        )
         raise UserError(f"there is no model '{name}': {advice}") from error
 
 
@@ -167,6 +171,12 @@ def known_keys(config: Config) -> set[str]:
     known = {*config.internal_config_dict, *_OTHER_KEYS}
     known.update(key for keys in config.parameters.values() for key in keys)
     return known
+
+
+def keys_read(config: Config) -> set[str]:
+    """:func:`known_keys` without those of this package's trainer where RecBole's own trains the model."""
+    ours = config["model"] in registry.names()
+    return known_keys(config) - (set() if ours else set(_OWN_TRAINER_KEYS))
 
 
 def _check_keys(config: Config) -> None:

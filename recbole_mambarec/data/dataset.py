@@ -20,6 +20,23 @@ from recbole_mambarec.errors import UserError
 _REPEATED_SHARE = 0.01
 
 
+def wanted_modalities(config, folder: Path, name: str) -> list[str]:
+    """The modalities that a run on the dataset ``name`` in ``folder`` uses, in order.
+
+    Raises:
+        UserError: the key ``modalities`` names one that the dataset does not have.
+    """
+    arrays, recipes = modality_files(folder, name), config["derive_modalities"] or {}
+    wanted = modality_names(config["modalities"])
+    if wanted is None:
+        return list(arrays) or list(recipes)
+    unknown = [modality for modality in wanted if modality not in arrays and modality not in recipes]
+    if unknown:
+        have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
+        raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}")
+    return wanted
+
+
 class MultimodalDataset(Dataset):
     """Interactions as RecBole reads them, plus one feature table per modality aligned to RecBole's item ids.
 
@@ -71,18 +88,10 @@ class MultimodalDataset(Dataset):
 
     def _load_item_features(self) -> None:
         folder, name = Path(self.dataset_path), self.dataset_name
-        arrays = modality_files(folder, name)
-        recipes = self.config["derive_modalities"] or {}
         if max(self.config["topk"]) >= self.item_num:
             raise UserError(f"topk {self.config['topk']} asks for more items than the {self.item_num - 1} of '{name}'")
-        wanted = modality_names(self.config["modalities"])
-        if wanted is None:
-            wanted = list(arrays) or list(recipes)
-        unknown = [modality for modality in wanted if modality not in arrays and modality not in recipes]
-        if unknown:
-            have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
-            raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}")
-
+        arrays, recipes = modality_files(folder, name), self.config["derive_modalities"] or {}
+        wanted = wanted_modalities(self.config, folder, name)
         item_file = folder / f"{name}.item"
         self.item_features: dict[str, ItemFeatures] = {}
         ids = item_tokens(item_file, self.iid_field) if wanted else None

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
+from recbole.config import Config
 
 from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files, user_errors_of_recbole
-from recbole_mambarec.config import properties_folder
+from recbole_mambarec.config import keys_read, properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
+from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, no_command_line, resolve
 from recbole_mambarec.extras import need
 from recbole_mambarec.text import table
 
@@ -106,13 +107,14 @@ def plan(
     datasets: list[str],
     seeds: list[int],
     overrides: dict | None = None,
-    config_files: list[str] | None = None,
     group: str = "comparison",
 ) -> list[Run]:
     """All runs, one seed of everything before the next, so that an unfinished group can already be looked at.
 
     Args:
         lines: label -> (model, its own overrides, which are stronger than ``overrides``).
+        overrides: configuration for all runs. A key that some of the models read and others do not is given to the
+            former alone; one that none reads is given to all, and refused or warned of as in a single run.
 
     Raises:
         UserError: a line cannot be run on a dataset; nothing has been run by then.
@@ -121,12 +123,25 @@ def plan(
     common = {"protocol": "published"} | (overrides or {})
     first = []
     for dataset in datasets:
+        read = {model: _keys_read(model, dataset, common) for model, _ in lines.values()}
+        by_some = set().union(*read.values())
         for label, (model, own) in lines.items():
+            given = {key: value for key, value in common.items() if key in read[model] or key not in by_some}
             try:
-                first.append(resolve(model, dataset, seeds[0], common | own, config_files, label, group))
+                first.append(resolve(model, dataset, seeds[0], given | own, label=label, group=group))
             except UserError as error:
                 raise UserError(f"{label} on {dataset}: {error}") from None
     return [run.with_seed(seed) for seed in seeds for run in first]
+
+
+def _keys_read(model: str, dataset: str, common: dict) -> set[str]:
+    """Those of the keys ``common``, and all others, that a model reads; all where it cannot be configured."""
+    where = {key: common[key] for key in ("data_path", "protocol") if key in common}
+    try:
+        with no_command_line():
+            return keys_read(Config(model, dataset, config_dict=where))
+    except Exception:  # whatever it is, `resolve` meets it too and says it
+        return set(common)
 
 
 def unlike(runs: list[Run]) -> list[str]:
@@ -184,7 +199,8 @@ def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Call
             names.add((run.key, run.group, run.label))
             metric = run.config["valid_metric"]
             score = f"validation {metric} {record['valid'][metric.lower()]:.4f}"
-            print(f"{where}: {score} at epoch {record['best_epoch']}, {record['seconds'] / 60:.1f} minutes", flush=True)
+            best = f"after epoch {record['best_epoch'] + 1} of {record['epochs']}"
+            print(f"{where}: {score} {best}, {record['seconds'] / 60:.1f} minutes", flush=True)
         else:
             print(f"{where}: failed: {record['error']}", flush=True)
     return records
@@ -258,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--models", "--model", "--model_list", "-m", help="models, separated by commas")
     add("--group", "-g", help="instead: YAML file of labelled overrides, or the name of one that is shipped")
-    add("--datasets", "--dataset", "-d", default=DEFAULT_DATASET, help="datasets, separated by commas")
+    add("--datasets", "--dataset", "-d", help=f"datasets, separated by commas (default {DEFAULT_DATASET})")
     add("--label", help="what sets these runs apart from others of the models: --label=paper makes BPR 'BPR (paper)'")
     add("--seeds", help=f"number of seeds, counted from {DEFAULT_SEED}, or a list (1,2,3)")
     add("--config_files", help="YAML files, separated by blanks")
@@ -269,6 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     for key in _ELSEWHERE:
         if key in overrides:
             raise UserError(f"--{key} is not an option here: `python -m recbole_mambarec.report` writes the tables")
+    _, settings = read_config_files(options.config_files)
+    if options.group is None and options.models is None:
+        options.models = settings.get("model")
     if bool(options.models) == bool(options.group):
         raise UserError("name the models with --models=A,B or a file of runs with --group=FILE, one of the two")
     if options.group:
@@ -277,16 +296,17 @@ def main(argv: list[str] | None = None) -> int:
         group, lines = "comparison", {model: (model, {}) for model in _names(options.models, "--models")}
     if options.label:
         lines = {f"{name} ({options.label})": line for name, line in lines.items()}
-    chosen = seeds(options.seeds)
-    if "seed" in overrides:
-        if options.seeds is not None:
-            raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
-        chosen = seeds(f"{overrides.pop('seed')},")
-    files, _ = read_config_files(options.config_files)
+    if "seed" in overrides and options.seeds is not None:
+        raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
+    settings |= overrides
+    one = settings.pop("seed", None)
+    chosen = seeds(f"{one}," if options.seeds is None and one is not None else options.seeds)
+    datasets = _names(options.datasets or settings.get("dataset") or DEFAULT_DATASET, "--dataset")
+    settings = {key: value for key, value in settings.items() if key not in ("model", "dataset")}
     per_user = options.per_user == "True"
     if per_user:
         need("polars", "compare")
-    runs = plan(lines, _names(options.datasets, "--dataset"), chosen, overrides, files, group)
+    runs = plan(lines, datasets, chosen, settings, group)
 
     notes = unlike(runs)
     print(*notes, sep="\n", end="\n" if notes else "")

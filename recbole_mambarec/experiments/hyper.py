@@ -199,7 +199,10 @@ def main(argv: list[str] | None = None) -> int:
         from recbole_mambarec.experiments.on_ray import RaySettings
 
         on_ray = RaySettings(options.address, options.trial_cpus, options.trial_gpus, options.grace, options.halving)
+    written = [name for name in (options.write_best, options.output_file, options.display_file) if name]
     with termination_as_interrupt(), user_errors_of_recbole():
+        for name in written:
+            store.check_writable(name)
         try:
             record, tuning = tune(
                 options.model or contents.get("model") or DEFAULT_MODEL,
@@ -218,7 +221,10 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"\nstopped: the same command goes on where it was; what is finished is in {options.tuning_dir}")
             raise
-        best_file = options.write_best or tuning.search.folder / "best.yaml"
+        print(f"best of {len(tuning.records)} trials: {describe(tuning.best['point'])}")
+        _print_scores("best valid result", record["valid"])
+        for mask, scores in record["test"].items():
+            _print_scores(f"test, {mask} masked", scores)
         if options.write_best:
             write_chosen(tuning, options.write_best)
         if options.output_file:
@@ -226,10 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.display_file:
             tuning.display_file = options.display_file
             tuning.plot_hyper()
-    print(f"best of {len(tuning.records)} trials: {describe(tuning.best['point'])}")
-    _print_scores("best valid result", record["valid"])
-    for mask, scores in record["test"].items():
-        _print_scores(f"test, {mask} masked", scores)
+    best_file = options.write_best or tuning.search.folder / "best.yaml"
     print(f"use it: python run_recbole.py --config_files={best_file}")
     return 0
 

@@ -19,6 +19,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -36,8 +37,10 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from tqdm import tqdm
 
+from recbole_mambarec import registry
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.config import default_properties
+from recbole_mambarec.data.dataset import wanted_modalities
 from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
@@ -57,6 +60,8 @@ _REFUSED = {
 _DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
 # from here on reading the data takes long enough to show it
 _LARGE = 1 << 31
+# of test scores on record
+_DECIMALS = 6
 # exit statuses of a process that makes a run; others mean that it could not record what happened
 _FINISHED, _FAILED, _BUSY, _INTERRUPTED = 0, 3, 4, 130
 
@@ -141,6 +146,8 @@ def resolve(
         if given.get(key) not in (None, 1):
             raise UserError(f"{key} cannot be given here: {reason}")
     effective, data = _what_counts(config)
+    if model in registry.names():
+        wanted_modalities(config, Path(config["data_path"]), dataset)
     run = Run(
         group=group,
         label=label or model,
@@ -266,7 +273,7 @@ class Session:
         """Test scores of the checkpoint by mask, and what was recommended (empty where the metrics do not rank)."""
         scores, tops = {}, {}
         for mask, loader in self.test.items():
-            with users.captured(self.trainer) as captured:
+            with users.captured(self.trainer) as captured, _unrounded(self.trainer):
                 result = self.trainer.evaluate(
                     loader, model_file=str(checkpoint), show_progress=self.config["show_progress"]
                 )
@@ -281,6 +288,23 @@ class Session:
             return None
         users.write(path, users.table(self.train._dataset, self.test["train"], tops, self.config))
         return f"{path.parent.name}/{path.name}"
+
+
+@contextlib.contextmanager
+def _unrounded(trainer) -> Iterator[None]:
+    """Scores with more decimals than RecBole prints, as means, deviations and orders are made of them.
+
+    Validation keeps RecBole's rounding, by which it chooses epochs.
+    """
+    metrics = trainer.evaluator.metric_class.values()
+    before = [metric.decimal_place for metric in metrics]
+    try:
+        for metric in metrics:
+            metric.decimal_place = max(_DECIMALS, metric.decimal_place)
+        yield
+    finally:
+        for metric, places in zip(metrics, before):
+            metric.decimal_place = places
 
 
 def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> dict:
@@ -377,7 +401,7 @@ def train(
         "curve": curve.entries,
         "best_epoch": curve.best_epoch(trainer.valid_metric, score),
         "epochs": len(curve.entries),
-        "seconds": round(curve.seconds, 1),
+        "seconds": round(curve.seconds, 3),
         "peak_memory_gib": round(peak_gib(config["device"]), 3),
         "parameters": sum(p.numel() for p in session.model.parameters() if p.requires_grad),
     }
@@ -482,7 +506,8 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
     if per_user:
         need("polars", "compare")
     process = multiprocessing.get_context("spawn").Process(target=_apart, args=(run, os.fspath(runs), per_user))
-    process.start()
+    with _deaf():
+        process.start()
     try:
         process.join()
     finally:
@@ -496,6 +521,19 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
         how = f"was killed by signal {-status} (memory may have run out)" if status < 0 else f"ended with {status}"
         store.append(runs, failure(run, f"the process of the run {how}"))
     return next(record for record in reversed(store.read(runs)) if record["key"] == run.key)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C, which a process started here inherits: while it imports, it could not stop without a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(process) -> None:
@@ -512,6 +550,7 @@ def _end(process) -> None:
 def _apart(run: Run, runs: str, per_user: bool) -> None:
     """What the fresh process does."""
     sys.argv = sys.argv[:1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see _deaf
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         status = _FINISHED if execute(run, runs, per_user)["status"] == "finished" else _FAILED

@@ -30,7 +30,12 @@ ALPHA = 0.05
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 BOOTSTRAP_SEED = 0
-INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap of the mean difference, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+INTERVAL = (
+    f"{CONFIDENCE:.0%} percentile bootstrap of the mean difference, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}, each "
+    "for itself (not corrected for the number of comparisons)"
+)
+# pairs below which a percentile interval is clearly narrower than its level says
+_FEW_PAIRS = 10
 # differences up to which the signed-rank test is exact
 _EXACT = 50
 # resamples x distinct differences that are drawn at a time
@@ -74,7 +79,7 @@ class Family:
         metric: e.g. ``recall@20``.
         unit: ``user`` or ``seed``, what pairs are.
         pairs: number of pairs.
-        seeds: number of seeds behind each value (by user) or compared (by seed).
+        seeds: the seeds behind each value (by user) or compared (by seed).
         alpha: level of significance.
     """
 
@@ -84,17 +89,18 @@ class Family:
     metric: str
     unit: str
     pairs: int
-    seeds: int
+    seeds: tuple[int, ...]
     alpha: float = ALPHA
 
     @property
     def method(self) -> str:
         """Test, pairs and correction, as a part of a sentence."""
         paired = f"paired by {self.unit} (n = {self.pairs:,}".replace(",", " ")
+        seeds = ", ".join(map(str, self.seeds))
         if self.unit == "user":
-            paired += f", mean of {self.seeds} seeds)" if self.seeds > 1 else ", one seed)"
+            paired += f", mean of seeds {seeds})" if len(self.seeds) > 1 else f", seed {seeds})"
         else:
-            paired += ")"
+            paired += f": {seeds})"
         count = len(self.comparisons)
         return (
             f"the two-sided Wilcoxon signed-rank test {paired} with Holm's correction over the {count} "
@@ -103,11 +109,14 @@ class Family:
 
     @property
     def limit(self) -> str:
-        """A sentence where the pairs are too few for any p-value below the level, else nothing."""
+        """What cannot be told from so few pairs, else nothing."""
         smallest = 2.0 ** (1 - self.pairs)
-        if smallest < self.alpha:
-            return ""
-        return f"With {self.pairs} pairs this test cannot give a p-value below {smallest:.2g}."
+        parts = []
+        if smallest >= self.alpha:
+            parts.append(f"With {self.pairs} pairs this test cannot give a p-value below {smallest:.2g}.")
+        if self.pairs < _FEW_PAIRS:
+            parts.append(f"An interval of {self.pairs} pairs is narrower than its level says.")
+        return " ".join(parts)
 
     @property
     def sentence(self) -> str:
@@ -193,7 +202,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def compare(samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: int, alpha: float = ALPHA) -> Family:
+def compare(
+    samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: Sequence[int], alpha: float = ALPHA
+) -> Family:
     """The best of several samples against each other one.
 
     Args:
@@ -217,7 +228,7 @@ def compare(samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: in
         replace(each, p_wilcoxon=float(w), p_t=float(s), significant=bool(w < alpha))
         for each, w, s in zip(found, wilcoxon, t)
     ]
-    return Family(best, float(np.mean(samples[best])), corrected, metric, unit, len(samples[best]), seeds, alpha)
+    return Family(best, float(np.mean(samples[best])), corrected, metric, unit, len(samples[best]), tuple(seeds), alpha)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -227,7 +238,7 @@ def compare(samples: Mapping[str, np.ndarray], metric: str, unit: str, seeds: in
 def over_seeds(records: Sequence[dict], mask: str, metric: str, alpha: float = ALPHA) -> Family | None:
     """Compare the labels of finished records of one dataset, paired by the seeds that all of them have.
 
-    Scores are the recorded ones, which RecBole rounds to four decimals.
+    Scores are the recorded ones, rounded to six decimals (four in early records).
 
     Returns:
         None where the labels have fewer than two seeds in common: there is nothing to test then.
@@ -242,7 +253,7 @@ def over_seeds(records: Sequence[dict], mask: str, metric: str, alpha: float = A
     samples = {
         label: np.array([_score(runs[seed], mask, metric) for seed in seeds]) for label, runs in by_label.items()
     }
-    return compare(samples, metric, "seed", len(seeds), alpha)
+    return compare(samples, metric, "seed", seeds, alpha)
 
 
 def over_users(records: Sequence[dict], folder: str | Path, mask: str, metric: str, alpha: float = ALPHA) -> Family:
@@ -283,7 +294,7 @@ def over_users(records: Sequence[dict], folder: str | Path, mask: str, metric: s
             )
         counts += 1
         sums = {label: sums[label] + values for label, (_, values) in tables.items()}
-    return compare({label: total / counts for label, total in sums.items()}, metric, "user", len(seeds), alpha)
+    return compare({label: total / counts for label, total in sums.items()}, metric, "user", seeds, alpha)
 
 
 def _by_label(records: Sequence[dict]) -> dict[str, dict[int, dict]]:

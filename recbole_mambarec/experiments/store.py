@@ -13,8 +13,8 @@ A record holds everything that a table, a test or a curve is made of:
 ``versions, git``  of the libraries; ``{"revision", "dirty"}`` of this package's source tree, or None
 ``device``         ``cpu``, or the name of the GPU
 ``status, error``  ``finished`` and None, or ``failed`` and a sentence (what was not reached is None or empty)
-``valid``          metric -> value on the validation split at the best epoch
-``test``           mask (:data:`MASKS`) -> metric -> value at the best epoch
+``valid``          metric -> value on the validation split at the best epoch, in RecBole's four decimals
+``test``           mask (:data:`MASKS`) -> metric -> value at the best epoch, in six decimals
 ``curve``          one entry per epoch: ``{"epoch", "valid": metric -> value or None, "loss": part -> value,
                    "train_seconds", "valid_seconds"}``
 ``best_epoch, epochs, seconds``  the epoch that validation chose (from 0), epochs trained, their seconds in all
@@ -154,12 +154,14 @@ def read(path: str | os.PathLike) -> list[dict]:
     A line that was cut off while it was written (a full disk, a power failure) is named in a warning and left out.
 
     Raises:
-        UserError: there is no such file, or it holds something other than records of this format.
+        UserError: there is no such file, it cannot be read, or it holds something other than records of this format.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         raise UserError(f"there is no file of runs {path}: make some with run_recbole_group.py") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a file of runs: {error.strerror}") from None
     records = []
     for number, line in enumerate(lines, start=1):
         line = line.strip(b"\0 \r\t")

@@ -223,7 +223,7 @@ class Tuning(HyperTuning):
     def _say(self, record: dict) -> None:
         """One line per trial."""
         best, metric = self.best, self.search.base.config["valid_metric"]
-        parts = [f"{metric} {record['score']:.4f} at epoch {record['best_epoch']} of {record['epochs']}"]
+        parts = [f"{metric} {record['score']:.4f} after epoch {record['best_epoch'] + 1} of {record['epochs']}"]
         parts[0] += ", stopped early" if record["stopped"] else ""
         if best is record:
             parts.append("the best so far")

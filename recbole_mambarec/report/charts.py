@@ -62,8 +62,8 @@ def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, 
         "Scatter chart",
         f"Test {metric} against {name.replace(',', ' in')} on {dataset}",
         _extremes(shown, lambda row: row.test(mask, metric)),
-        f"means over seeds ({_seeds(shown)}), bars: standard deviation. Filled and joined: the Pareto front, which no "
-        f"other model beats in one without losing in the other. Mask: {mask}.",
+        f"means over seeds ({_seeds(shown)}{_spread(shown, 'bars')}). Filled and joined: the Pareto front, which no "
+        f"other model shown beats in one without losing in the other.{_lacking(rows, shown)} Mask: {mask}.",
         partial(plots.cost, shown, field, name, metric, mask, looks),
     )
 
@@ -74,7 +74,7 @@ def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look]) 
         f"{groups.name}-{slug(dataset)}",
         "Line chart" if groups.ordered else "Scatter chart",
         f"{groups.title} on {dataset}: {groups.value}",
-        f"{len(groups.names)} groups from {groups.names[0]} to {groups.names[-1]}; a table below has the values.",
+        f"{_range(groups.names)}; a table below has the values.",
         f"mean of {count(len(groups.seeds), 'seed')}, n: {groups.unit}s. Mask: {mask}. {groups.note}".rstrip(),
         partial(plots.grouping, groups, looks),
     )
@@ -90,7 +90,7 @@ def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: s
         "Bar chart",
         f"Ablation {group} on {dataset}: test {metric}",
         _extremes(shown, lambda row: row.test(mask, metric)),
-        f"mean over seeds ({_seeds(shown)}), lines: standard deviation; in brackets: difference to {shown[0].label}. "
+        f"mean over seeds ({_seeds(shown)}{_spread(shown, 'lines')}); in brackets: difference to {shown[0].label}. "
         f"Mask: {mask}.",
         partial(plots.ablation, shown, mask, metric),
     )
@@ -119,10 +119,27 @@ def _seeds(rows: Sequence[Row]) -> str:
     return f"n = {numbers[0]} to {numbers[-1]} seeds"
 
 
+def _spread(rows: Sequence[Row], marks: str) -> str:
+    """What marks of spread mean, where there are any."""
+    return f"; {marks}: standard deviation" if any(len(row.seeds) > 1 for row in rows) else ""
+
+
+def _lacking(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    """Who is not in a chart for lack of a value."""
+    labels = [row.label for row in rows if row not in shown]
+    return f" Not on record, and left out: {listing(labels)}." if labels else ""
+
+
+def _range(names: Sequence[str]) -> str:
+    return f"{len(names)} groups from {names[0]} to {names[-1]}" if len(names) > 1 else f"one group, {names[0]}"
+
+
 def _extremes(rows: Sequence[Row], scores: Callable[[Row], list[float]]) -> str:
     """The best and the worst of what is shown."""
     values = {row.label: mean(found) for row in rows if (found := scores(row))}
     if not values:
         return "no scores."
     low, high = min(values, key=values.get), max(values, key=values.get)
+    if values[low] == values[high]:
+        return f"{len(values)}, all with {number(values[high])}."
     return f"of {len(values)}, highest {high} with {number(values[high])}, lowest {low} with {number(values[low])}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -196,7 +197,7 @@ def _fault(record: dict) -> str | None:
     parts = {"valid": record["valid"], **{f"test under '{mask}'": part for mask, part in record["test"].items()}}
     for name, part in parts.items():
         if not isinstance(part, dict) or not all(
-            isinstance(value, (int, float, type(None))) for value in part.values()
+            value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in part.values()
         ):
             return f"its scores ({name}) are no numbers"
     for entry in record["curve"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from recbole_mambarec.errors import UserError
@@ -17,18 +17,23 @@ class Paired:
     """What was tested, by (dataset, metric).
 
     Attributes:
-        by_user, by_seed: what could be tested in either way; by user, of the models that have results per user.
+        by_user: what could be tested by user, of the models that have results per user.
+        by_seed: what could be tested over seeds, of the models that have several.
         reasons: why something could not be tested by user, or not for all models.
+        single: the models of a column that have one seed, where others have several.
     """
 
     by_user: dict[tuple[str, str], Family]
     by_seed: dict[tuple[str, str], Family]
     reasons: dict[tuple[str, str], str]
+    single: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def family(self, dataset: str, metric: str) -> Family | None:
         """What decides the stars of a column: the test of all its models."""
         column = dataset, metric
-        return self.by_seed.get(column) if column in self.reasons else self.by_user[column]
+        if column not in self.reasons:
+            return self.by_user[column]
+        return None if column in self.single else self.by_seed.get(column)
 
     def star(self, dataset: str, metric: str, label: str) -> bool:
         """Whether the best is better than each other model, significantly."""
@@ -52,14 +57,31 @@ class Paired:
                 for (method, limit), columns in where.items()
             ),
             *(f"Significance not tested ({_names(columns)}): {reason}." for reason, columns in untested.items()),
+            *self._uneven(rows),
         ]
 
-    def not_by_user(self) -> list[str]:
-        """Why something was not tested by user."""
+    def _uneven(self, rows: Sequence[Row]) -> list[str]:
+        """Where means of the table are over other seeds than each other's."""
+        notes = []
+        for dataset, here in datasets(rows).items():
+            common = set.intersection(*(set(row.seeds) for row in here))
+            more = [row.label for row in here if set(row.seeds) - common]
+            if more and len(here) > 1:
+                seeds = f"seed{'s' * (len(common) > 1)} {listing(sorted(map(str, common)))}" if common else "no seed"
+                notes.append(
+                    f"All rows of {dataset} have {seeds}; the means of {listing(more)} are over more, and tests use "
+                    "the seeds alone that what is compared has in common."
+                )
+        return notes
+
+    def not_tested(self) -> list[str]:
+        """Why something was not tested by user, or not of all models over seeds."""
         where: dict[str, list[tuple[str, str]]] = {}
         for column, reason in self.reasons.items():
-            where.setdefault(reason, []).append(column)
-        return [f"Not by user ({_names(columns)}): {reason}." for reason, columns in where.items()]
+            where.setdefault(f"Not by user ({{}}): {reason}.", []).append(column)
+        for column, labels in self.single.items():
+            where.setdefault(f"Not over seeds ({{}}): {listing(labels)} with one seed.", []).append(column)
+        return [sentence.format(_names(columns)) for sentence, columns in where.items()]
 
 
 def _names(columns: list[tuple[str, str]]) -> str:
@@ -75,9 +97,10 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
     Args:
         step: called after each of them.
     """
-    by_user, by_seed, reasons = {}, {}, {}
+    by_user, by_seed, reasons, single = {}, {}, {}, {}
     for dataset, here in datasets(rows).items():
         known = [row for row in here if row.has_users]
+        several = [row for row in here if len(row.seeds) > 1]
         for metric in metrics:
             column = dataset, metric
             obstacle = _obstacle(here, mask, metric)
@@ -86,18 +109,20 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
                 step()
                 continue
             if len(known) < len(here):
-                lacking = listing([row.label for row in here if not row.has_users])
+                lacking = listing([row.label for row in here if not row.has_users]) if known else "any model"
                 reasons[column] = f"there are no results per user of {lacking}"
             try:
                 if len(known) > 1:
                     by_user[column] = over_users(_named(known), "", mask, metric)
             except UserError as error:
                 reasons[column] = without_folders(error)
-            family = over_seeds(_named(here), mask, metric)
+            family = over_seeds(_named(several), mask, metric) if len(several) > 1 else None
             if family is not None:
                 by_seed[column] = family
+                if len(several) < len(here):
+                    single[column] = [row.label for row in here if len(row.seeds) == 1]
             step()
-    return Paired(by_user, by_seed, reasons)
+    return Paired(by_user, by_seed, reasons, single)
 
 
 def _obstacle(rows: Sequence[Row], mask: str, metric: str) -> str | None:

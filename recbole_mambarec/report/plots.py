@@ -89,7 +89,7 @@ def costs(rows: Sequence[Row], field: str) -> dict[str, float]:
     """Label -> mean of a cost, in minutes if it is seconds; rows without it are left out."""
     unit = 60 if field == "seconds" else 1
     found = {row.label: mean(row.field(field)) for row in rows}
-    return {label: value / unit for label, value in found.items() if value}
+    return {label: value / unit for label, value in found.items() if value is not None}
 
 
 def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, styles: Looks) -> Figure:
@@ -109,7 +109,8 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
         fill = look.colour if position in front else "white"
         error = spread(row.test(mask, metric))
         axes.errorbar(x, y, error, color=look.colour, marker=look.marker, markerfacecolor=fill, markersize=8, capsize=3)
-    if max(x for x, _ in points) > 8 * min(x for x, _ in points):
+    least, most = min(points)[0], max(points)[0]
+    if least > 0 and most > 8 * least:
         _plain_log(axes)
     axes.set(xlabel=name, ylabel=f"test {metric}")
     axes.margins(0.12)

@@ -12,10 +12,13 @@ from typing import NamedTuple
 import yaml
 
 from recbole_mambarec.config import properties_folder
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.group import read_group
 from recbole_mambarec.experiments.run import DEFAULT_SEED
+from recbole_mambarec.experiments.search import shipped_space
+from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.report.document import listing
-from recbole_mambarec.report.load import COMPARISON, Row, varying
+from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
 
 # libraries that a caption names; the page lists all
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
@@ -122,6 +125,8 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     common = json.loads(command.overrides)
     parts += [f"--{key}={value}" for key, value in common.items()]
     line = shlex.join(["python", *parts])
+    if command.searched:
+        return line + _space(rows)
     if command.group is None or shipped:
         return line
     lines = {
@@ -130,6 +135,23 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     }
     text = "".join(f"\n#   {_inline(label)}: {_inline(own)}" for label, own in lines.items())
     return f"{line}\n# {command.group}.yaml:\n# runs:{text}"
+
+
+def _space(rows: Sequence[Row]) -> str:
+    """What was searched, where it is not the space that comes with the model: records hold the points alone."""
+    tried: dict[str, dict[str, object]] = {}
+    for record in (record for row in rows for record in row.records):
+        for key, value in record["point"].items():
+            tried.setdefault(key, {})[identity({"": value})] = value
+    try:
+        parameters = read_space(shipped_space(rows[0].model)).parameters
+    except UserError:
+        parameters = ()
+    shipped = {each.name: {identity({"": value}) for value in each.values} for each in parameters}
+    if all(values.keys() <= shipped.get(key, set()) for key, values in tried.items()):
+        return ""
+    lines = "".join(f"\n#   {key}: {', '.join(map(_inline, values.values()))}" for key, values in tried.items())
+    return f"\n# with --params_file and --algo, which are not on record; tried were{lines}"
 
 
 def _inline(value: object) -> str:

@@ -156,6 +156,7 @@ class Builder:
         return [
             f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
             "Epochs were chosen on the validation split.",
+            *([f"{count(len(self.failed), 'run')} failed, and no table has them; see Runs."] if self.failed else []),
             *(f"{note}." for note in unlike(self.rows)),
         ]
 
@@ -179,7 +180,8 @@ class Builder:
     def _other_masks(self) -> list[Table]:
         caption = "The same runs under the other mask."
         masks = [mask for mask in MASKS if mask != self.mask] if self.options.brief else []
-        return [tables.scores(f"main-{slug(m)}", caption, self.rows, self.metrics, m) for m in masks]
+        made = [tables.scores(f"main-{slug(m)}", caption, self.rows, self.metrics, m) for m in masks]
+        return [replace(table, notes=[*table.notes, "Significance is not tested under this mask."]) for table in made]
 
     def beyond(self, title: str) -> Section:
         self._need_rows()
@@ -210,7 +212,7 @@ class Builder:
                 for unit, found in families.items()
             }
         made = [self._traced(tables.significance(found, unit), self.rows) for unit, found in families.items() if found]
-        reasons = self.tests.not_by_user()
+        reasons = self.tests.not_tested()
         if not made:
             raise Nothing(" ".join(reasons) or "no metric was tested")
         if not families["seed"]:

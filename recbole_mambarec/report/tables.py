@@ -81,7 +81,8 @@ def scores(
         notes.append("Bold: best of the column on a dataset; underlined: second.")
     if tests is not None:
         starred = any(cell.star for block in blocks for line in block.rows for cell in line)
-        notes += [*([] if starred else ["No score has a star."]), *tests.statements(rows, metrics)]
+        tested = any(tests.family(dataset, metric) for dataset in datasets(rows) for metric in metrics)
+        notes += [*(["No score has a star."] if tested and not starred else []), *tests.statements(rows, metrics)]
     if sources:
         names = "; ".join(f"{listing(list(models))} from {source}" for source, models in sources.items())
         notes.append(

@@ -98,10 +98,24 @@ def test_rows_that_cannot_be_compared_are_named(data, tmp_path):
     assert note.startswith("BPR at 5 and BPR are not measured in the same way on planted (topk)")
 
 
-def test_the_shipped_ablations_are_what_they_say():
+def test_a_key_goes_to_the_models_that_read_it(data, tmp_path, caplog):
+    """embedding_size is unknown to NeuMF and looks like its mf_embedding_size, knn_k and lr_boost are MambaRec's."""
+    lines = {name: (name, {}) for name in ("BPR", "NeuMF", "MambaRec")}
+    settings = {"data_path": str(tmp_path), "embedding_size": 16, "knn_k": 5, "lr_boost": 3}
+    bpr, neumf, mambarec = group.plan(lines, ["planted"], [999], settings)
+    assert [run.config["embedding_size"] for run in (bpr, mambarec)] == [16, 16] and "knn_k" not in bpr.config
+    assert (mambarec.config["knn_k"], mambarec.config["lr_boost"]) == (5, 3)
+    (alone,) = group.plan({"BPR": ("BPR", {})}, ["planted"], [999], {"data_path": str(tmp_path), "embedding_size": 16})
+    assert bpr.key == alone.key and not {"embedding_size", "knn_k", "lr_boost"} & set(neumf.overrides)
+    assert "misspelt" not in caplog.text
+    with pytest.raises(UserError, match="BPR on planted: configuration key 'learnin_rate' is unknown"):
+        group.plan(lines, ["planted"], [999], {"data_path": str(tmp_path), "learnin_rate": 1})
+
+
+def test_the_shipped_ablations_are_what_they_say(data, tmp_path):
     name, lines = group.read_group("mambarec-ablation")
     assert name == "mambarec-ablation" and len(lines) == 6
-    runs = {run.label: run for run in group.plan(lines, ["ml-100k"], [999], {"modalities": ["text", "genre"]})}
+    runs = {run.label: run for run in planned(tmp_path, lines)}
     full = runs["MambaRec"].config
     changed = {label: {k for k in full if run.config[k] != full[k]} for label, run in runs.items()}
     assert changed == {
@@ -115,13 +129,13 @@ def test_the_shipped_ablations_are_what_they_say():
     assert group.read_group(str(properties_folder() / "group" / "mambarec-ablation.yaml"))[1] == lines
 
 
-def test_the_shipped_grid_is_the_space_that_is_searched():
+def test_the_shipped_grid_is_the_space_that_is_searched(data, tmp_path):
     _, lines = group.read_group("mambarec-grid")
     points = [overrides for _, overrides in lines.values()]
     space = list(read_space(shipped_space("MambaRec")).grid())
     assert len(points) == len(space) == 9 and all(point in space for point in points)
-    first, *_ = group.plan(lines, ["ml-100k"], [999], {"modalities": ["text", "genre"]})
-    (default,) = group.plan({"MambaRec": ("MambaRec", {})}, ["ml-100k"], [999], {"modalities": ["text", "genre"]})
+    first, *_ = planned(tmp_path, lines)
+    (default,) = planned(tmp_path, {"MambaRec": ("MambaRec", {})})
     assert first.key == default.key  # whose run is not made again
 
 
@@ -269,6 +283,7 @@ def door(monkeypatch, *arguments):
         (["--models=BPR", "--config_files=none.yaml"], "configuration file 'none.yaml' not found"),
         (["--models=BPR", "--nproc=2"], "nproc cannot be given here"),
         (["--models=BPR", "--test_latex=x.tex"], "python -m recbole_mambarec.report"),
+        (["--models=BPR,VBPR", "--modalities=['audio']"], "VBPR on planted: dataset 'planted' has no modality 'audio'"),
     ],
 )
 def test_mistakes_cost_one_sentence_and_nothing_is_run(data, tmp_path, monkeypatch, capsys, arguments, sentence):
@@ -304,6 +319,17 @@ def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
     recorder.failing.add("broken")
     assert door(monkeypatch, "--group=mine.yaml", "--seeds=2", *given) == 1
     assert len(store.read("mine/runs.jsonl")) == 6 and not RUNS.exists()
+
+
+def test_a_configuration_file_names_dataset_seed_and_model(data, tmp_path, monkeypatch):
+    """As for the other scripts; the command line is stronger. That is how the result of a search is run again."""
+    recorder = Recorder()
+    monkeypatch.setattr(group, "execute_apart", recorder)
+    (tmp_path / "best.yaml").write_text(f"model: BPR\ndataset: planted\nseed: 7\ndata_path: {tmp_path}\n")
+    assert door(monkeypatch, "--config_files=best.yaml") == 0
+    assert door(monkeypatch, "--config_files=best.yaml", "--models=LightGCN", "--seeds=2") == 0
+    expected = ["BPR, planted, seed 7", "LightGCN, planted, seed 999", "LightGCN, planted, seed 1000"]
+    assert recorder.made == expected
 
 
 def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, capsys):

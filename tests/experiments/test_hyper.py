@@ -68,7 +68,7 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     )
     assert door(monkeypatch, *options) == 0
     out = capsys.readouterr().out
-    assert len(re.findall(r"^trial \d of 2: n_layers=\d: Recall@20 0\.\d{4} at epoch \d of 2", out, re.M)) == 2
+    assert len(re.findall(r"^trial \d of 2: n_layers=\d: Recall@20 0\.\d{4} after epoch \d of 2", out, re.M)) == 2
     (folder,) = Path("tuning").iterdir()
     trials = store.read(folder / "trials.jsonl")
     (chosen,) = store.read(folder / "chosen.jsonl")
@@ -146,6 +146,8 @@ def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypat
         (["--resume_from=old.pth"], "resume_from cannot be given here"),
         (["--model=MambaReq"], "did you mean MambaRec"),
         (["--modalities"], "argument '--modalities' is not understood"),
+        (["--write_best=/proc/best.yaml"], "/proc/best.yaml"),
+        (["--output_file=."], "Is a directory: ."),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, options, sentence):

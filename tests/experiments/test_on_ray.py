@@ -70,7 +70,7 @@ def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cl
     _, tuning = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
     good, bad = tuning.records
     assert not good["stopped"] and good["epochs"] == 8
-    assert bad["stopped"] and bad["epochs"] == 2 and "at epoch" in capsys.readouterr().out
+    assert bad["stopped"] and bad["epochs"] == 2 and "after epoch" in capsys.readouterr().out
     assert tuning.best is good
     # a new driver knows the rungs: the first trial it makes is compared with those on record
     (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")

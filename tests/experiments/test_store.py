@@ -107,6 +107,8 @@ def test_files_that_hold_something_else(tmp_path, content, sentence):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no file of runs"):
         store.read(tmp_path / "runs.jsonl")
+    with pytest.raises(UserError, match="cannot be read as a file of runs: Is a directory"):
+        store.read(tmp_path)
 
 
 def test_a_record_that_is_none_is_a_defect(tmp_path):

@@ -141,7 +141,7 @@ def test_an_exhaustive_search_makes_the_grid_in_order(data, here, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"6 trials of MambaRec on planted, in tuning/MambaRec-planted-\w{8}$", lines[0])
     assert re.match(
-        r"trial 2 of 6: mmd_weight=0.1, mmd_bandwidth=1.5: Recall@20 0.4975 at epoch 2 of 4, the best so far, 0 s, "
+        r"trial 2 of 6: mmd_weight=0.1, mmd_bandwidth=1.5: Recall@20 0.4975 after epoch 3 of 4, the best so far, 0 s, "
         r"about 0 s left$",
         lines[2],
     )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_results_per_user_that_are_gone_leave_a_report_over_seeds(tmp_path):
         path.unlink()
     assert main([str(made.runs), "--out=out"]) == 0
     text = Path("out/report.md").read_text()
-    assert "paired by seed (n = 3)" in text and "paired by user" not in text
+    assert "paired by seed (n = 3: 999, 1000, 1001)" in text and "paired by user" not in text
     assert "results per user not found: there is no file per\\_user/" in text
     assert str(tmp_path) not in text
 
@@ -186,7 +187,9 @@ def test_commands_make_the_same_runs_again(files, tmp_path):
     script, seeds = "python run_recbole_group.py", "--seeds=999,1000,1001"
     assert commands["C1"] == f"{script} --models={models} --datasets=baby,sports {seeds}"
     assert commands["C2"] == f"{script} --group=mambarec-ablation --dataset=baby {seeds}"
-    assert commands["C4"] == "python run_hyper.py --model=MambaRec --dataset=sports"
+    line, _, *tried = commands["C4"].splitlines()
+    assert line == "python run_hyper.py --model=MambaRec --dataset=sports"
+    assert tried[0] == "#   mmd_weight: 0.05, 0.1, 0.2"  # none of the shipped space
     line, _, *file = commands["C3"].splitlines()
     assert line == f"{script} --group=grid.yaml --dataset=baby"
     path = tmp_path / "grid.yaml"
@@ -207,6 +210,14 @@ def test_overrides_and_single_seeds_are_in_the_command(tmp_path):
     made.add("BPR", "baby", 999, 0.1, "BPR (paper)", overrides={"variant": "paper"})
     _, (_, command) = provenance.trace(load.rows(store.read(made.runs))).commands
     assert command == "python run_recbole_group.py --models=BPR --dataset=baby --label=paper --variant=paper"
+
+
+def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
+    rows = load.rows(load.read(everything(tmp_path, users=0.03)).trials)
+    point = {"point": {"mmd_weight": 0.1, "mmd_bandwidth": 2}}
+    shipped = [replace(row, records=tuple(record | point for record in row.records)) for row in rows[:1]]
+    ((_, command),) = provenance.trace(shipped).commands
+    assert command.startswith("python run_hyper.py --model=MambaRec --dataset=sports") and "\n" not in command
 
 
 def test_synthetic_files_are_records(tmp_path):

@@ -111,6 +111,13 @@ def test_damaged_records_are_named(tmp_path, damage, sentence):
         load.read([path])
 
 
+def test_a_score_that_is_no_number_is_damage(tmp_path):
+    path = write(tmp_path / "runs.jsonl", run())
+    path.write_text(path.read_text().replace(f'"recall@20": {run()["test"]["train"]["recall@20"]}', '"recall@20": NaN'))
+    with pytest.raises(UserError, match=r"is damaged: its scores \(test under 'train'\) are no numbers"):
+        load.read([path])
+
+
 def test_nothing_finished_and_other_datasets_are_said(tmp_path):
     path = write(tmp_path / "runs.jsonl", run() | {"status": "failed", "error": "x"})
     with pytest.raises(UserError, match=r"no finished run in .*runs.jsonl \(1 failed\)"):

@@ -64,7 +64,7 @@ def test_each_dataset_has_a_best():
 
 
 def family(best, others, significant=True):
-    made = significance.compare({label: np.arange(9.0) for label in (best, *others)}, "recall@20", "user", 1)
+    made = significance.compare({label: np.arange(9.0) for label in (best, *others)}, "recall@20", "user", (1,))
     made.comparisons[:] = [dataclasses.replace(each, significant=significant) for each in made.comparisons]
     return dataclasses.replace(made, best=best)
 
@@ -84,7 +84,7 @@ def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there
     tests = compare_all(rows, "train", METRICS)
     assert not tests.by_user and tests.family("d", "recall@20").unit == "seed"
     assert cells(tables.scores("main", "", rows, METRICS, "train", tests))["a"][1].star
-    (reason,) = tests.not_by_user()
+    (reason,) = tests.not_tested()
     assert reason.startswith("Not by user (d: recall@20): there are no results per user of a")
     alone = load.rows(scored("a", 0.3))
     (statement,) = compare_all(alone, "train", METRICS).statements(alone, METRICS)
@@ -94,7 +94,7 @@ def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there
 def test_by_user_the_table_and_the_test_have_the_same_means(tmp_path):
     rows = load.read([Synthetic(tmp_path, users=0.1).comparison(["BPR", "MambaRec"], ["baby"])]).comparison()
     found = compare_all(rows, "train", METRICS).by_user["baby", "recall@20"]
-    assert found.best == "MambaRec" and found.pairs == 90 and found.seeds == 3
+    assert found.best == "MambaRec" and found.pairs == 90 and len(found.seeds) == 3
     assert found.best_mean == pytest.approx(load.mean(rows[1].test("train", "recall@20")), abs=1e-4)
 
 
