@@ -129,6 +129,12 @@ def test_the_shipped_ablations_are_what_they_say(data, tmp_path):
     assert group.read_group(str(properties_folder() / "group" / "mambarec-ablation.yaml"))[1] == lines
 
 
+def test_every_line_of_a_shipped_group_is_another_run(data, tmp_path):
+    for file in (properties_folder() / "group").glob("*.yaml"):
+        _, lines = group.read_group(file.stem)
+        assert len({run.key for run in planned(tmp_path, lines)}) == len(lines), file.stem
+
+
 def test_the_shipped_grid_is_the_space_that_is_searched(data, tmp_path):
     _, lines = group.read_group("mambarec-grid")
     points = [overrides for _, overrides in lines.values()]
