@@ -123,7 +123,7 @@ def plan(
     common = {"protocol": "published"} | (overrides or {})
     first = []
     for dataset in datasets:
-        read = {model: _keys_read(model, dataset, common) for model, _ in lines.values()}
+        read = {model: _keys_read(model, dataset, common) for model in {model for model, _ in lines.values()}}
         by_some = set().union(*read.values())
         for label, (model, own) in lines.items():
             given = {key: value for key, value in common.items() if key in read[model] or key not in by_some}

@@ -59,7 +59,7 @@ class Pool:
         receiver, sender = context.Pipe(duplex=False)
         arguments = (sender, str(log), self._threads, function, args)
         process = context.Process(target=_child, args=arguments, name=f"trial {job}")
-        with _interrupts_ignored():
+        with interrupts_ignored():
             process.start()
         sender.close()
         self._running[job] = process, receiver
@@ -158,8 +158,11 @@ class DeviceGate:
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process started here ignores Ctrl-C, which reaches the whole group: its parent decides what becomes of it."""
+def interrupts_ignored() -> Iterator[None]:
+    """A process started here ignores Ctrl-C, which reaches the whole group: its parent decides what becomes of it.
+
+    It may listen again as soon as it can stop without a traceback, which it cannot while it imports.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -176,7 +179,7 @@ def _child(sender: Connection, log: str, threads: int | None, function: Callable
             os.dup2(stream.fileno(), number)
     faulthandler.enable()
     sys.argv = sys.argv[:1]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(1,), daemon=True).start()
     if threads is not None:
         import torch
 
@@ -189,7 +192,7 @@ def _child(sender: Connection, log: str, threads: int | None, function: Callable
         sender.send(("failed", sentence(error)))
 
 
-def _end_with_parent() -> None:
-    # a search that was killed must not leave a training behind that nobody sees
+def end_with_parent(status: int) -> None:
+    """For a thread: who was killed must not leave a training behind that nobody sees."""
     multiprocessing.parent_process().join()
-    os._exit(1)
+    os._exit(status)

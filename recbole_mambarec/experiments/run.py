@@ -44,6 +44,7 @@ from recbole_mambarec.data.dataset import wanted_modalities
 from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
+from recbole_mambarec.experiments.processes import end_with_parent, interrupts_ignored
 from recbole_mambarec.experiments.store import NO_EFFECT
 from recbole_mambarec.extras import need
 from recbole_mambarec.files import locked, sha256_file
@@ -506,7 +507,7 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
     if per_user:
         need("polars", "compare")
     process = multiprocessing.get_context("spawn").Process(target=_apart, args=(run, os.fspath(runs), per_user))
-    with _deaf():
+    with interrupts_ignored():
         process.start()
     try:
         process.join()
@@ -523,19 +524,6 @@ def execute_apart(run: Run, runs: str | os.PathLike, per_user: bool = True) -> d
     return next(record for record in reversed(store.read(runs)) if record["key"] == run.key)
 
 
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Ignore Ctrl-C, which a process started here inherits: while it imports, it could not stop without a traceback."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _end(process) -> None:
     """Wait for a process that the same Ctrl-C has reached; end it if that takes long."""
     for stop in (process.terminate, process.kill):
@@ -550,8 +538,8 @@ def _end(process) -> None:
 def _apart(run: Run, runs: str, per_user: bool) -> None:
     """What the fresh process does."""
     sys.argv = sys.argv[:1]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # see _deaf
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see interrupts_ignored
+    threading.Thread(target=end_with_parent, args=(_INTERRUPTED,), daemon=True).start()
     try:
         status = _FINISHED if execute(run, runs, per_user)["status"] == "finished" else _FAILED
     except Busy:
@@ -562,12 +550,6 @@ def _apart(run: Run, runs: str, per_user: bool) -> None:
         logging.shutdown()
         atexit.register(os._exit, status)
     sys.exit(status)
-
-
-def _end_with_parent() -> None:
-    # a group that was killed must not leave a training behind that nobody sees
-    multiprocessing.parent_process().join()
-    os._exit(_INTERRUPTED)
 
 
 # ------------------------------------------------------------------------------------------------------------
