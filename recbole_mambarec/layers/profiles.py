@@ -36,14 +36,14 @@ class UserProfiles(nn.Module):
         """Profiles ``(U, w)`` of ``(I, w)``; zeros for a user without items."""
         return self.user_item.propagate(x)
 
-    def without(self, profiles: Tensor, x: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    def without(self, own: Tensor, x: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Profiles ``(B, w)`` of ``users``, each without the one of ``items`` in its row, which the user has.
 
         Args:
-            profiles: what :meth:`forward` has made of ``x``.
+            own: the whole profiles of ``users``, ``(B, w)``, which :meth:`forward` has made of ``x``.
             users, items: ``(B,)``, training interactions. A user with this item alone gets zeros, up to rounding.
         """
         n = self.of_users[users][:, None]
         if self.norm == "mean":
-            return (n * profiles[users] - x[items]) / (n - 1).clamp(min=1)
-        return profiles[users] - x[items] * torch.rsqrt(n * self.of_items[items][:, None])
+            return (n * own - x[items]) / (n - 1).clamp(min=1)
+        return own - x[items] * torch.rsqrt(n * self.of_items[items][:, None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,26 +60,30 @@ class RCA(nn.Module):
         self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
         self.joint = nn.Linear(n_views * dim, dim)
 
-    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> tuple[Tensor, Tensor]:
-        """Refine ``views``, M tensors ``(N, d)``.
+    def forward(self, nodes: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Refine nodes whose modalities lie side by side, ``(N, M d)``.
 
         Args:
-            counted: the first so many rows (all) are the nodes whose correlations count; the others are refined along.
+            nodes: all nodes of one type, whose correlations count.
+            asked: other rows, ``(K, M d)``, that are refined by the same maps and count for nothing; only their result
+                is wanted then, so that the last step is applied to them alone.
 
         Returns:
-            Refined views side by side ``(N, M d)``, and their joint map ``(N, d)``.
+            ``asked`` (or ``nodes``) refined, side by side, and the joint map ``(K or N, d)`` of that.
         """
-        start = views
+        start = states = [nodes] if asked is None else [nodes, asked]
         for number in range(self.n_steps):
-            added = self.steps[number % len(self.steps)](views, counted)
-            onto = views if self.residual == "previous" else start
-            views = [x + update for x, update in zip(onto, added)]
-        refined = torch.cat(list(views), dim=1)
-        return refined, self.joint(refined)
+            step = self.steps[number % len(self.steps)]
+            maps = step.maps(states[0])
+            if number == self.n_steps - 1:
+                states, start = states[-1:], start[-1:]
+            onto = states if self.residual == "previous" else start
+            states = [x + step.added(y, maps) for x, y in zip(onto, states)]
+        return states[-1], self.joint(states[-1])
 
 
 class FeatureStep(nn.Module):
-    """What one step of the ``feature`` scope adds to each view."""
+    """What one step of the ``feature`` scope adds to each modality."""
 
     def __init__(self, dim: int, n_views: int) -> None:
         super().__init__()
@@ -92,24 +95,32 @@ class FeatureStep(nn.Module):
                 nn.init.xavier_uniform_(weight, gain=0.5 if name == "correlated" else 1.0)
             setattr(self, name, weights)
 
-    def attention(self, views: Sequence[Tensor], joint: Tensor) -> Tensor:
-        """C of every view, ``(M, d, d)``: rows are its coordinates, columns mix those of ``joint`` ``(N, d)``."""
-        found = torch.stack([correlation(x, joint) for x in views])
-        return torch.tanh(math.sqrt(joint.shape[1]) * found @ self.correlated)
+    def attention(self, nodes: Tensor) -> Tensor:
+        """C of every modality, ``(M, d, d)``: rows are its coordinates, columns mix those of J."""
+        found = correlation(nodes, self.joint.weight)
+        dim = self.joint.out_features
+        return torch.tanh(math.sqrt(dim) * found.view(-1, dim, dim) @ self.correlated)
 
-    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> list[Tensor]:
-        """``(N, d)`` for each of ``views``; correlations are those of the first ``counted`` rows."""
-        joint = self.joint(torch.cat(list(views), dim=1))
-        attention = self.attention([x[:counted] for x in views], joint[:counted])
-        crossed = attention.transpose(1, 2) @ self.crossed / math.sqrt(joint.shape[1])
-        return [
-            F.relu(x @ own + joint @ cross) @ output
-            for x, own, cross, output in zip(views, self.own, crossed, self.output)
-        ]
+    def maps(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight ``(M d, M d)`` and bias of the map inside the ReLU, whose correlations are those of ``nodes``.
+
+        ``X_m W_m + J C_m^T W_cm / sqrt(d)`` is linear in ``E = [X_1 | ... | X_M]``, and one product with E is cheaper
+        than one with each modality and J.
+        """
+        attention = self.attention(nodes)
+        crossed = attention.transpose(1, 2) @ self.crossed / math.sqrt(self.joint.out_features)
+        side_by_side = torch.cat(list(crossed), dim=1)
+        return torch.block_diag(*self.own) + self.joint.weight.T @ side_by_side, self.joint.bias @ side_by_side
+
+    def added(self, x: Tensor, maps: tuple[Tensor, Tensor]) -> Tensor:
+        """``(N, M d)`` for rows ``(N, M d)``."""
+        weight, bias = maps
+        hidden = F.relu(torch.addmm(bias, x, weight))
+        return torch.cat([h @ output for h, output in zip(hidden.chunk(len(self.output), dim=1), self.output)], dim=1)
 
 
 class TokenStep(nn.Module):
-    """What one step of the ``token`` scope adds to each view."""
+    """What one step of the ``token`` scope adds to each modality."""
 
     def __init__(self, dim: int, n_views: int) -> None:
         super().__init__()
@@ -117,25 +128,52 @@ class TokenStep(nn.Module):
             raise UserError(f"rca_scope 'token' has {_HEADS} heads and needs an embedding_size they divide, not {dim}")
         self.attention = nn.MultiheadAttention(dim, _HEADS, batch_first=True)
 
-    def forward(self, views: Sequence[Tensor], counted: int | None = None) -> Sequence[Tensor]:
-        """``(N, d)`` for each of ``views``; nodes do not see each other, so that ``counted`` says nothing."""
-        tokens = torch.stack(list(views), dim=1)
-        return self.attention(tokens, tokens, tokens, need_weights=False)[0].unbind(dim=1)
+    def maps(self, nodes: Tensor) -> None:
+        """Nodes do not see each other."""
+
+    def added(self, x: Tensor, maps: None) -> Tensor:
+        """``(N, M d)`` for rows ``(N, M d)``."""
+        tokens = x.view(len(x), -1, self.attention.embed_dim)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].flatten(1)
 
 
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlations of the columns of ``(N, p)`` and ``(N, q)``, in float32: ``(p, q)``, each in [-1, 1].
+def correlation(x: Tensor, weight: Tensor) -> Tensor:
+    """Pearson correlations of the columns of x ``(N, p)`` and of ``x W^T + b``, in float32: ``(p, q)``.
 
-    A column that does not vary correlates with nothing.
+    From the second moments of x alone: the mapped rows are never made, and b does not matter. A column that does not
+    vary correlates with nothing.
+
+    Args:
+        weight: ``(q, p)``, as of a linear layer.
     """
-    with torch.autocast(a.device.type, enabled=False):
-        (a, of_a), (b, of_b) = _centred(a.float()), _centred(b.float())
-        return (a.T @ b) / (of_a[:, None] * of_b)
+    with torch.autocast(x.device.type, enabled=False):
+        x, weight = x.float(), weight.float()
+        mean = x.detach().mean(dim=0)
+        moments = _Moments.apply(x, mean)
+        crossed = moments @ weight.T
+        squares = moments.diagonal()
+        of_x = _per_norm(squares, 1e-10 * len(x) * mean.square())
+        of_mapped = _per_norm((weight.T * crossed).sum(dim=0), 1e-6 * weight.square() @ squares)
+        return of_x[:, None] * crossed * of_mapped
 
 
-def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns less their means, and their norms; infinite where only rounding is left of a column."""
-    mean = x.mean(dim=0)
-    centred = x - mean
-    norm = centred.norm(dim=0)
-    return centred, norm.masked_fill(norm <= 1e-5 * math.sqrt(len(x)) * mean.abs(), torch.inf)
+class _Moments(torch.autograd.Function):
+    """``(x - mean)^T (x - mean)`` with one product in its gradient, in which the mean has no part."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mean: Tensor) -> Tensor:
+        ctx.save_for_backward(x, mean)
+        centred = x - mean
+        return centred.T @ centred
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        x, mean = ctx.saved_tensors
+        both = gradient + gradient.T
+        return torch.addmm(-(mean @ both), x, both), None
+
+
+def _per_norm(squares: Tensor, rounding: Tensor) -> Tensor:
+    """One over the roots of ``squares``; 0, without gradient, where no more is left than rounding."""
+    nothing = squares <= rounding
+    return squares.masked_fill(nothing, 1).rsqrt().masked_fill(nothing, 0)

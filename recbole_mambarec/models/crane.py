@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,12 +20,12 @@ INPUTS = ("both", "ids", "refined")
 
 
 class Views(NamedTuple):
-    """What one pass knows of all nodes, each ``(U, d)`` or ``(I, d)``."""
+    """What one pass knows of all nodes, each ``(U, d)`` or ``(I, d)``, or of the users of a batch."""
 
     users: Tensor  # behaviour e'
     items: Tensor
-    profiles: Tensor | None  # semantic view h of users; None without profiles
-    others: Tensor | None  # that of a batch's users without the item of their row, (B, d); None: the same as above
+    profiles: Tensor | None  # semantic view h of users, (B, d) in training; None without profiles
+    others: Tensor | None  # in training that of users without the item of their row, (B, d); else the same
     semantic: Tensor  # h of items
     spread: Tensor  # refined content alone after the item graph, which the contrast compares with e'
 
@@ -80,12 +79,13 @@ class CRANE(PrunedRecommender):
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
         self._refresh()
 
-    def _projected(self) -> list[Tensor]:
-        return [self.projection[m](self.features[m]()) for m in self.modalities]
+    def _projected(self) -> Tensor:
+        """Projected features of all items, the modalities side by side."""
+        return torch.cat([self.projection[m](self.features[m]()) for m in self.modalities], dim=1)
 
-    def _content(self, views: Sequence[Tensor], counted: int | None = None) -> Tensor:
-        """Zbar of ``(N, d)`` views, of which the first ``counted`` are nodes."""
-        content = self.rca(views, counted)[1]
+    def _content(self, nodes: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Zbar of all nodes of one type, or of ``asked`` rows."""
+        content = self.rca(nodes, asked)[1]
         return F.normalize(content.float(), dim=1) if self.unit_content else content
 
     @torch.no_grad()
@@ -98,22 +98,22 @@ class CRANE(PrunedRecommender):
         super().pre_epoch(epoch)
         self._refresh()
 
-    def _profiled(self, projected: list[Tensor], pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """h of all users, and of the users of a batch as if the item of their row were not theirs."""
-        x, n_users = torch.cat(projected, dim=1), self.data.n_users
-        start = self.profiles(x)
-        if pairs is None or not self.leave_out:
-            return self._content(start.split(self.embedding_size, dim=1)), None
-        start = torch.cat([start, self.profiles.without(start, x, *pairs)])
-        content = self._content(start.split(self.embedding_size, dim=1), n_users)
-        return content[:n_users], content[n_users:]
+    def _user_contents(self, projected: Tensor, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """h of all users; with pairs, of their users: as they are, and as if the item of their row were not theirs."""
+        profiles = self.profiles(projected)
+        if pairs is None:
+            return (self._content(profiles),) * 2
+        own = profiles[pairs[0]]
+        if not self.leave_out:
+            return (self._content(profiles, own),) * 2
+        return self._content(profiles, torch.cat([own, self.profiles.without(own, projected, *pairs)])).chunk(2)
 
     def _views(self, pairs: tuple[Tensor, Tensor] | None = None) -> Views:
         """One pass; ``pairs`` are users and items of a batch, ``(B,)`` each."""
         users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         projected = self._projected()
         content = self._content(projected)
-        profiles, others = (None, None) if self.profiles is None else self._profiled(projected, pairs)
+        profiles, others = (None, None) if self.profiles is None else self._user_contents(projected, pairs)
         # ids and content side by side: one product with the graph serves both
         both = propagate(self.item_graph, torch.cat([items, content], dim=1), self.n_mm_layers)
         of_ids, of_content = both.chunk(2, dim=1)
@@ -129,16 +129,14 @@ class CRANE(PrunedRecommender):
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, L2 of the batch's id embeddings, behavioural against semantic view."""
         views = self._views((users, positives))
-        u, all_items = views.users[users], views.items + views.semantic
-        if views.profiles is not None:
-            u = u + (views.profiles[users] if views.others is None else views.others)
+        behaviour, all_items = views.users[users], views.items + views.semantic
+        ranked = behaviour if views.others is None else behaviour + views.others
         ids = self.user_embedding(users), self.item_embedding(positives), self.item_embedding(negatives)
         contrast = info_nce_distinct(views.items[positives], views.spread[positives], positives, self.temperature)
         if views.profiles is not None:
-            own = info_nce_distinct(views.users[users], views.profiles[users], users, self.temperature)
-            contrast = contrast + own
+            contrast = contrast + info_nce_distinct(behaviour, views.profiles, users, self.temperature)
         return {
-            "bpr": bpr(u, all_items[positives], all_items[negatives]),
+            "bpr": bpr(ranked, all_items[positives], all_items[negatives]),
             "reg": self.reg_weight * l2_half(*ids, batch_size=self.batch_size),
             "contrastive": self.cl_weight * contrast,
         }

@@ -27,7 +27,7 @@ def matrix_of(data) -> np.ndarray:
 def test_without_an_item_is_the_sum_over_the_others(data, x, norm):
     known, profiles = matrix_of(data), UserProfiles(data, norm)
     users, items = (torch.from_numpy(nodes.astype(np.int64)) for nodes in data.pairs)
-    rest = profiles.without(profiles(x), x, users, items)
+    rest = profiles.without(profiles(x)[users], x, users, items)
     degrees_u, degrees_i = known.sum(axis=1), known.sum(axis=0)
     for row, (user, item) in enumerate(zip(users.tolist(), items.tolist())):
         others = known[user].copy()

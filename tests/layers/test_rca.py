@@ -7,9 +7,9 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.rca import RCA, RESIDUALS, SCOPES, correlation
 
 
-def views(n: int = 40, dim: int = 8, count: int = 2, seed: int = 0) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(n, dim, generator=generator) + 0.5 for _ in range(count)]
+def nodes(n: int = 40, dim: int = 8, count: int = 2, seed: int = 0) -> torch.Tensor:
+    """``count`` modalities of n nodes side by side."""
+    return torch.randn(n, count * dim, generator=torch.Generator().manual_seed(seed)) + 0.5
 
 
 def build(dim: int = 8, count: int = 2, **settings) -> RCA:
@@ -36,9 +36,9 @@ def plain_step(xs: list[np.ndarray], rca: RCA, step: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("share", [True, False])
 def test_feature_scope_equals_the_formulas(count, residual, share):
     rca = build(count=count, n_steps=3, share_steps=share, residual=residual)
-    given = views(count=count)
+    given = nodes(count=count)
     refined, joint = rca(given)
-    start = xs = [x.double().numpy() for x in given]
+    start = xs = np.split(given.double().numpy(), count, axis=1)
     for r in range(3):
         updates = plain_step(xs, rca, 0 if share else r)
         xs = [x + update for x, update in zip(xs if residual == "previous" else start, updates)]
@@ -50,10 +50,10 @@ def test_feature_scope_equals_the_formulas(count, residual, share):
 
 def test_token_scope_equals_attention_of_each_node_alone():
     rca = build(scope="token", n_steps=2, share_steps=False)
-    given = views(n=5)
+    given = nodes(n=5)
     refined, _ = rca(given)
     for node in range(5):
-        tokens = torch.stack([x[node] for x in given])
+        tokens = given[node].view(2, 8)
         for step in rca.steps:
             tokens = tokens + step.attention(tokens, tokens, tokens)[0]
         torch.testing.assert_close(refined[node], tokens.flatten(), atol=1e-6, rtol=1e-5)
@@ -62,16 +62,16 @@ def test_token_scope_equals_attention_of_each_node_alone():
 @pytest.mark.parametrize("scope", SCOPES)
 def test_without_steps_nothing_is_refined(scope):
     rca = build(n_steps=0, scope=scope)
-    given = views()
+    given = nodes()
     refined, joint = rca(given)
-    assert torch.equal(refined, torch.cat(given, dim=1))
+    assert torch.equal(refined, given)
     assert torch.equal(joint, rca.joint(refined))
     assert [name for name, _ in rca.named_parameters()] == ["joint.weight", "joint.bias"]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_residuals_agree_at_one_step_only(scope):
-    given = views()
+    given = nodes()
     for steps, equal in ((1, True), (2, False)):
         one, other = (build(n_steps=steps, residual=residual, scope=scope)(given)[0] for residual in RESIDUALS)
         assert torch.equal(one, other) == equal
@@ -80,8 +80,8 @@ def test_the_residuals_agree_at_one_step_only(scope):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_view_changes_when_only_another_does(scope):
     rca = build(scope=scope, n_steps=1)
-    image, text = views()
-    before, after = (rca([image, x])[0][:, :8] for x in (text, text.flip(1)))
+    image, text = nodes().chunk(2, dim=1)
+    before, after = (rca(torch.cat([image, x], dim=1))[0][:, :8] for x in (text, text.flip(1)))
     assert (before - after).abs().max() > 1e-3
 
 
@@ -95,10 +95,10 @@ def test_the_tanh_is_not_saturated_at_catalogue_size():
     """Features of low rank away from zero, as encoders give them, through a linear map."""
     torch.manual_seed(0)
     features = [torch.randn(7050, 20) @ torch.randn(20, width) + 1 for width in (512, 384)]
-    given = [nn.Linear(x.shape[1], 64)(x / x.norm(dim=1, keepdim=True)) for x in features]
+    given = torch.cat([nn.Linear(x.shape[1], 64)(x / x.norm(dim=1, keepdim=True)) for x in features], dim=1)
     rca = RCA(64, 2)
     (step,) = rca.steps
-    c = step.attention(given, step.joint(torch.cat(given, dim=1)))
+    c = step.attention(given)
     assert c.shape == (2, 64, 64)
     assert (c.abs() > 0.99).float().mean() < 0.05
     rca(given)[1].square().mean().backward()
@@ -106,29 +106,53 @@ def test_the_tanh_is_not_saturated_at_catalogue_size():
 
 
 def test_correlation_is_that_of_numpy_whatever_the_scale():
-    a, b = views(n=50, dim=5, seed=3)
-    expected = np.corrcoef(a.T, b.T)[:5, 5:]
+    x, map_ = nodes(n=50, dim=5, count=1, seed=3), nn.Linear(5, 3)
     for scale, shift in ((1, 0), (1e-6, 0), (1e6, 0), (1, 100)):
-        np.testing.assert_allclose(correlation(scale * a + shift, b), expected, atol=2e-4)
-    assert correlation(a, a).diagonal() == pytest.approx(1, abs=1e-5)
+        given = scale * x + shift
+        mapped = given.double().numpy() @ map_.weight.detach().double().numpy().T
+        expected = np.corrcoef(given.double().numpy().T, mapped.T)[:5, 5:]
+        found = correlation(given, map_.weight).detach()
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert correlation(x, torch.eye(5)).diagonal() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_gradient_of_correlations_is_that_of_a_plain_reading():
+    x, map_ = nodes(n=30, dim=4, count=1, seed=2).requires_grad_(), nn.Linear(4, 3)
+
+    def plain(x, weight):
+        both = torch.cat([x, x @ weight.T], dim=1)
+        both = both - both.mean(dim=0)
+        unit = both / both.norm(dim=0)
+        return unit[:, :4].T @ unit[:, 4:]
+
+    given = (x, map_.weight)
+    mixed = torch.randn(4, 3, generator=torch.Generator().manual_seed(7))
+    ours, expected = (torch.autograd.grad((f(*given) * mixed).sum(), given) for f in (correlation, plain))
+    for found, wanted in zip(ours, expected):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_constant_column_correlates_with_nothing_and_has_no_wild_gradient():
-    a, b = views(n=1000, dim=4)
-    a[:, 1] = 0.1
-    a[:, 2] = 0
-    a.requires_grad_()
-    found = correlation(a, b)
-    assert torch.equal(found[1:3], torch.zeros(2, 4))
+    x = nodes(n=1000, dim=4, count=1)
+    x[:, 1] = 0.1
+    x[:, 2] = 0
+    x.requires_grad_()
+    weight = torch.ones(3, 4)
+    weight[1] = 0  # a mapped column that does not vary
+    weight[:, 1:3] = 0  # nor do the others through the constant ones
+    weight.requires_grad_()
+    found = correlation(x, weight)
+    assert not found[1:3].any() and not found[:, 1].any() and found[0, 0] > 0
     found.sum().backward()
-    assert a.grad.isfinite().all() and not a.grad[:, 1:3].any()
+    assert x.grad.isfinite().all() and not x.grad[:, 1:3].any() and x.grad[:, 0].any()
+    assert weight.grad.isfinite().all() and not weight.grad[1].any()
 
 
 def test_one_node_gives_no_nan():
-    given = [x.requires_grad_() for x in views(n=1)]
+    given = nodes(n=1).requires_grad_()
     joint = build()(given)[1]
     joint.sum().backward()
-    assert joint.isfinite().all() and given[0].grad.isfinite().all()
+    assert joint.isfinite().all() and given.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -136,7 +160,7 @@ def test_memory_is_linear_in_nodes(scope):
     """The largest allocation of a pass with gradient doubles with the nodes and is a few (N, M d) arrays."""
     peaks = []
     for n in (1500, 3000):
-        rca, given = build(scope=scope), [x.requires_grad_() for x in views(n=n)]
+        rca, given = build(scope=scope), nodes(n=n).requires_grad_()
         with torch.profiler.profile(profile_memory=True) as profile:
             rca(given)[1].sum().backward()
         peaks.append(max(event.cpu_memory_usage for event in profile.events()))
@@ -157,13 +181,14 @@ def test_unknown_choices_are_refused(settings, sentence):
         build(**settings)
 
 
+@pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_rows_beyond_the_counted_ones_are_refined_but_change_no_other(scope):
-    rca, nodes, others = build(scope=scope), views(), views(n=7, seed=5)
-    alone = rca(nodes)
-    along = rca([torch.cat(pair) for pair in zip(nodes, others)], counted=40)
-    for few, many in zip(alone, along):
-        torch.testing.assert_close(many[:40], few)
-    # a node that comes along is refined as it is among the nodes
-    again = rca([torch.cat([x, x[:7]]) for x in nodes], counted=40)
-    torch.testing.assert_close(again[0][40:], alone[0][:7])
+def test_other_rows_are_refined_as_they_would_be_among_the_nodes(scope, residual):
+    rca, given, others = build(scope=scope, residual=residual), nodes(), nodes(n=7, seed=5)
+    alone, along = rca(given), rca(given, torch.cat([given[3:9], others]))
+    for whole, part in zip(alone, along):
+        torch.testing.assert_close(part[:6], whole[3:9])
+    # rows of no node count for nothing
+    again = rca(given, torch.cat([given[3:9], 100 * others]))
+    torch.testing.assert_close(again[0][:6], along[0][:6])
+    assert not torch.allclose(again[0][6:], along[0][6:])

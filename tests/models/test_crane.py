@@ -41,9 +41,9 @@ class TestCRANE(ModelContract):
     def test_profiles_are_means_over_training_items(self):
         dataset = random_dataset()
         model = self.build(dataset, rca_layers=0).eval()
-        projected = torch.cat(model._projected(), dim=1)
+        projected = model._projected()
         starts = []
-        model.rca.register_forward_hook(lambda _, args, __: starts.append(torch.cat(list(args[0]), dim=1)))
+        model.rca.register_forward_hook(lambda _, args, __: starts.append(args[0]))
         model.embed()
         (profiles,) = [start for start in starts if len(start) == dataset.n_users]
         for user in range(dataset.n_users):
@@ -89,8 +89,8 @@ class TestCRANE(ModelContract):
         behaviour = (nodes + a @ nodes + a @ a @ nodes) / 3
         users, items = np.split(behaviour, [dataset.n_users])
         projected = model._projected()
-        profile = model.profiles.user_item.scipy()
-        h_users = model.rca([torch.tensor(profile @ x.detach().numpy()) for x in projected])[1].detach().numpy()
+        profiles = torch.tensor(model.profiles.user_item.scipy() @ projected.detach().numpy())
+        h_users = model.rca(profiles)[1].detach().numpy()
         h_items = s @ s @ (items + model.rca(projected)[1].detach().numpy())
         for ours, expected in zip(model.embed(), (users + h_users, items + h_items)):
             np.testing.assert_allclose(ours.detach(), expected, atol=1e-5)
