@@ -300,6 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
     settings |= overrides
     one = settings.pop("seed", None)
+    if not (one is None or str(one).isdecimal()):
+        raise UserError(f"seed: {one} is not understood: give one whole number, or several with --seeds=1,2,3")
     chosen = seeds(f"{one}," if options.seeds is None and one is not None else options.seeds)
     datasets = _names(options.datasets or settings.get("dataset") or DEFAULT_DATASET, "--dataset")
     settings = {key: value for key, value in settings.items() if key not in ("model", "dataset")}

@@ -283,6 +283,7 @@ def door(monkeypatch, *arguments):
         (["--models=BPR", "--dataset=planted,nowhere"], "BPR on nowhere: dataset 'nowhere' not found"),
         (["--models=BPR", "--seeds=none"], "--seeds=none is not understood"),
         (["--models=BPR", "--seeds=2", "--seed=3"], "--seed and --seeds exclude each other"),
+        (["--models=BPR", "--seed=many"], "seed: many is not understood"),
         (["--models=BPR", "--learnin_rate=1"], "did you mean 'learning_rate'"),
         (["--models=BPR", "epochs=1"], "argument 'epochs=1' is not understood"),
         (["--models=BPR", "--epochs=1", "--epochs=2"], "--epochs is given more than once"),
