@@ -1,10 +1,12 @@
-"""How soon do runs reach their result? Epochs and minutes to a share of the final validation score, per value of a key.
+"""How soon do runs reach their result? Epochs and minutes to a share of the final validation score.
 
-    python -m benchmarks.time_to_result results/runs.jsonl --model MambaRec --dataset baby --key lr_boost
+    python -m benchmarks.time_to_result results/runs.jsonl --models MambaRec --dataset baby --key lr_boost
+    python -m benchmarks.time_to_result results/runs.jsonl --models FREEDOM,MambaRec,CRANE --dataset baby
 
-Runs that differ in that key and in the seed alone are compared; others are left out. ``own``: the share of the run's
-own best score; ``common``: the share of the mean best score of the runs at the default value, so that a run that starts
-fast and ends low gains nothing. Minutes are those on record (training and validation), blank where there are none.
+One model: by the values of a key; runs that differ in that key and in the seed alone are compared, others are left out.
+Several models: each at its default settings. ``own``: the share of the run's own best score; ``common``: the share of
+the mean best score of the runs at the key's default value, or of the first model's, so that a run that starts fast and
+ends low gains nothing. Minutes are those on record (training and validation), blank where there are none.
 """
 
 from __future__ import annotations
@@ -40,19 +42,24 @@ def comparable(records: list[dict], key: str, default: object) -> dict[object, l
         return store.run_key(record["model"], record["config"] | {key: default}, 0, record["data_hash"])
 
     groups: dict[object, list[dict]] = {}
-    plain = [r for r in records if r["config"].get(key, default) == default and not r["overrides"]]
+    plain = [r for r in at_defaults(records) if r["config"].get(key, default) == default]
     for record in records if plain else []:
         if rest(record) == rest(plain[0]):
             groups.setdefault(record["config"].get(key, default), []).append(record)
     return groups
 
 
-def rows(groups: dict[object, list[dict]], default: object, share: float) -> list[list]:
+def at_defaults(records: list[dict]) -> list[dict]:
+    """Runs for which nothing was changed."""
+    return [record for record in records if not record["overrides"]]
+
+
+def rows(groups: dict[object, list[dict]], reference: object, share: float) -> list[list]:
     """The table: a row per run, and the mean of each group where all have a number."""
-    metric = groups[default][0]["config"]["valid_metric"].lower()
-    common = share * statistics.mean(record["valid"][metric] for record in groups[default])
+    metric = groups[reference][0]["config"]["valid_metric"].lower()
+    common = share * statistics.mean(record["valid"][metric] for record in groups[reference])
     table = []
-    for value, records in sorted(groups.items()):
+    for value, records in groups.items():
         block = []
         for record in sorted(records, key=lambda record: record["seed"]):
             curve = [entry["valid"][metric] for entry in record["curve"]]
@@ -70,23 +77,28 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="records of run_recbole_group.py")
-    parser.add_argument("--model", default="MambaRec")
+    parser.add_argument("--models", default="MambaRec", help="one, or several, held against the first")
     parser.add_argument("--dataset", default="baby")
-    parser.add_argument("--key", default="lr_boost", help="configuration key to compare by")
+    parser.add_argument("--key", default="lr_boost", help="configuration key to compare the runs of one model by")
     parser.add_argument("--share", type=float, default=0.95)
     options = parser.parse_args()
-    default = (default_properties("overall") | default_properties("model", options.model)).get(options.key)
-    records = [
-        record
-        for path in options.runs
-        for record in store.finished(store.read(path)).values()
-        if record["model"] == options.model and record["dataset"] == options.dataset
-    ]
-    groups = comparable(records, options.key, default)
-    if default not in groups:
-        raise UserError(f"no finished run of {options.model} on {options.dataset} at its default settings is on record")
-    print("| " + " | ".join((options.key, *COLUMNS)) + " |\n|" + "---|" * (len(COLUMNS) + 1))
-    for value, seed, own, common, spent, *counts, valid, test in rows(groups, default, options.share):
+    models = options.models.split(",")
+    by_model: dict[str, list[dict]] = {model: [] for model in models}
+    for path in options.runs:
+        for record in store.finished(store.read(path)).values():
+            if record["model"] in by_model and record["dataset"] == options.dataset:
+                by_model[record["model"]].append(record)
+    for model, records in by_model.items():
+        if not at_defaults(records):
+            raise UserError(f"no finished run of {model} on {options.dataset} at its default settings is on record")
+    if len(models) > 1:
+        heading, reference, groups = "model", models[0], {m: at_defaults(records) for m, records in by_model.items()}
+    else:
+        heading = options.key
+        reference = (default_properties("overall") | default_properties("model", models[0])).get(heading)
+        groups = dict(sorted(comparable(by_model[models[0]], heading, reference).items()))
+    print("| " + " | ".join((heading, *COLUMNS)) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    for value, seed, own, common, spent, *counts, valid, test in rows(groups, reference, options.share):
         numbers = ["" if n is None else f"{n:.3g}" for n in (own, common, spent, *counts)]
         print("| " + " | ".join([str(value), str(seed), *numbers, f"{valid:.4f}", f"{test:.4f}"]) + " |")
     return 0

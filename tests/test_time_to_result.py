@@ -46,7 +46,7 @@ def test_runs_with_other_settings_are_left_out():
 def test_the_table():
     slow, fast = record(1, [0.1, 0.2, 0.5, 1.0]), record(1, [0.5, 0.98, 0.9], boost=3.0)
     second = record(2, [0.1, 1.0], seconds=None)
-    table = rows({3.0: [fast], 1.0: [slow, second]}, 1.0, 0.95)
+    table = rows({1.0: [slow, second], 3.0: [fast]}, 1.0, 0.95)
     assert table[0] == [1.0, 1, 4, 4, 4.0, 4, 4, 1.0, 1.01]
     assert table[2][:5] == [1.0, "mean", 3, 3, None]
     assert table[3] == [3.0, 1, 2, 2, 2.0, 2, 3, 0.98, pytest.approx(0.99)]
