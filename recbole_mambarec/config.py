@@ -197,9 +197,9 @@ def _check_keys(config: Config) -> None:
 def _check_values(given: dict, defaults: dict) -> None:
     """Refuse values of our keys that are of another kind than the default, negative or not finite."""
     for key, default in defaults.items():
-        value = given.get(key)
-        if value is None or default is None or key in _OTHER_KINDS:
+        if key not in given or default is None or key in _OTHER_KINDS:
             continue
+        value = given[key]
         if isinstance(default, bool):
             fits, kind = isinstance(value, bool), "True or False"
         elif isinstance(default, int):

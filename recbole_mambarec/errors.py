@@ -34,6 +34,17 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> str:
     return value
 
 
+def share(key: str, value: float) -> float:
+    """``value`` of the configuration key ``key``, if it is from 0 to 1.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"{key} must be from 0 to 1, got {value}")
+    return value
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line ``main`` and leave the process with its exit status.
 

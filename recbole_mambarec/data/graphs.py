@@ -342,7 +342,7 @@ def knn_graph(neighbours: Neighbours, weighting: str = "cosine") -> SparseGraph:
     if weighting == "cosine":
         cosines = neighbours.cosines[kept].astype(np.float64)
         degrees = np.bincount(rows, weights=cosines, minlength=len(kept))
-        # a row sum is at least 1 - k; anything not positive means "no usable neighbours"
+        # cosines may be negative; a sum that is not positive means "no usable neighbours"
         scale = _inverse_sqrt(degrees)
         weights = cosines * scale[rows] * scale[columns]
     elif weighting == "uniform":

@@ -31,7 +31,7 @@ from recbole_mambarec.data.graphs import (
 )
 from recbole_mambarec.data.modality import ItemFeatures
 from recbole_mambarec.data.rows import Rows, blocks
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, share
 
 # items beyond which neighbours are searched approximately: an hour on two cores at 4096 + 384 features
 EXACT_ITEMS = 100_000
@@ -146,24 +146,31 @@ class TrainingData:
         :func:`nearest_neighbours`, or :func:`approximate_neighbours` beyond :data:`EXACT_ITEMS` items.
         """
         key = {"content": self.content_key(modality), "k": int(k), "version": NEIGHBOURS_VERSION}
-        search = nearest_neighbours
-        how = self._knn_search or ("exact" if self.n_items <= EXACT_ITEMS else "approximate")
-        if how == "approximate":
-            search, key["approximate"] = approximate_neighbours, APPROXIMATE_VERSION
+        if self._approximate:
+            key["approximate"] = APPROXIMATE_VERSION
 
         def build() -> dict[str, np.ndarray]:
-            found = search(self.features(modality), k, self.present(modality), progress=self._progress)
+            found = self._search(self.features(modality), k, self.present(modality))
             return {"indices": found.indices, "cosines": found.cosines}
 
         return Neighbours(**self._cache.get("neighbours", key, build))
 
     def neighbours_among(self, learnt: Tensor, k: int) -> Neighbours:
-        """:func:`nearest_neighbours` in what a model makes of the items, ``(n_items, width)``; never kept on disk.
+        """Nearest neighbours in what a model makes of the items, ``(n_items, width)``; never kept on disk.
 
-        An item that lacks every modality is linked to itself alone.
+        Searched like :meth:`neighbours`. An item that lacks every modality is linked to itself alone.
         """
         known = np.any([self.present(modality) for modality in self.modalities], axis=0)
-        return nearest_neighbours(learnt, k, known, progress=self._progress)
+        return self._search(learnt.float().cpu().numpy() if self._approximate else learnt, k, known)
+
+    @property
+    def _approximate(self) -> bool:
+        how = self._knn_search or ("exact" if self.n_items <= EXACT_ITEMS else "approximate")
+        return how == "approximate"
+
+    def _search(self, rows: Rows | Tensor, k: int, present: np.ndarray) -> Neighbours:
+        search = approximate_neighbours if self._approximate else nearest_neighbours
+        return search(rows, k, present, progress=self._progress)
 
     def item_graph(self, modality: str, k: int, weighting: str = "cosine", loops: bool = True) -> SparseGraph:
         """:func:`knn_graph` over a modality's raw features; without ``loops``, of k neighbours besides the item."""
@@ -176,7 +183,11 @@ class TrainingData:
         """Sum of the item graphs: modality ``image`` weighs ``image_weight``, the others share the rest.
 
         Without an ``image`` all modalities weigh the same; a single modality weighs 1.
+
+        Raises:
+            UserError: ``image_weight``, which models call mm_image_weight, is not a share.
         """
+        share("mm_image_weight", image_weight)
         names = self.modalities
         if "image" in names and len(names) > 1:
             others = (1.0 - image_weight) / (len(names) - 1)

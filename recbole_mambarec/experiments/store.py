@@ -55,7 +55,7 @@ NO_EFFECT = frozenset(
 )
 # keys that came after the first records, with the value under which they change nothing: a default that leaves results
 # as they were belongs here, so that earlier runs are still known as the same ones (cl_warmup_epochs came and went)
-NEUTRAL = {"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0}
+NEUTRAL = {"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1}
 
 _NONE = type(None)
 _FIELDS: dict[str, type | tuple[type, ...]] = {

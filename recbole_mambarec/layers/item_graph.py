@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs import Neighbours, SparseGraph, knn_graph, weighted_sum, without_self
 from recbole_mambarec.data.training import TrainingData
-from recbole_mambarec.errors import one_of
+from recbole_mambarec.errors import one_of, share
 
 GRAPHS = ("refined", "raw", "mix")
 
@@ -18,7 +18,7 @@ class ItemGraph(nn.Module):
     ``raw`` is a graph over the raw features, built once; ``refined`` one over representations that the model learns,
     found anew by :meth:`refresh`; ``mix`` a weighted sum of the two. Between two refreshes the graph is a constant.
     The refined neighbours are in the state dict, as no data brings them back: a restored model has the graph with which
-    its weights were saved.
+    its weights were saved. Before the first refresh (``found``) there is no graph.
 
     Args:
         data: the training data.
@@ -28,7 +28,7 @@ class ItemGraph(nn.Module):
         image_weight: weight of modality ``image`` in the raw graph (:meth:`TrainingData.mixed_item_graph`).
 
     Raises:
-        UserError: unknown ``kind``.
+        UserError: unknown ``kind``, or a weight beyond [0, 1].
     """
 
     def __init__(
@@ -36,11 +36,13 @@ class ItemGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.learns = one_of("ii_graph", kind, GRAPHS) != "raw"
-        self.data, self.k, self.refined_weight = data, min(k, data.n_items - 1), refined_weight
+        self.data, self.k = data, min(k, data.n_items - 1)
+        self.refined_weight = share("ii_refined_weight", refined_weight)
         self.raw: SparseGraph | None = None
         if kind != "refined":
             self.raw = data.mixed_item_graph(k, image_weight, weighting="cosine", loops=False)
-        self.graph = self.raw
+        self.graph: SparseGraph | None = None if self.learns else self.raw
+        self.found = not self.learns
         if self.learns:
             shape = (data.n_items, self.k)
             self.register_buffer("indices", torch.full(shape, -1, dtype=torch.int32))
@@ -59,11 +61,12 @@ class ItemGraph(nn.Module):
         refined = knn_graph(Neighbours(self.indices.cpu().numpy(), self.cosines.cpu().numpy()))
         if self.raw is not None:
             refined = weighted_sum([self.raw, refined], [1.0 - self.refined_weight, self.refined_weight])
-        self.graph = refined.to(self.indices.device)
+        self.graph, self.found = refined.to(self.indices.device), True
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        if self.learns:
+        # the state of a model that has never searched brings no graph
+        if self.learns and (self.indices >= 0).any():
             self._build()
 
     def propagate(self, x: Tensor) -> Tensor:

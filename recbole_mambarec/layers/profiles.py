@@ -31,10 +31,17 @@ class UserProfiles(nn.Module):
         for name, nodes, count in zip(("of_users", "of_items"), data.pairs, (data.n_users, data.n_items)):
             degrees = torch.from_numpy(np.bincount(nodes, minlength=count).astype(np.float32))
             self.register_buffer(name, degrees, persistent=False)
+        having = torch.from_numpy(np.unique(data.pairs[0]).astype(np.int64))
+        # None: all users; a selection of all of them would be a copy
+        self.register_buffer("having", None if len(having) == data.n_users else having, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Profiles ``(U, w)`` of ``(I, w)``; zeros for a user without items."""
         return self.user_item.propagate(x)
+
+    def known(self, profiles: Tensor) -> Tensor:
+        """The profiles of users who have items, whose statistics mean something."""
+        return profiles if self.having is None else profiles[self.having]
 
     def without(self, own: Tensor, x: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Profiles ``(B, w)`` of ``users``, each without the one of ``items`` in its row, which the user has.

@@ -24,8 +24,8 @@ class RCA(nn.Module):
         X_m = X_m + ReLU(X_m W_m + J C_m^T W_cm / sqrt(d)) W_hm
 
     The correlations are statistics of all N rows, so the rows must be real nodes of one type: padding rows would count.
-    ``token``: each node's M vectors attend to each other (4 heads) and are added. Both take time O(R N d^2) and memory
-    O(N d + d^2): no N x N array exists.
+    ``token``: each node's M vectors attend to each other (4 heads) and are added. Both take time O(R N (M d)^2) and
+    memory O(N M d + (M d)^2) per step: no N x N array exists.
 
     That features are refined in steps from cross-correlations with a joint projection is the paper's (abstract and
     figure); the step is that of joint cross-attention in audio-visual learning, and its scale, the centred and
@@ -55,7 +55,8 @@ class RCA(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = one_of("rca_residual", residual, RESIDUALS)
-        step = FeatureStep if one_of("rca_scope", scope, SCOPES) == "feature" else TokenStep
+        self.correlates = one_of("rca_scope", scope, SCOPES) == "feature"
+        step = FeatureStep if self.correlates else TokenStep
         self.n_steps = n_steps
         self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
         self.joint = nn.Linear(n_views * dim, dim)
@@ -71,7 +72,8 @@ class RCA(nn.Module):
         Returns:
             ``asked`` (or ``nodes``) refined, side by side, and the joint map ``(K or N, d)`` of that.
         """
-        start = states = [nodes] if asked is None else [nodes, asked]
+        rows = nodes if asked is None else asked
+        start = states = [rows] if rows is nodes or not self.correlates else [nodes, rows]
         for number in range(self.n_steps):
             step = self.steps[number % len(self.steps)]
             maps = step.maps(states[0])
@@ -141,7 +143,7 @@ def correlation(x: Tensor, weight: Tensor) -> Tensor:
     """Pearson correlations of the columns of x ``(N, p)`` and of ``x W^T + b``, in float32: ``(p, q)``.
 
     From the second moments of x alone: the mapped rows are never made, and b does not matter. A column that does not
-    vary correlates with nothing.
+    vary, or a mapped one that varies a thousandth of what goes into it, correlates with nothing.
 
     Args:
         weight: ``(q, p)``, as of a linear layer.
@@ -158,7 +160,7 @@ def correlation(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Moments(torch.autograd.Function):
-    """``(x - mean)^T (x - mean)`` with one product in its gradient, in which the mean has no part."""
+    """``(x - mean)^T (x - mean)`` with one product in its gradient, whose columns sum to zero."""
 
     @staticmethod
     def forward(ctx, x: Tensor, mean: Tensor) -> Tensor:
@@ -170,7 +172,9 @@ class _Moments(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         both = gradient + gradient.T
-        return torch.addmm(-(mean @ both), x, both), None
+        found = torch.addmm(-(mean @ both), x, both)
+        # a mean in float32 is not exact, and the step before would multiply what is left of it by the mean
+        return found.sub_(found.mean(dim=0)), None
 
 
 def _per_norm(squares: Tensor, rounding: Tensor) -> Tensor:

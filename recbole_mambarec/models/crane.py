@@ -14,6 +14,7 @@ from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.profiles import UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA
+from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
 INPUTS = ("both", "ids", "refined")
@@ -38,13 +39,13 @@ class CRANE(PrunedRecommender):
     from cross-correlations in a joint space; the item graph is built on the refined features; embeddings spread on the
     user-item and on the item graph; a contrastive loss ties the behavioural to the semantic view.
 
-    Ours, as neither formulas nor code nor tables were available: everything else, each choice a key. With X the
+    Ours, as neither formulas nor code nor tables were available: everything else, most choices a key. With X the
     projected features, Z the refined ones, e' LightGCN's users and items (trained on pruned edges, as in FREEDOM), S
     the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over *training* items, refined
     by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains
-    RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch without gradient. The loss adds to
-    BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and
-    half the squares of the batch's id embeddings over the batch size.
+    RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch (``ii_refresh``) without gradient.
+    The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items
+    of the batch, and half the squares of the batch's id embeddings over the batch size.
 
     Two things keep the content from drowning the ids (measured in results/crane.md): the length of Zbar, which else
     outgrows them within an epoch (``unit_content: False``), and that in BPR the profile of a training pair's user does
@@ -53,12 +54,15 @@ class CRANE(PrunedRecommender):
     """
 
     min_modalities = 1
+    # at two steps of RCA; four hold half as much again
+    step_memory = StepMemory(users=(4, 6.5), items=(15, 4))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
         for key in ("n_ui_layers", "n_mm_layers", "reg_weight", "cl_weight", "temperature"):
             setattr(self, key, config[key])
+        self.refresh_every = config["ii_refresh"]
         self.unit_content, self.leave_out = config["unit_content"], config["profile_leave_out"]
         if not self.temperature > 0:
             raise UserError(f"temperature must be positive, got {self.temperature}")
@@ -77,7 +81,6 @@ class CRANE(PrunedRecommender):
         self.profiles = UserProfiles(data, config["profile_norm"]) if config["user_profiles"] else None
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
-        self._refresh()
 
     def _projected(self) -> Tensor:
         """Projected features of all items, the modalities side by side."""
@@ -94,22 +97,26 @@ class CRANE(PrunedRecommender):
             self.item_graph.refresh(self.rca(self._projected())[0])
 
     def pre_epoch(self, epoch: int) -> None:
-        """Draw the edges of this epoch and search the item neighbours in the refined features."""
+        """Draw the edges of this epoch and, where it is their turn, search the neighbours in the refined features."""
         super().pre_epoch(epoch)
-        self._refresh()
+        if self.refresh_every and epoch % self.refresh_every == 0:
+            self._refresh()
 
     def _user_contents(self, projected: Tensor, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """h of all users; with pairs, of their users: as they are, and as if the item of their row were not theirs."""
         profiles = self.profiles(projected)
+        known = self.profiles.known(profiles)
         if pairs is None:
-            return (self._content(profiles),) * 2
+            return (self._content(known, profiles),) * 2
         own = profiles[pairs[0]]
         if not self.leave_out:
-            return (self._content(profiles, own),) * 2
-        return self._content(profiles, torch.cat([own, self.profiles.without(own, projected, *pairs)])).chunk(2)
+            return (self._content(known, own),) * 2
+        return self._content(known, torch.cat([own, self.profiles.without(own, projected, *pairs)])).chunk(2)
 
     def _views(self, pairs: tuple[Tensor, Tensor] | None = None) -> Views:
         """One pass; ``pairs`` are users and items of a batch, ``(B,)`` each."""
+        if not self.item_graph.found:
+            self._refresh()
         users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         projected = self._projected()
         content = self._content(projected)

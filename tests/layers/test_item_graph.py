@@ -65,6 +65,47 @@ def test_a_state_dict_restores_the_graph():
     assert np.array_equal(dense(first.graph), dense(second.graph))
 
 
+def test_before_a_search_there_is_no_graph_and_a_state_dict_makes_none():
+    first, second = build("refined"), build("refined")
+    second.load_state_dict(first.state_dict())
+    assert not second.found and second.graph is None
+    second.refresh(learnt())
+    first.load_state_dict(second.state_dict())
+    assert first.found and build("raw").found
+
+
+def test_learnt_neighbours_are_searched_the_way_the_raw_ones_are(monkeypatch):
+    searched = []
+
+    def approximate(rows, k, present, progress):
+        searched.append(rows)
+        return nearest_neighbours(rows, k, present)
+
+    monkeypatch.setattr("recbole_mambarec.data.training.approximate_neighbours", approximate)
+    exact = build("refined")
+    exact.refresh(learnt())
+    assert not searched
+    data = random_dataset().training_data()
+    data._knn_search = "approximate"
+    graph = ItemGraph(data, K, "refined")
+    graph.refresh(learnt())
+    (rows,) = searched
+    assert isinstance(rows, np.ndarray)
+    assert np.array_equal(dense(graph.graph), dense(exact.graph))
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({"refined_weight": 2}, "ii_refined_weight must be from 0 to 1, got 2"),
+        ({"image_weight": 7.0}, "mm_image_weight must be from 0 to 1, got 7.0"),
+    ],
+)
+def test_weights_are_shares(weights, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build("mix", **weights)
+
+
 def test_no_gradient_reaches_the_graph():
     graph, source = build("refined"), learnt().requires_grad_()
     graph.refresh(2 * source)

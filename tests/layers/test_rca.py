@@ -116,8 +116,10 @@ def test_correlation_is_that_of_numpy_whatever_the_scale():
     assert correlation(x, torch.eye(5)).diagonal() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_gradient_of_correlations_is_that_of_a_plain_reading():
-    x, map_ = nodes(n=30, dim=4, count=1, seed=2).requires_grad_(), nn.Linear(4, 3)
+@pytest.mark.parametrize("shift", [0, 100])
+def test_the_gradient_of_correlations_is_that_of_a_plain_reading(shift):
+    """Also where means are large, of which what is left after rounding must not come back with the gradient."""
+    x, map_ = (nodes(n=30, dim=4, count=1, seed=2) + shift).requires_grad_(), nn.Linear(4, 3)
 
     def plain(x, weight):
         both = torch.cat([x, x @ weight.T], dim=1)
@@ -127,9 +129,13 @@ def test_the_gradient_of_correlations_is_that_of_a_plain_reading():
 
     given = (x, map_.weight)
     mixed = torch.randn(4, 3, generator=torch.Generator().manual_seed(7))
-    ours, expected = (torch.autograd.grad((f(*given) * mixed).sum(), given) for f in (correlation, plain))
-    for found, wanted in zip(ours, expected):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    found = torch.autograd.grad((correlation(*given) * mixed).sum(), given)
+    exact = [x.detach().double().requires_grad_() for x in given]
+    expected = torch.autograd.grad((plain(*exact) * mixed.double()).sum(), exact)
+    for ours, wanted in zip(found, expected):
+        torch.testing.assert_close(ours.double(), wanted, atol=1e-5, rtol=1e-4)
+    # what a step before would multiply by the mean
+    assert found[0].sum(dim=0).abs().max() < 1e-6
 
 
 def test_a_constant_column_correlates_with_nothing_and_has_no_wild_gradient():
@@ -188,6 +194,9 @@ def test_other_rows_are_refined_as_they_would_be_among_the_nodes(scope, residual
     alone, along = rca(given), rca(given, torch.cat([given[3:9], others]))
     for whole, part in zip(alone, along):
         torch.testing.assert_close(part[:6], whole[3:9])
+    if scope == "token":
+        # nodes do not see each other: all but the rows that are wanted are left alone
+        torch.testing.assert_close(rca(torch.full_like(given, torch.nan), given[3:9])[0], along[0][:6])
     # rows of no node count for nothing
     again = rca(given, torch.cat([given[3:9], 100 * others]))
     torch.testing.assert_close(again[0][:6], along[0][:6])

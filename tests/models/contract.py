@@ -267,6 +267,7 @@ class ModelContract(TrainingContract):
         n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
         model = self.build(dataset)
+        model.pre_epoch(0)
         assert n_batch**2 * model.embedding_size > n_items**2 / 2
         rows = self.some_batch(dataset, n_batch)
         with torch.profiler.profile(profile_memory=True) as profile:

@@ -4,6 +4,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from recbole.quick_start import load_data_and_model
 
 from recbole_mambarec.config import default_properties, properties_folder
@@ -17,6 +18,78 @@ KEYS = default_properties("model", "CRANE")
 
 def graph_of(model) -> np.ndarray:
     return model.item_graph.graph.scipy().toarray()
+
+
+def refined_rows(weights, settings, nodes, rows):
+    """RCA of ``rows`` with the correlations of ``nodes``, and the joint map: the formulas of section 3 one by one."""
+    start, width = [nodes, rows], settings["embedding_size"]
+    states = start
+    for step in range(settings["rca_layers"]):
+        name = f"rca.steps.{0 if settings['rca_share_steps'] else step}"
+        w_j, b_j = weights[f"{name}.joint.weight"], weights[f"{name}.joint.bias"]
+        joints = [x @ w_j.T + b_j for x in states]
+        added: list[list[torch.Tensor]] = [[], []]
+        for m, x in enumerate(states[0].split(width, dim=1)):
+            found = torch.corrcoef(torch.cat([x, joints[0]], dim=1).T)[:width, width:]
+            c = torch.tanh(width**0.5 * found @ weights[f"{name}.correlated"][m])
+            for side, (state, joint) in enumerate(zip(states, joints)):
+                own = state.split(width, dim=1)[m] @ weights[f"{name}.own"][m]
+                crossed = joint @ c.T @ weights[f"{name}.crossed"][m] / width**0.5
+                added[side].append(torch.relu(own + crossed) @ weights[f"{name}.output"][m])
+        onto = states if settings["rca_residual"] == "previous" else start
+        states = [x + torch.cat(update, dim=1) for x, update in zip(onto, added)]
+    content = states[1] @ weights["rca.joint.weight"].T + weights["rca.joint.bias"]
+    return content / content.norm(dim=1, keepdim=True) if settings["unit_content"] else content
+
+
+def losses_by_the_formulas(model, weights, settings, dataset, users, positives, negatives):
+    """BPR, L2 and contrast of a batch in float64, all graphs but the item graph built here."""
+    known = torch.zeros(dataset.n_users, dataset.n_items, dtype=torch.float64)
+    known[dataset.users, dataset.items] = 1
+    scale_u, scale_i = known.sum(dim=1).rsqrt(), known.sum(dim=0).clamp(min=1).rsqrt()
+    a = scale_u[:, None] * known * scale_i
+    layers = [(weights["user_embedding.weight"], weights["item_embedding.weight"])]
+    for _ in range(settings["n_ui_layers"]):
+        layers.append((a @ layers[-1][1], a.T @ layers[-1][0]))
+    e_u, e_i = (torch.stack(side).mean(dim=0) for side in zip(*layers))
+    features = [torch.as_tensor(dataset.item_features[m].matrix[1:]).double() for m in model.modalities]
+    names = [f"projection.{m}" for m in model.modalities]
+    x = torch.cat([f @ weights[f"{n}.weight"].T + weights[f"{n}.bias"] for f, n in zip(features, names)], dim=1)
+    content = refined_rows(weights, settings, x, x)
+    s = torch.tensor(graph_of(model), dtype=torch.float64)
+    spread, h_i = content, {"both": e_i + content, "ids": e_i, "refined": content}[settings["ii_input"]]
+    for _ in range(settings["n_mm_layers"]):
+        spread, h_i = s @ spread, s @ h_i
+
+    def profile(rows, of_users):
+        if settings["profile_norm"] == "mean":
+            return rows / rows.sum(dim=1, keepdim=True).clamp(min=1) @ x
+        return rows * scale_u[of_users, None] * scale_i @ x
+
+    others = known[users].clone()
+    others[torch.arange(len(users)), positives] = 0
+    profiles = profile(known, torch.arange(dataset.n_users))
+    h_u = ranked = refined_rows(weights, settings, profiles, profiles[users])
+    if settings["profile_leave_out"]:
+        ranked = refined_rows(weights, settings, profiles, profile(others, users))
+    z_u, z_i = e_u[users], e_i + h_i
+    if settings["user_profiles"]:
+        z_u = z_u + ranked
+
+    def nce(of, to, nodes):
+        once = torch.tensor([nodes.tolist().index(node) for node in sorted(set(nodes.tolist()))])
+        logits = F.normalize(of[once], dim=1) @ F.normalize(to[once], dim=1).T / settings["temperature"]
+        return F.cross_entropy(logits, torch.arange(len(once)))
+
+    contrast = nce(e_i[positives], spread[positives], positives)
+    if settings["user_profiles"]:
+        contrast = contrast + nce(e_u[users], h_u, users)
+    ids = layers[0][0][users], layers[0][1][positives], layers[0][1][negatives]
+    return (
+        -F.logsigmoid((z_u * (z_i[positives] - z_i[negatives])).sum(dim=1)).mean(),
+        settings["reg_weight"] * sum(rows.square().sum() for rows in ids) / 2 / model.batch_size,
+        settings["cl_weight"] * contrast,
+    )
 
 
 class TestCRANE(ModelContract):
@@ -84,6 +157,7 @@ class TestCRANE(ModelContract):
         """Dense products in float64 from the model's parameters, two propagations over the item graph."""
         dataset = random_dataset()
         model = self.build(dataset, n_mm_layers=2, rca_layers=1, ii_graph="refined", unit_content=False).eval()
+        model._refresh()
         s, a = graph_of(model).astype(float), model.bipartite.scipy().toarray().astype(float)
         nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight]).detach().double().numpy()
         behaviour = (nodes + a @ nodes + a @ a @ nodes) / 3
@@ -152,9 +226,8 @@ class TestCRANE(ModelContract):
     def test_every_epoch_searches_the_neighbours_anew(self):
         dataset = random_dataset()
         model = self.build(dataset, knn_k=4)
-        first = graph_of(model)
         model.pre_epoch(0)
-        assert np.array_equal(first, graph_of(model))
+        first = graph_of(model)
         with torch.no_grad():
             model.projection["text"].weight.normal_()
         assert np.array_equal(first, graph_of(model))
@@ -164,6 +237,62 @@ class TestCRANE(ModelContract):
         assert found.shape == (dataset.n_items, 4)
         for item, row in enumerate(found):
             assert len(set(row)) == 4 and item not in row and row.min() >= 0 and row.max() < dataset.n_items
+
+    @pytest.mark.parametrize(("every", "searched"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (0, [])])
+    def test_the_graph_is_searched_when_it_is_its_turn(self, every, searched, monkeypatch):
+        model, epochs = self.build(ii_refresh=every), []
+        refresh = model.item_graph.refresh
+        monkeypatch.setattr(model.item_graph, "refresh", lambda learnt: (epochs.append(epoch), refresh(learnt)))
+        for epoch in range(5):
+            model.pre_epoch(epoch)
+        assert epochs == searched
+        model._views()
+        # with 0, the first pass has found the one that stays
+        assert model.item_graph.found and len(epochs) == len(searched) + (every == 0)
+
+    def test_users_without_items_do_not_count(self):
+        """Two users more whom no interaction knows: the others' content and its statistics stay as they are."""
+        dataset = random_dataset()
+        features = {m: f.matrix[1:] for m, f in dataset.item_features.items()}
+        shape = dataset.users, dataset.items, dataset.n_users + 2, dataset.n_items
+        few, many = self.build(dataset).eval(), self.build(InMemoryDataset(*shape, features)).eval()
+        assert few.profiles.having is None and len(many.profiles.having) == dataset.n_users
+        state = few.state_dict()
+        state["user_embedding.weight"] = torch.cat([state["user_embedding.weight"], torch.zeros(2, 8)])
+        few._refresh()
+        many.load_state_dict(state | {name: few.state_dict()[name] for name in state if "item_graph" in name})
+        torch.testing.assert_close(many._views().profiles[: dataset.n_users], few._views().profiles)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"profile_leave_out": False},
+            {"user_profiles": False},
+            {"profile_norm": "sym", "rca_residual": "input", "rca_share_steps": False},
+            {"ii_input": "ids", "n_mm_layers": 2, "unit_content": False},
+        ],
+        ids=str,
+    )
+    def test_losses_and_gradients_equal_the_formulas(self, settings):
+        """Each term and the gradient of the sum, against dense products in float64 with the item graph of the model."""
+        dataset = random_dataset()
+        settings = KEYS | {"embedding_size": 8, "cl_weight": 0.3, "reg_weight": 0.1, "temperature": 0.5} | settings
+        model = self.build(dataset, **settings)
+        rows = self.some_batch(dataset, 24)
+        parts = model.calculate_loss(rows)
+        sum(parts).backward()
+        weights = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
+        expected = losses_by_the_formulas(model, weights, settings, dataset, *(x - 1 for x in rows.values()))
+        sum(expected).backward()
+        for ours, wanted in zip(parts, expected):
+            assert ours.item() == pytest.approx(float(wanted.detach()), rel=1e-5)
+        for name, p in model.named_parameters():
+            wanted = weights[name].grad
+            if wanted is None:
+                assert p.grad is None or not p.grad.any()
+            else:
+                torch.testing.assert_close(p.grad.double(), wanted, atol=1e-6, rtol=1e-3, msg=name)
 
     def test_a_checkpoint_brings_its_graph(self, tmp_path):
         """The weights of a checkpoint with the graph of another moment give other scores."""
