@@ -13,6 +13,9 @@ from recbole_mambarec.errors import UserError, one_of
 RESIDUALS = ("previous", "input")
 SCOPES = ("feature", "token")
 _HEADS = 4
+# smaller inside the tanh: features of few effective dimensions would saturate it from the start; smaller still for what
+# a step adds: refining begins near what the features say, not with noise of their own length
+_GAINS = {"correlated": 0.5, "own": 1.0, "crossed": 1.0, "output": 0.1}
 
 
 class RCA(nn.Module):
@@ -59,7 +62,7 @@ class RCA(nn.Module):
         step = FeatureStep if self.correlates else TokenStep
         self.n_steps = n_steps
         self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
-        self.joint = nn.Linear(n_views * dim, dim)
+        self.joint = unbiased(n_views * dim, dim)
 
     def forward(self, nodes: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Refine nodes whose modalities lie side by side, ``(N, M d)``.
@@ -84,17 +87,27 @@ class RCA(nn.Module):
         return states[-1], self.joint(states[-1])
 
 
+def unbiased(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map whose bias starts at 0.
+
+    torch draws biases as large as inputs with entries of about 1 call for; those of features with rows of length 1 are
+    far smaller, so that all nodes would start alike.
+    """
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class FeatureStep(nn.Module):
     """What one step of the ``feature`` scope adds to each modality."""
 
     def __init__(self, dim: int, n_views: int) -> None:
         super().__init__()
-        self.joint = nn.Linear(n_views * dim, dim)
-        for name in ("correlated", "own", "crossed", "output"):
+        self.joint = unbiased(n_views * dim, dim)
+        for name, gain in _GAINS.items():
             weights = nn.Parameter(torch.empty(n_views, dim, dim))
             for weight in weights:
-                # smaller inside the tanh: features of few effective dimensions would saturate it from the start
-                nn.init.xavier_uniform_(weight, gain=0.5 if name == "correlated" else 1.0)
+                nn.init.xavier_uniform_(weight, gain=gain)
             setattr(self, name, weights)
 
     def attention(self, nodes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.profiles import UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
-from recbole_mambarec.layers.rca import RCA
+from recbole_mambarec.layers.rca import RCA, unbiased
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
@@ -69,7 +69,7 @@ class CRANE(PrunedRecommender):
         self.ii_input = one_of("ii_input", config["ii_input"], INPUTS)
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
-        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
+        self.projection = nn.ModuleDict({m: unbiased(self.feature_dim(m), d) for m in self.modalities})
         self.rca = RCA(
             d,
             len(self.modalities),
