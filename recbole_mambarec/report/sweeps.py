@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -148,5 +149,9 @@ def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
 
 
 def _is_grid(members: list[Row], keys: tuple[str, ...]) -> bool:
-    sizes = [len({row.config[key] for row in members}) for key in keys]
-    return min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))
+    counts = [Counter(row.config[key] for row in members) for key in keys]
+    # a value with one point alone is a change of one key at the side: of lines that cross no key is seen at two values
+    # of another
+    crossed = len(keys) == 1 or min(min(count.values()) for count in counts) > 1
+    sizes = [len(count) for count in counts]
+    return crossed and min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))

@@ -49,6 +49,13 @@ def test_scattered_points_are_no_grid():
     assert find(load.rows(scattered), []) == []
 
 
+def test_lines_that_cross_are_no_grid():
+    """Changes of one key at a time are sweeps of that key, where it has enough values, and no plane."""
+    points = [(1, 1), (2, 1), (3, 1), (1, 2)]
+    (found,) = find(load.rows([scored(0.1, label=f"{a} {b}", model="M", a=a, b=b) for a, b in points]), [])
+    assert found.keys == ("a",) and [point.values for point in found.points] == [(1,), (2,), (3,)]
+
+
 def test_points_are_compared_on_the_seeds_that_all_have():
     more = scored(0.9, 0.9, label="1 1", model="M", a=1, b=1, seed=7)
     (found,) = find(grid(more), [])
