@@ -145,13 +145,20 @@ def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
     for row in candidates:
         if all(_is_number(row.config.get(key)) for key in keys):
             alike.setdefault(_without(row.config, keys), []).append(row)
-    return [members for members in alike.values() if _is_grid(members, keys)]
+    parts = (_crossed(members, keys) if len(keys) > 1 else members for members in alike.values())
+    return [members for members in parts if _is_grid(members, keys)]
+
+
+def _crossed(members: list[Row], keys: tuple[str, ...]) -> list[Row]:
+    """Rows whose value of each key is seen at two values of the others; the rest are changes at the side of a grid."""
+    while True:
+        counts = [Counter(row.config[key] for row in members) for key in keys]
+        kept = [row for row in members if all(count[row.config[key]] > 1 for key, count in zip(keys, counts))]
+        if len(kept) == len(members):
+            return kept
+        members = kept
 
 
 def _is_grid(members: list[Row], keys: tuple[str, ...]) -> bool:
-    counts = [Counter(row.config[key] for row in members) for key in keys]
-    # a value with one point alone is a change of one key at the side: of lines that cross no key is seen at two values
-    # of another
-    crossed = len(keys) == 1 or min(min(count.values()) for count in counts) > 1
-    sizes = [len(count) for count in counts]
-    return crossed and min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))
+    sizes = [len({row.config[key] for row in members}) for key in keys]
+    return min(sizes) > 1 and len(members) >= max(_FEWEST, _FILLED * prod(sizes))

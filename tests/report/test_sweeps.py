@@ -56,6 +56,13 @@ def test_lines_that_cross_are_no_grid():
     assert found.keys == ("a",) and [point.values for point in found.points] == [(1,), (2,), (3,)]
 
 
+def test_a_change_at_the_side_is_no_part_of_a_grid():
+    side = scored(0.5, label="without b", model="M", a=2, b=0)
+    plane, line = find(grid(side), [])
+    assert plane.keys == ("a", "b") and len(plane.points) == 9
+    assert line.keys == ("b",) and line.options(0) == [0, 1, 2, 3]
+
+
 def test_points_are_compared_on_the_seeds_that_all_have():
     more = scored(0.9, 0.9, label="1 1", model="M", a=1, b=1, seed=7)
     (found,) = find(grid(more), [])
