@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recbole_mambarec.errors import UserError, one_of
 from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
-from recbole_mambarec.layers.profiles import UserProfiles
+from recbole_mambarec.layers.profiles import NORMS, UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA, unbiased
 from recbole_mambarec.memory import StepMemory
@@ -78,7 +78,8 @@ class CRANE(PrunedRecommender):
             config["rca_residual"],
             config["rca_scope"],
         )
-        self.profiles = UserProfiles(data, config["profile_norm"]) if config["user_profiles"] else None
+        norm = one_of("profile_norm", config["profile_norm"], NORMS)
+        self.profiles = UserProfiles(data, norm) if config["user_profiles"] else None
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
 

@@ -15,6 +15,11 @@ class PrunedRecommender(MultimodalRecommender):
         self.prune_rate = config["prune_rate"]
         if not 0 <= self.prune_rate < 1:
             raise UserError(f"prune_rate must be at least 0 and below 1, got {self.prune_rate}")
+        n_edges = len(self.data.pairs[0])
+        if not int(n_edges * (1 - self.prune_rate)):
+            raise UserError(
+                f"prune_rate {self.prune_rate} leaves none of the {n_edges} training edges: use a smaller one"
+            )
         self.bipartite = self.training_graph = self.data.bipartite
 
     def pre_epoch(self, epoch: int) -> None:

@@ -330,7 +330,7 @@ class TestCRANE(ModelContract):
     def test_items_nobody_has_and_users_without_items_are_finite(self):
         features = {"text": np.random.default_rng(0).normal(size=(6, 3))}
         dataset = InMemoryDataset([0, 0, 1], [0, 1, 1], 3, 6, features)
-        model = self.build(dataset, knn_k=2)
+        model = self.build(dataset, knn_k=2, prune_rate=0.5)
         assert all(torch.isfinite(x).all() for x in model.embed())
 
     @pytest.mark.parametrize(
@@ -339,6 +339,7 @@ class TestCRANE(ModelContract):
             ({"rca_residual": "none"}, "rca_residual 'none' is unknown"),
             ({"rca_scope": "node"}, "rca_scope 'node' is unknown"),
             ({"profile_norm": "max"}, "profile_norm 'max' is unknown: use one of mean, sym"),
+            ({"profile_norm": "max", "user_profiles": False}, "profile_norm 'max' is unknown: use one of mean, sym"),
             ({"ii_graph": "both"}, "ii_graph 'both' is unknown"),
             ({"ii_input": "none"}, "ii_input 'none' is unknown: use one of both, ids, refined"),
             ({"temperature": 0.0}, "temperature must be positive, got 0.0"),

@@ -67,3 +67,7 @@ class TestFREEDOM(ModelContract):
     def test_a_prune_rate_of_one_is_refused(self):
         with pytest.raises(UserError, match="prune_rate must be at least 0 and below 1, got 1"):
             self.build(prune_rate=1)
+
+    def test_a_prune_rate_that_leaves_no_edge_is_refused(self):
+        with pytest.raises(UserError, match=r"prune_rate 0.9999 leaves none of the \d+ training edges"):
+            self.build(prune_rate=0.9999)
