@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # the workers share the cores, and threads that wait for each other spin; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # first of all: with an unusable ray, the tests could not import recbole.quick_start otherwise
 import recbole_mambarec  # noqa: F401
