@@ -55,7 +55,7 @@ def _measure(name: str, n_users: int, n_items: int, n_pairs: int, modalities: in
     torch.manual_seed(0)
     model = get_model(name)(config, dataset)
     rows = batch(users[:64], items[:64], rng.integers(0, n_items, 64))
-    estimate = need(model.step_memory, config, model.data)
+    estimate = need(model.memory_of(config), config, model.data)
     return step_peak(model, rows), estimate.features + estimate.step
 
 

@@ -7,7 +7,8 @@ Generates a dataset per size (users and interactions in Amazon's proportions, 40
 few steps through RecBole's trainer in a process of its own per size and form, writes the checkpoint, and ranks a few
 blocks of users. Peak memory is the largest resident memory of the process; ``anonymous`` leaves out pages of files
 that are mapped, which the system can drop at any time. ``estimate`` is what the package foretold before the model was
-built, added to what the process then held. The neighbour lists are kept in the folder, so the second form of a size
+built, added to what the process then held. ``epoch_start`` is what a model does before its first epoch: draw edges,
+search neighbours that it learns. The neighbour lists are kept in the folder, so the second form of a size
 finds them. The last line is one JSON object: rows, and the growth exponent of each figure per form.
 """
 
@@ -30,7 +31,19 @@ from benchmarks.synthetic import sizes, write_dataset
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.memory import peak_gib
 
-FIGURES = ("load", "search", "graphs", "step", "step_cpu", "ranking", "write", "peak", "anonymous", "estimate")
+FIGURES = (
+    "load",
+    "search",
+    "graphs",
+    "epoch_start",
+    "step",
+    "step_cpu",
+    "ranking",
+    "write",
+    "peak",
+    "anonymous",
+    "estimate",
+)
 
 
 class _Few:
@@ -98,9 +111,11 @@ def child(folder: Path, model_name: str, form: str, steps: int) -> dict[str, flo
     TrainingData.neighbours = lambda *a, **k: timed("search", lambda: neighbours(*a, **k))
     model_class = get_model(model_name)
     data = train._dataset.training_data()
-    found["estimate"] = watch.now("VmRSS") + need(model_class.step_memory, config, data).total / 2**30
+    found["estimate"] = watch.now("VmRSS") + need(model_class.memory_of(config), config, data).total / 2**30
     model = timed("graphs", lambda: model_class(config, train._dataset))
     found["graphs"] -= found["search"]
+    before_epoch = model.pre_epoch
+    model.pre_epoch = lambda epoch: timed("epoch_start", lambda: before_epoch(epoch))
     trainer = get_trainer(config["MODEL_TYPE"], model_name)(config, model)
     ends = []
     trainer.optimizer.register_step_post_hook(lambda *_: ends.append((time.perf_counter(), time.process_time())))

@@ -65,9 +65,11 @@ class ItemGraph(nn.Module):
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        # the state of a model that has never searched brings no graph
         if self.learns and (self.indices >= 0).any():
             self._build()
+        elif self.learns:
+            # the state of a model that has never searched: an earlier graph is not that of the weights
+            self.graph, self.found = None, False
 
     def propagate(self, x: Tensor) -> Tensor:
         """The graph times ``x``, ``(n_items, d)``; no gradient reaches the graph."""

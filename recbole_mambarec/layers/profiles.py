@@ -18,7 +18,8 @@ class UserProfiles(nn.Module):
 
     A model that ranks an item above another one for a user whose profile contains the first sees the answer in the
     question: the pair is told apart by that item's share of the profile, which no item of the validation or test split
-    has. :meth:`without` gives the profile that the user would have if the interaction in question were not known.
+    has. :meth:`without` gives the profile without the interaction in question: a mean is then that over the user's
+    other items; the weights of ``sym`` stay those of all interactions.
 
     Raises:
         UserError: unknown ``norm``.
@@ -42,6 +43,10 @@ class UserProfiles(nn.Module):
     def known(self, profiles: Tensor) -> Tensor:
         """The profiles of users who have items, whose statistics mean something."""
         return profiles if self.having is None else profiles[self.having]
+
+    def nobody(self, users: Tensor | None = None, left_out: int = 0) -> Tensor:
+        """Whether each of ``users`` (default: all) has ``left_out`` items at most, so that no profile is left; bool."""
+        return (self.of_users if users is None else self.of_users[users]) <= left_out
 
     def without(self, own: Tensor, x: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Profiles ``(B, w)`` of ``users``, each without the one of ``items`` in its row, which the user has.

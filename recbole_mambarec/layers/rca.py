@@ -32,8 +32,8 @@ class RCA(nn.Module):
 
     That features are refined in steps from cross-correlations with a joint projection is the paper's (abstract and
     figure); the step is that of joint cross-attention in audio-visual learning, and its scale, the centred and
-    normalised correlation (raw products saturate the tanh at catalogue size), the sharing of weights and the token form
-    are ours.
+    normalised correlation (raw products saturate the tanh at catalogue size), the sharing of weights, the token form
+    and the start (a step adds a tenth of the length of what comes in, biases are 0) are ours.
 
     Args:
         dim: width d.

@@ -53,13 +53,18 @@ class MultimodalRecommender(GeneralRecommender):
             "popularity",
         ):
             raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
-        memory.check(type(self).__name__, self.step_memory, config, self.data)
+        memory.check(type(self).__name__, self.memory_of(config), config, self.data)
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None
 
     # ------------------------------------------------------------------ what a model defines
+
+    @classmethod
+    def memory_of(cls, config) -> memory.StepMemory:
+        """What a step holds under a configuration; ``step_memory`` where no key changes it much."""
+        return cls.step_memory
 
     @abstractmethod
     def embed(self) -> tuple[Tensor, Tensor]:

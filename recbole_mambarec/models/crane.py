@@ -39,13 +39,17 @@ class CRANE(PrunedRecommender):
     from cross-correlations in a joint space; the item graph is built on the refined features; embeddings spread on the
     user-item and on the item graph; a contrastive loss ties the behavioural to the semantic view.
 
-    Ours, as neither formulas nor code nor tables were available: everything else, most choices a key. With X the
-    projected features, Z the refined ones, e' LightGCN's users and items (trained on pruned edges, as in FREEDOM), S
-    the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over *training* items, refined
-    by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains
-    RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. S is refreshed before each epoch (``ii_refresh``) without gradient.
-    The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items
-    of the batch, and half the squares of the batch's id embeddings over the batch size.
+    Ours, as neither formulas nor code nor tables were available: everything else, the choices keys where nothing else
+    is said. With X the projected features, Z the refined ones, e' LightGCN's users and items (trained on pruned edges,
+    as in FREEDOM), S the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over
+    *training* items, refined by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``,
+    so that ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. By default S is only to a tenth the graph on
+    Z, nine tenths are that on the raw features (``ii_graph: refined`` is the paper's, and the other end is ``raw``); it
+    is refreshed before each epoch (``ii_refresh``) without gradient. The loss adds to BPR
+    ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and half
+    the squares of the batch's id embeddings over the batch size. Fixed, without a key: the form of h_u, the sum of
+    views, which views the contrast compares, the mean over LightGCN's layers, and how weights start (small steps of
+    RCA, biases at 0).
 
     Two things keep the content from drowning the ids (measured in results/crane.md): the length of Zbar, which else
     outgrows them within an epoch (``unit_content: False``), and that in BPR the profile of a training pair's user does
@@ -54,7 +58,6 @@ class CRANE(PrunedRecommender):
     """
 
     min_modalities = 1
-    # at two steps of RCA; four hold half as much again
     step_memory = StepMemory(users=(4, 6.5), items=(15, 4))
 
     def __init__(self, config, dataset) -> None:
@@ -83,6 +86,15 @@ class CRANE(PrunedRecommender):
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
 
+    @classmethod
+    def memory_of(cls, config) -> StepMemory:
+        """``step_memory`` holds for up to two steps of RCA on all nodes; tokens and each further step take more."""
+        more = max(config["rca_layers"] - 2, 0)
+        if config["rca_scope"] == "token":
+            return cls.step_memory._replace(users=(5.5, 1), items=(11, 14.5 + 5 * more))
+        (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
+        return cls.step_memory._replace(users=(users, of_users + 2.1 * more), items=(items, of_items + 2.3 * more))
+
     def _projected(self) -> Tensor:
         """Projected features of all items, the modalities side by side."""
         return torch.cat([self.projection[m](self.features[m]()) for m in self.modalities], dim=1)
@@ -104,15 +116,21 @@ class CRANE(PrunedRecommender):
             self._refresh()
 
     def _user_contents(self, projected: Tensor, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """h of all users; with pairs, of their users: as they are, and as if the item of their row were not theirs."""
+        """h of all users; with pairs, of their users: as they are, and as if the item of their row were not theirs.
+
+        A user of whom no item is left has no content: zeros, which no gradient passes. Biases begin at 0, so that the
+        content would be 0 before it is scaled to length 1, and its gradient infinite.
+        """
         profiles = self.profiles(projected)
         known = self.profiles.known(profiles)
         if pairs is None:
-            return (self._content(known, profiles),) * 2
+            return (self._content(known, profiles).masked_fill(self.profiles.nobody()[:, None], 0),) * 2
         own = profiles[pairs[0]]
         if not self.leave_out:
             return (self._content(known, own),) * 2
-        return self._content(known, torch.cat([own, self.profiles.without(own, projected, *pairs)])).chunk(2)
+        others = self.profiles.without(own, projected, *pairs)
+        whole, rest = self._content(known, torch.cat([own, others])).chunk(2)
+        return whole, rest.masked_fill(self.profiles.nobody(pairs[0], left_out=1)[:, None], 0)
 
     def _views(self, pairs: tuple[Tensor, Tensor] | None = None) -> Views:
         """One pass; ``pairs`` are users and items of a batch, ``(B,)`` each."""

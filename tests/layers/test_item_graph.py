@@ -72,6 +72,8 @@ def test_before_a_search_there_is_no_graph_and_a_state_dict_makes_none():
     second.refresh(learnt())
     first.load_state_dict(second.state_dict())
     assert first.found and build("raw").found
+    first.load_state_dict(build("refined").state_dict())
+    assert not first.found and first.graph is None
 
 
 def test_learnt_neighbours_are_searched_the_way_the_raw_ones_are(monkeypatch):

@@ -281,7 +281,7 @@ class ModelContract(TrainingContract):
         torch.manual_seed(0)
         config = model_config(self.name, **overrides)
         model = get_model(self.name)(config, dataset)
-        estimate = need(model.step_memory, config, model.data)
+        estimate = need(model.memory_of(config), config, model.data)
         share = (estimate.features + estimate.step) / step_peak(model, self.some_batch(dataset, 64))
         assert share > 0.75
         # a model that has not been measured may hold less than it is thought to
