@@ -42,13 +42,13 @@ class CRANE(PrunedRecommender):
     Ours, as neither formulas nor code nor tables were available: everything else, the choices keys where nothing else
     is said. With X the projected features, Z the refined ones, e' LightGCN's users and items (trained on pruned edges,
     as in FREEDOM), S the item graph and Zbar a linear map of Z with rows of length 1: profiles are means over
-    *training* items, refined by the same RCA with statistics of users; ``h_u = Zbar_u``, ``h_i = S^n (e'_i + Zbar_i)``,
-    so that ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. By default S is only to a tenth the graph on
-    Z, nine tenths are that on the raw features (``ii_graph: refined`` is the paper's, and the other end is ``raw``); it
-    is refreshed before each epoch (``ii_refresh``) without gradient. The loss adds to BPR
-    ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and half
-    the squares of the batch's id embeddings over the batch size. Fixed, without a key: the form of h_u, the sum of
-    views, which views the contrast compares, the mean over LightGCN's layers, and how weights start (small steps of
+    *training* items, refined by the same RCA with statistics of users; ``h_u = Zbar_u`` (none with ``user_profiles:
+    False``), ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. By
+    default S is only to a tenth the graph on Z, nine tenths are that on the raw features (``ii_graph: refined`` is the
+    paper's, the other end is ``raw``); it is refreshed before each epoch (``ii_refresh``) without gradient. The loss
+    adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the
+    batch, and half the squares of the batch's id embeddings over the batch size. Fixed, without a key: that views are
+    summed, which ones the contrast compares, the mean over LightGCN's layers, and how weights start (small steps of
     RCA, biases at 0).
 
     Two things keep the content from drowning the ids (measured in results/crane.md): the length of Zbar, which else
