@@ -80,6 +80,17 @@ class SparseGraph(nn.Module):
         """Same as :meth:`propagate`."""
         return self.propagate(x)
 
+    def replace(self, other: SparseGraph) -> None:
+        """Become ``other``, of the same shape: for a module that keeps its place in a model while its edges change.
+
+        Raises:
+            ValueError: the shapes differ, or only one of the two stores its transpose.
+        """
+        if (self.shape, self.symmetric) != (other.shape, other.symmetric):
+            raise ValueError(f"a graph of shape {self.shape} cannot become one of shape {other.shape}")
+        for name, values in other.named_buffers():
+            setattr(self, name, values)
+
     def scipy(self) -> sp.csr_array:
         """A copy as a scipy CSR array."""
         parts = (self.forward_values, self.forward_columns, self.forward_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ class ItemGraph(nn.Module):
     ``raw`` is a graph over the raw features, built once; ``refined`` one over representations that the model learns,
     found anew by :meth:`refresh`; ``mix`` a weighted sum of the two. Between two refreshes the graph is a constant.
     The refined neighbours are in the state dict, as no data brings them back: a restored model has the graph with which
-    its weights were saved. Before the first refresh (``found``) there is no graph.
+    its weights were saved. Before the first refresh (``found``) there is no graph, and nothing to propagate on.
 
     Args:
         data: the training data.
@@ -41,8 +42,9 @@ class ItemGraph(nn.Module):
         self.raw: SparseGraph | None = None
         if kind != "refined":
             self.raw = data.mixed_item_graph(k, image_weight, weighting="cosine", loops=False)
-        self.graph: SparseGraph | None = None if self.learns else self.raw
         self.found = not self.learns
+        # a module that is there from the start: RecBole counts the operations of the modules it knew before a pass
+        self.graph = SparseGraph(sp.csr_array((data.n_items, data.n_items))) if self.learns else self.raw
         if self.learns:
             shape = (data.n_items, self.k)
             self.register_buffer("indices", torch.full(shape, -1, dtype=torch.int32))
@@ -61,7 +63,8 @@ class ItemGraph(nn.Module):
         refined = knn_graph(Neighbours(self.indices.cpu().numpy(), self.cosines.cpu().numpy()))
         if self.raw is not None:
             refined = weighted_sum([self.raw, refined], [1.0 - self.refined_weight, self.refined_weight])
-        self.graph, self.found = refined.to(self.indices.device), True
+        self.graph.replace(refined.to(self.indices.device))
+        self.found = True
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -69,8 +72,14 @@ class ItemGraph(nn.Module):
             self._build()
         elif self.learns:
             # the state of a model that has never searched: an earlier graph is not that of the weights
-            self.graph, self.found = None, False
+            self.found = False
 
     def propagate(self, x: Tensor) -> Tensor:
-        """The graph times ``x``, ``(n_items, d)``; no gradient reaches the graph."""
+        """The graph times ``x``, ``(n_items, d)``; no gradient reaches the graph.
+
+        Raises:
+            ValueError: it has not been searched.
+        """
+        if not self.found:
+            raise ValueError("the item graph has not been searched: refresh it first")
         return self.graph.propagate(x)

@@ -283,3 +283,15 @@ def test_repeated_neighbours_fill_up_to_k():
     """Two users share one item, so each is the other's only neighbour, however often repeated."""
     found = co_users(interaction_matrix(np.array([0, 1]), np.array([0, 0]), 2, 1), 4)
     np.testing.assert_allclose(found.graph(fill=True).scipy().toarray(), [[0, 1], [1, 0]])
+
+
+def test_a_graph_becomes_another_one_in_its_place():
+    first, second = (SparseGraph(matrix) for matrix in (np.zeros((3, 2)), np.arange(6.0).reshape(3, 2)))
+    x = torch.ones(2, 1, requires_grad=True)
+    first.replace(second)
+    assert np.array_equal(first.scipy().toarray(), second.scipy().toarray())
+    first.propagate(x).sum().backward()
+    assert x.grad.flatten().tolist() == [6, 9]
+    for other in (SparseGraph(np.zeros((2, 3))), SparseGraph(np.zeros((3, 2)), symmetric=True)):
+        with pytest.raises(ValueError, match="cannot become"):
+            first.replace(other)

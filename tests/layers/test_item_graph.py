@@ -68,12 +68,14 @@ def test_a_state_dict_restores_the_graph():
 def test_before_a_search_there_is_no_graph_and_a_state_dict_makes_none():
     first, second = build("refined"), build("refined")
     second.load_state_dict(first.state_dict())
-    assert not second.found and second.graph is None
+    assert not second.found
+    with pytest.raises(ValueError, match="has not been searched"):
+        second.propagate(torch.ones(20, 2))
     second.refresh(learnt())
     first.load_state_dict(second.state_dict())
     assert first.found and build("raw").found
     first.load_state_dict(build("refined").state_dict())
-    assert not first.found and first.graph is None
+    assert not first.found
 
 
 def test_learnt_neighbours_are_searched_the_way_the_raw_ones_are(monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
+from recbole.quick_start import run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
 
@@ -49,6 +50,13 @@ class TrainingContract:
         _, popularity, _ = Popularity().train(folder, epochs=1)
         chance = 10 / 42
         assert result["recall@10"] > 3 * chance > 2 * popularity["recall@10"]
+
+    def test_recbole_runs_it(self, tmp_path):
+        """By RecBole's own function, which also counts the operations of a pass before training."""
+        folder = write_planted(tmp_path)
+        settings = QUICK | self.settings | {"data_path": str(folder.parent), "epochs": 1}
+        result = run_recbole(model=self.name, dataset=folder.name, config_dict=settings)
+        assert 0 <= result["test_result"]["recall@10"] <= 1
 
     def test_scores_after_training(self, tmp_path):
         """Losses are finite, a pair's score is that of the full ranking, and padding is never recommended."""
