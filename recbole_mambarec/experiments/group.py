@@ -27,6 +27,8 @@ _PROTOCOL = (
     *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "rm_dup_inter", "threshold"),
     *("filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "val_interval"),
 )
+# more than anyone runs: --seeds=999 would be a thousand runs of each model
+_MOST_SEEDS = 100
 # options of RecBole's script of the same name that another command answers
 _ELSEWHERE = ("valid_latex", "test_latex")
 
@@ -39,7 +41,7 @@ def seeds(text: str | None) -> list[int]:
     """The option ``--seeds``: a number of seeds, counted from the default one, or a list of them (``7,`` is a list).
 
     Raises:
-        UserError: it is neither, or a seed stands there twice.
+        UserError: it is neither, a seed stands there twice, or the number is so large that a seed must be meant.
     """
     if text is None:
         return [DEFAULT_SEED]
@@ -50,6 +52,8 @@ def seeds(text: str | None) -> list[int]:
         return [int(part) for part in parts]
     if int(text) < 1:
         raise UserError("--seeds=0 leaves nothing to run")
+    if int(text) > _MOST_SEEDS:
+        raise UserError(f"--seeds={text} asks for {text} seeds: the one seed {text} is --seed={text}")
     return [DEFAULT_SEED + number for number in range(int(text))]
 
 

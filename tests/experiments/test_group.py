@@ -282,6 +282,7 @@ def door(monkeypatch, *arguments):
         (["--models=BPR,MambaReq"], "MambaReq on planted: there is no model 'MambaReq': did you mean MambaRec"),
         (["--models=BPR", "--dataset=planted,nowhere"], "BPR on nowhere: dataset 'nowhere' not found"),
         (["--models=BPR", "--seeds=none"], "--seeds=none is not understood"),
+        (["--models=BPR", "--seeds=999"], "--seeds=999 asks for 999 seeds: the one seed 999 is --seed=999"),
         (["--models=BPR", "--seeds=2", "--seed=3"], "--seed and --seeds exclude each other"),
         (["--models=BPR", "--seed=many"], "seed: many is not understood"),
         (["--models=BPR", "--learnin_rate=1"], "did you mean 'learning_rate'"),
