@@ -16,6 +16,8 @@ _MOST_KEYS = 5
 # share of the combinations of values that must be there to speak of a grid
 _FILLED = 0.6
 _FEWEST = 3
+# how long a run may take is a budget: runs under another one are not held against each other
+_BUDGET = ("epochs",)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _grids(found: Sequence[Row]) -> list[Sweep]:
         keys = [
             key
             for key in varying([row.config for row in candidates])
-            if len({row.config[key] for row in candidates if _is_number(row.config.get(key))}) > 1
+            if key not in _BUDGET
+            and len({row.config[key] for row in candidates if _is_number(row.config.get(key))}) > 1
         ]
         taken: list[set[int]] = []
         for size in range(min(len(keys), len(keys) if len(keys) <= _MOST_KEYS else 2), 0, -1):

@@ -63,6 +63,15 @@ def test_a_change_at_the_side_is_no_part_of_a_grid():
     assert line.keys == ("b",) and line.options(0) == [0, 1, 2, 3]
 
 
+def test_runs_under_another_budget_are_another_grid():
+    runs = [
+        scored(0.1 + a / 100, label=f"{a} {epochs}", model="M", a=a, epochs=epochs)
+        for a, epochs in product((1, 2, 3), (40, 1000))
+    ]
+    found = find(load.rows(runs), [])
+    assert [(sweep.keys, len(sweep.points)) for sweep in found] == [(("a",), 3)] * 2
+
+
 def test_points_are_compared_on_the_seeds_that_all_have():
     more = scored(0.9, 0.9, label="1 1", model="M", a=1, b=1, seed=7)
     (found,) = find(grid(more), [])
