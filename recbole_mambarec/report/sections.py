@@ -94,6 +94,8 @@ class Builder:
         ablations = runs.ablations()
         self.sweeps = sweeps.find([*self.rows, *(row for group in ablations.values() for row in group)], runs.trials)
         self.ablations = self._without_grids(ablations)
+        if options.group is not None:
+            self.sweeps = [sweep for sweep in self.sweeps if self._asked_for(sweep)]
         self.everything = self._shown()
         self.metrics, self.other_metrics = metrics.choose(self.everything, self.mask, options.metrics)
         self.leading = metrics.leading(self.everything, self.metrics)
@@ -102,6 +104,14 @@ class Builder:
             raise UserError(f"--reference={options.reference} is not in the main table: it has {have}")
         self.provenance = provenance.trace(self.everything)
         self.looks = looks(list(dict.fromkeys(row.label for row in self.rows)))
+
+    def _asked_for(self, sweep: sweeps.Sweep) -> bool:
+        """Whether it is a search, or a grid with a run of the group that is asked for."""
+
+        def names(rows: Iterable[Row]) -> set:
+            return {(row.dataset, row.model, identity(row.config)) for row in rows}
+
+        return sweep.searched or bool(names(self.rows) & names(point.row for point in sweep.points))
 
     def _without_grids(self, ablations: dict[str, list[Row]]) -> dict[str, list[Row]]:
         """Groups of one model that are neither grids, which are shown as such, nor the main table."""

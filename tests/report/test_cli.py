@@ -223,3 +223,18 @@ def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
 def test_synthetic_files_are_records(tmp_path):
     for path in everything(tmp_path, users=0.03):
         assert store.read(path)
+
+
+def test_a_group_that_is_asked_for_comes_without_the_grids_of_others(files):
+    other = [
+        record | {"key": f"{record['key']}2", "model": "FREEDOM", "group": "other grid"}
+        for record in store.read(files[0])
+        if record["group"] == "grid"
+    ]
+    for record in other:
+        store.append("other.jsonl", record)
+    for group, models in ((None, {"MambaRec", "FREEDOM"}), ("grid", {"MambaRec"}), ("other grid", {"FREEDOM"})):
+        given = ["--sections=sensitivity"] + ([] if group is None else [f"--group={group}"])
+        assert main([files[0], "other.jsonl", "--page=page.md", "--dataset=baby", *given]) == 0
+        page = Path("page.md").read_text()
+        assert {model for model in ("MambaRec", "FREEDOM") if f"**{model} on baby by" in page} == models
