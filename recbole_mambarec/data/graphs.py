@@ -166,6 +166,11 @@ def _row_means(matrix: sp.csr_array) -> sp.csr_array:
     return sp.diags_array(np.divide(1.0, degrees, out=np.zeros_like(degrees), where=degrees > 0)) @ matrix
 
 
+def edges_kept(count: int, rate: float) -> int:
+    """How many of ``count`` edges are left when the share ``rate`` is dropped."""
+    return int(count * (1 - rate))
+
+
 def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, rate: float) -> np.ndarray:
     """Degree-sensitive pruning: indices, ascending, of the ``int(E * (1 - rate))`` interactions that are kept.
 
@@ -182,7 +187,7 @@ def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
     degrees = [np.bincount(ends, minlength=count) for ends, count in ((users, n_users), (items, n_items))]
     weights = 1.0 / np.sqrt(degrees[0][users] * degrees[1][items])
     waiting = torch.empty(len(users), dtype=torch.float64).exponential_() / torch.from_numpy(weights)
-    kept = waiting.topk(int(len(users) * (1 - rate)), largest=False, sorted=False).indices
+    kept = waiting.topk(edges_kept(len(users), rate), largest=False, sorted=False).indices
     return np.sort(kept.numpy())
 
 

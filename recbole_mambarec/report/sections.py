@@ -72,6 +72,11 @@ class Options:
     title: str = "Comparison of models"
 
 
+def _configured(rows: Iterable[Row]) -> set[tuple[str, str, str]]:
+    """Dataset, model and configuration of each: a run is the same under any label and in any group."""
+    return {(row.dataset, row.model, identity(row.config)) for row in rows}
+
+
 class Builder:
     """Makes the sections of one report: a method for each of :data:`SECTIONS`.
 
@@ -107,18 +112,14 @@ class Builder:
 
     def _asked_for(self, sweep: sweeps.Sweep) -> bool:
         """Whether it is a search, or a grid with a run of the group that is asked for."""
-
-        def names(rows: Iterable[Row]) -> set:
-            return {(row.dataset, row.model, identity(row.config)) for row in rows}
-
-        return sweep.searched or bool(names(self.rows) & names(point.row for point in sweep.points))
+        return sweep.searched or bool(_configured(self.rows) & _configured(point.row for point in sweep.points))
 
     def _without_grids(self, ablations: dict[str, list[Row]]) -> dict[str, list[Row]]:
         """Groups of one model that are neither grids, which are shown as such, nor the main table."""
-        grids = [{identity(point.row.config) for point in sweep.points} for sweep in self.sweeps]
+        grids = [_configured(point.row for point in sweep.points) for sweep in self.sweeps]
 
         def is_grid(rows: list[Row]) -> bool:
-            parts = [{identity(row.config) for row in here} for here in datasets(rows).values()]
+            parts = [_configured(here) for here in datasets(rows).values()]
             return any(part <= grid for part in parts for grid in grids)
 
         return {name: rows for name, rows in ablations.items() if name != self.options.group and not is_grid(rows)}
