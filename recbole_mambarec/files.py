@@ -1,13 +1,15 @@
-"""Files that are either whole or absent, and fingerprints of what is in them."""
+"""Files that are either whole or absent, fingerprints of what is in them, and what a file that cannot be read is."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -97,3 +99,138 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# what a file is, told by its content
+
+_HEAD = 4096
+_AGAIN = "get the file again"
+# first bytes -> phrase; the longest signatures of a kind come first
+_SIGNATURES = (
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"version https://hawser.github.com/spec/", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself: run `git annex get`"),
+    (b"\x1f\x8b", "gzip-compressed data: unpack it with `gunzip`"),
+    *((b"BZh%d1AY&SY" % level, "bzip2-compressed data: unpack it with `bunzip2`") for level in range(1, 10)),
+    (b"\xfd7zXZ\x00", "xz-compressed data: unpack it with `unxz`"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed data: unpack it with `unzstd`"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file: write what is in it in the expected format"),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file: write what is in it in the expected format"),
+    (b"PAR1", "a Parquet file: write what is in it in the expected format"),
+    (b"ARROW1", "an Arrow file: write what is in it in the expected format"),
+    (b"SQLite format 3\x00", "an SQLite database: write what is in it in the expected format"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    # torch's format before 1.6: a pickle of a magic number
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file (.pt): save the tensor in it with `numpy.save`"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32: convert it to UTF-8"),
+    (b"\x00\x00\xfe\xff", "text in UTF-32: convert it to UTF-8"),
+    (b"\xff\xfe", "text in UTF-16: convert it to UTF-8"),
+    (b"\xfe\xff", "text in UTF-16: convert it to UTF-8"),
+)
+
+
+def what_it_is(path: str | os.PathLike) -> str | None:
+    """What a file that cannot be read as it should is, by its content, as a phrase that continues "it is ...".
+
+    The phrase says what to do where there is something to do: ``a Git LFS pointer, not the file itself: run `git lfs
+    pull```. Nothing is unpickled. None where the content is of no kind that is known here, or cannot be read.
+    """
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        target = os.readlink(path)
+        annex = "annex/objects" in Path(target).as_posix()
+        return (
+            "a git-annex link without its content: run `git annex get`"
+            if annex
+            else f"a link to {target}, which is not there"
+        )
+    if path.is_dir():
+        return "a folder"
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError:
+        return None
+    if not head:
+        return f"an empty file: {_AGAIN}"
+    if not head.strip(b"\0") and _all_zero(path):
+        return f"nothing but zero bytes, as an interrupted copy leaves them: {_AGAIN}"
+    for signature, phrase in _SIGNATURES:
+        if head.startswith(signature):
+            return phrase
+    if head.startswith(b"\x93NUMPY"):
+        return _what_array(path, head)
+    if head.startswith(b"PK\x03\x04"):
+        return _what_zip(path)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a Python pickle, which can run code and is not loaded: write what is in it in the expected format"
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it with `tar -xf`"
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "a safetensors file: save the tensor in it with `numpy.save`"
+    return _what_text(head)
+
+
+def _all_zero(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return all(not block.strip(b"\0") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def _what_array(path: Path, head: bytes) -> str:
+    """Which array a ``.npy`` file holds, and whether all of it is there."""
+    import numpy as np  # this module is otherwise of the standard library alone
+
+    try:
+        with open(path, "rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+            start = stream.tell()
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError):
+        return f"a NumPy array whose header is damaged: {_AGAIN}"
+    if dtype.hasobject:
+        return (
+            "an array of pickled Python objects, which can run code and is not loaded: save the numbers themselves, "
+            "`numpy.save(path, numpy.stack(list(array)).astype('float32'))`"
+        )
+    there, whole = path.stat().st_size, start + math.prod(shape) * dtype.itemsize
+    if there < whole:
+        return f"a truncated NumPy array ({there} of {whole} bytes): {_AGAIN}"
+    return f"a NumPy array of {dtype} of shape {tuple(shape)}"
+
+
+def _what_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return f"a zip archive that is damaged or truncated: {_AGAIN}"
+    if names and all(name.endswith(".npy") for name in names):
+        arrays = ", ".join(f"'{name[: -len('.npy')]}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
+        return f"an .npz archive (of {arrays}): save the array in it with `numpy.save`"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "a PyTorch file (.pt): save the tensor in it with `numpy.save`"
+    if any(name.startswith("xl/") for name in names):
+        return "an Excel workbook: save its sheet as text"
+    return "a zip archive: unpack it"
+
+
+def _what_text(head: bytes) -> str | None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<") and b"<html" in text[:1024]):
+        return "an HTML page, as a link to a website leaves it in place of the file: download the file itself"
+    if text.startswith((b"<?xml", b"<error>")):
+        return "an XML document, as servers answer with when a download fails: download the file again"
+    if text.startswith((b'{"', b"[{", b"{'")):
+        return "JSON text"
+    if len(head) > 8 and any(head) and not (any(head[1::2]) and any(head[::2])):
+        return "text in UTF-16: convert it to UTF-8"
+    # where links cannot be made, git writes their targets as text
+    if b"/annex/objects/" in text[:512] and text.startswith((b".git/", b"../")):
+        return "a git-annex link without its content: run `git annex get`"
+    return None
