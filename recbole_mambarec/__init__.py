@@ -4,11 +4,12 @@ from recbole_mambarec import compat
 
 compat.apply()
 
-from recbole_mambarec import config, protocol, registry  # noqa: E402  (RecBole can be imported only now)
+from recbole_mambarec import config, patience, protocol, registry  # noqa: E402  (RecBole can be imported only now)
 from recbole_mambarec.data import loading  # noqa: E402
 
 config.install()
 protocol.install()
+patience.install()
 loading.install()
 registry.register_built_in()
 

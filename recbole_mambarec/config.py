@@ -28,7 +28,7 @@ PROTOCOLS = ("published", "recbole")
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test")
 # keys that only our trainer reads: with a built-in model they would be ignored without a word
 _OWN_TRAINER_KEYS = (
-    *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs"),
+    *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),
 )
 # keys of the command line doors and of RecBole's own code that no YAML lists
@@ -127,6 +127,7 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     if not published:
         # our own keys are known everywhere, RecBole's keep their values
         internal.update({key: value for key, value in recbole_defaults.items() if key in overall})
+        internal["stopping_min_steps"] = 0
     if published and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
         internal["eval_batch_size"] = _PAIRWISE_EVAL_BATCH
     of_model = default_properties("model", model) if ours else {}

@@ -36,7 +36,8 @@ class MultimodalTrainer(Trainer):
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
     lr_decay_rate^(e / lr_decay_epochs)``), ``lr_boost``, ``lr_boost_epochs`` (a further factor on the rate of the first
-    epochs), ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
+    epochs and at least of ``lr_boost_steps`` steps), ``resume_from`` (checkpoint to continue from),
+    ``checkpoint_interval``.
 
     Checkpoints (:mod:`recbole_mambarec.checkpoint`): an improvement copies the parameters in memory. The file, which
     holds that copy and where the run is, is written between two epochs when ``checkpoint_interval`` seconds have passed
@@ -54,7 +55,12 @@ class MultimodalTrainer(Trainer):
             # the first process's buffers have just been sent; from the same input, all compute the same ones
             self.distributed_model.broadcast_buffers = False
         keep_freed_memory()
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
+        # known when the training data are
+        self._boosted_epochs = config["lr_boost_epochs"]
+        factor = _schedule(config)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda epoch: factor(epoch, self._boosted_epochs)
+        )
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
         self._last_valid_result: dict | None = None
@@ -78,6 +84,7 @@ class MultimodalTrainer(Trainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's ``fit``, continued from the checkpoint of the key ``resume_from`` if there is one."""
         self._loader_generator = train_data.generator
+        self._boosted_epochs = max(self._boosted_epochs, -(-self.config["lr_boost_steps"] // len(train_data)))
         if self.config["resume_from"] and self.start_epoch == 0:
             own_file = self.saved_model_file
             self.resume_checkpoint(self.config["resume_from"])
@@ -320,12 +327,11 @@ class MultimodalTrainer(Trainer):
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
 
-def _schedule(config) -> Callable[[int], float]:
-    """Factor on the learning rate of an epoch."""
+def _schedule(config) -> Callable[[int, int], float]:
+    """Factor on the learning rate of an epoch, given how many epochs are boosted."""
     keys = ("lr_decay_rate", "lr_decay_epochs", "lr_boost")
     rate, epochs, boost = values = [config[key] for key in keys]
     for key, value in zip(keys, values):
         if not value > 0:
             raise UserError(f"{key} must be positive, got {value}")
-    boosted = config["lr_boost_epochs"]
-    return lambda epoch: rate ** (epoch / epochs) * (boost if epoch < boosted else 1.0)
+    return lambda epoch, boosted: rate ** (epoch / epochs) * (boost if epoch < boosted else 1.0)

@@ -65,7 +65,7 @@ def test_a_loss_that_becomes_nan_ends_the_run(folder):
 
 
 def test_the_learning_rate_decays_continuously(folder):
-    trainer, train, *_ = prepare(folder, epochs=3, lr_decay_rate=0.5, lr_decay_epochs=2)
+    trainer, train, *_ = prepare(folder, epochs=3, lr_decay_rate=0.5, lr_decay_epochs=2, lr_boost=1.0)
     rates = []
     trainer.model.pre_epoch = lambda epoch: rates.append(trainer.optimizer.param_groups[0]["lr"])
     trainer.fit(train, verbose=False, saved=False)
@@ -74,12 +74,27 @@ def test_the_learning_rate_decays_continuously(folder):
 
 def test_the_first_epochs_may_have_a_higher_rate(folder):
     rates = {}
-    for name, settings in {"off": {}, "on": {"lr_boost": 3.0, "lr_boost_epochs": 2}}.items():
+    for name, settings in {
+        "off": {"lr_boost": 1.0},
+        "on": {"lr_boost": 3.0, "lr_boost_epochs": 2, "lr_boost_steps": 0},
+    }.items():
         trainer, train, *_ = prepare(folder, epochs=4, lr_decay_rate=0.5, lr_decay_epochs=2, **settings)
         rates[name] = []
         trainer.model.pre_epoch = lambda _, t=trainer, n=name: rates[n].append(t.optimizer.param_groups[0]["lr"])
         trainer.fit(train, verbose=False, saved=False)
     assert rates["on"] == pytest.approx([rate * factor for rate, factor in zip(rates["off"], (3, 3, 1, 1))])
+
+
+@pytest.mark.parametrize(("epochs", "steps", "boosted"), [(1, 0, 1), (1, 3, 1), (1, 4, 2), (2, 9, 3), (3, 6, 3)])
+def test_the_boost_lasts_a_number_of_steps_at_least(folder, epochs, steps, boosted):
+    """Three steps are an epoch of these data."""
+    trainer, train, *_ = prepare(
+        folder, epochs=5, lr_decay_rate=1.0, lr_boost=2.0, lr_boost_epochs=epochs, lr_boost_steps=steps
+    )
+    rates = []
+    trainer.model.pre_epoch = lambda epoch: rates.append(trainer.optimizer.param_groups[0]["lr"])
+    trainer.fit(train, verbose=False, saved=False)
+    assert rates == pytest.approx([0.02] * boosted + [0.01] * (5 - boosted))
 
 
 def test_hooks_are_called_around_each_epoch(folder):

@@ -19,6 +19,7 @@ from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, no_command_line, resolve
 from recbole_mambarec.extras import need
+from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.text import table
 
 DEFAULT_RUNS = "results/runs.jsonl"
@@ -205,6 +206,8 @@ def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Call
             score = f"validation {metric} {record['valid'][metric.lower()]:.4f}"
             best = f"after epoch {record['best_epoch'] + 1} of {record['epochs']}"
             print(f"{where}: {score} {best}, {record['seconds'] / 60:.1f} minutes", flush=True)
+            if first_is_best(record):
+                print(f"{where}: {FIRST_IS_BEST}", flush=True)
         else:
             print(f"{where}: failed: {record['error']}", flush=True)
     return records

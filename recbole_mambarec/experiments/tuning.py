@@ -23,6 +23,7 @@ from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.extras import need
 from recbole_mambarec.files import atomic_file
 from recbole_mambarec.memory import free_gib, held_gib, total_gib
+from recbole_mambarec.patience import first_is_best
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
 # proposals that may repeat a known point before chance alone proposes, and before the search is at its end
@@ -225,6 +226,7 @@ class Tuning(HyperTuning):
         best, metric = self.best, self.search.base.config["valid_metric"]
         parts = [f"{metric} {record['score']:.4f} after epoch {record['best_epoch'] + 1} of {record['epochs']}"]
         parts[0] += ", stopped early" if record["stopped"] else ""
+        parts[0] += " (the first: it may not have begun to learn)" if first_is_best(record) else ""
         if best is record:
             parts.append("the best so far")
         elif best is not None:
