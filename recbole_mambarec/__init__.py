@@ -5,12 +5,13 @@ from recbole_mambarec import compat
 compat.apply()
 
 from recbole_mambarec import config, patience, protocol, registry  # noqa: E402  (RecBole can be imported only now)
-from recbole_mambarec.data import loading  # noqa: E402
+from recbole_mambarec.data import loading, reading  # noqa: E402
 
 config.install()
 protocol.install()
 patience.install()
 loading.install()
+reading.install()
 registry.register_built_in()
 
 __version__ = "0.1.0"

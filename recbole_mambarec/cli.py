@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.yaml_files import read_yaml_mapping
 
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 
@@ -19,17 +19,9 @@ def read_config_files(text: str | None) -> tuple[list[str], dict]:
     Raises:
         UserError: a file does not exist or is no YAML mapping.
     """
-    import yaml
-
     files, contents = (text or "").replace(",", " ").split(), {}
     for file in files:
-        if not Path(file).is_file():
-            raise UserError(f"configuration file '{file}' not found: --config_files names existing YAML files")
-        try:
-            contents.update(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
-        except (yaml.YAMLError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"configuration file '{file}' is no YAML mapping of keys to values ({reason})") from None
+        contents.update(read_yaml_mapping(file))
     return files, contents
 
 
@@ -52,24 +44,13 @@ def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
 @contextmanager
 def user_errors_of_recbole() -> Iterator[None]:
     """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
-    from pandas.errors import ParserError
     from torch.multiprocessing import ProcessRaisedException
 
     try:
         yield
-    except ParserError as error:
-        raise UserError(
-            f"RecBole cannot read an atomic file of this dataset ({error}): remove quotation marks and check that "
-            "every line has as many tab-separated columns as the first"
-        ) from error
     except OSError as error:
         # a folder for logs or checkpoints that cannot be written, a full disk: the system's own words say it best
         raise UserError(f"{error.strerror or error}: {error.filename or 'while writing'}") from error
-    except ValueError as error:
-        # pandas: a column declared as a number holds something else
-        if not str(error).startswith("Unable to convert column"):
-            raise
-        raise UserError(f"{error}: an atomic file of this dataset holds something else in it, mend the file") from error
     except ProcessRaisedException as error:
         # a child's exception arrives as the text of its traceback
         last = str(error).strip().splitlines()[-1]

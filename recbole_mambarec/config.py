@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
@@ -20,8 +21,11 @@ from recbole.utils import argument_list
 
 from recbole_mambarec import registry
 from recbole_mambarec.compat import wrap
+from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
+from recbole_mambarec.data.keys import check_data_keys
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.yaml_files import check_files
 
 PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole compares them before it reuses a saved dataset
@@ -69,6 +73,7 @@ def default_properties(kind: str, name: str | None = None) -> dict:
 def install() -> None:
     """Put our steps into RecBole's ``Config``; a second call changes nothing."""
     argument_list.dataset_arguments += [k for k in DATASET_KEYS if k not in argument_list.dataset_arguments]
+    wrap(Config, "_load_config_files", check_files)
     wrap(Config, "_get_model_and_dataset", _explain_unknown_model)
     wrap(Config, "_load_internal_config_dict", _add_our_defaults)
     wrap(Config, "_set_default_parameters", _finish)
@@ -115,7 +120,10 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     internal = config.internal_config_dict
     ours = model in registry.names()
     folder = _check_dataset_folder(Path(given.get("data_path", internal["data_path"])), dataset)
-    described = None if folder is None else describe(folder, dataset)
+    check_data_keys(given)
+    settings = ChainMap(given, default_properties("dataset", dataset), internal)
+    parts = (given["benchmark_filename"] or ()) if "benchmark_filename" in given else None
+    described = None if folder is None else describe(folder, dataset, Layout.of(settings), parts)
     overall = default_properties("overall")
     protocol = given.get("protocol")
     if protocol not in (None, *PROTOCOLS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 
@@ -43,6 +43,26 @@ def share(key: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise UserError(f"{key} must be from 0 to 1, got {value}")
     return value
+
+
+def names_of(key: str, value: object) -> list[str] | None:
+    """``value`` of the configuration key ``key`` as a list of names; None stays None.
+
+    ``[a, b]``, ``a,b`` and ``a`` are understood, also as text, which is how a command line gives a list of bare names.
+
+    Raises:
+        UserError: it is of another kind, or names something twice.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = value.strip().removeprefix("[").removesuffix("]").split(",")
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise UserError(f"{key} must be a list of names, got {value!r}")
+    names = [str(name).strip().strip("'\"") for name in value if str(name).strip()]
+    if len(set(names)) < len(names):
+        raise UserError(f"{key} names one twice: {', '.join(names)}")
+    return names
 
 
 def run_main(main: Callable[[], int | None]) -> None:

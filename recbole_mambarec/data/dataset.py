@@ -9,32 +9,47 @@ import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import set_color
 
+from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import ArrayCache, default_cache_folder
 from recbole_mambarec.data.derive import derive_modality
 from recbole_mambarec.data.folder import item_tokens, modality_files
+from recbole_mambarec.data.ids import mismatch
 from recbole_mambarec.data.modality import ItemFeatures, Modality
+from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, names_of
 
 # interactions that may stand in two splits before the split is taken for a mistake (as in dataset_prep)
 _REPEATED_SHARE = 0.01
+# sentences on files that look like features and are not read
+_STRAYS_SHOWN = 3
 
 
 def wanted_modalities(config, folder: Path, name: str) -> list[str]:
     """The modalities that a run on the dataset ``name`` in ``folder`` uses, in order.
 
     Raises:
-        UserError: the key ``modalities`` names one that the dataset does not have.
+        UserError: the key ``modalities`` names one that the dataset does not have, or does not say that the run is to
+            go on with ids alone where the dataset has none at all. Files that look like features are named.
     """
     arrays, recipes = modality_files(folder, name), config["derive_modalities"] or {}
     wanted = modality_names(config["modalities"])
-    if wanted is None:
-        return list(arrays) or list(recipes)
-    unknown = [modality for modality in wanted if modality not in arrays and modality not in recipes]
+    found = list(arrays) or list(recipes)
+    unknown = [modality for modality in wanted or () if modality not in arrays and modality not in recipes]
+    if found and wanted is None:
+        return found
+    if wanted is not None and not unknown:
+        return wanted
+    strays = "; ".join(stray_features(folder, name)[:_STRAYS_SHOWN])
     if unknown:
         have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
-        raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}")
-    return wanted
+        also = f"; {strays}" if strays else ""
+        raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}{also}")
+    needs = f"each modality is an array {folder / name}.<modality>.npy or a recipe of derive_modalities"
+    raise UserError(
+        f"{config['model']} learns from item features and dataset '{name}' has none: {strays or needs} "
+        "(modalities: [] asks for ids alone)"
+    )
 
 
 class MultimodalDataset(Dataset):
@@ -73,16 +88,18 @@ class MultimodalDataset(Dataset):
     def _check_catalogue(self, item_file: Path) -> None:
         """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""
         read = set(self.item_feat[self.iid_field])
-        swallowed = [item for item in item_tokens(item_file, self.iid_field) if item not in read]
+        swallowed = [item for item in item_tokens(item_file, Layout.of(self.config)) if item not in read]
         if swallowed:
             raise UserError(
                 f"RecBole reads only {len(read)} items of {item_file}, not e.g. '{swallowed[0]}': "
                 "remove quotation marks and empty or 'NA' ids from the file"
             )
-        unknown = [item for item in self.inter_feat[self.iid_field].dropna().unique() if item not in read]
+        used = self.inter_feat[self.iid_field].dropna().unique()
+        unknown = [item for item in used if item not in read]
         if unknown:
             raise UserError(
-                f"{len(unknown)} items of the interactions have no line in {item_file}, e.g. '{unknown[0]}': "
+                mismatch(used, read, "item", "the interactions", str(item_file))
+                or f"{len(unknown)} items of the interactions have no line in {item_file}, e.g. '{unknown[0]}': "
                 "add a line (and a row to each array)"
             )
 
@@ -92,14 +109,17 @@ class MultimodalDataset(Dataset):
             raise UserError(f"topk {self.config['topk']} asks for more items than the {self.item_num - 1} of '{name}'")
         arrays, recipes = modality_files(folder, name), self.config["derive_modalities"] or {}
         wanted = wanted_modalities(self.config, folder, name)
-        item_file = folder / f"{name}.item"
+        if modality_names(self.config["modalities"]) in (None, list(arrays)):
+            for sentence in stray_features(folder, name)[:_STRAYS_SHOWN]:
+                self.logger.warning(sentence)
+        item_file, layout = folder / f"{name}.item", Layout.of(self.config)
         self.item_features: dict[str, ItemFeatures] = {}
-        ids = item_tokens(item_file, self.iid_field) if wanted else None
+        tokens = item_tokens(item_file, layout) if wanted else None
         for modality in wanted:
             if modality in arrays:
-                rows = Modality.load(modality, arrays[modality], ids)
+                rows = Modality.load(modality, arrays[modality], tokens)
             else:
-                rows = derive_modality(modality, recipes[modality], item_file, self.iid_field, self._cache())
+                rows = derive_modality(modality, recipes[modality], item_file, layout, self._cache())
             limit = self.config["feature_memory"]
             memory = math.inf if limit is None else limit * 2**20
             aligned = rows.align(self.field2token_id[self.iid_field], self.item_num, memory)
@@ -146,12 +166,5 @@ class MultimodalDataset(Dataset):
 
 
 def modality_names(value: object) -> list[str] | None:
-    """The key ``modalities`` as a list: ``[image, text]``, ``image,text`` and ``image`` are understood."""
-    if value is None:
-        return None
-    # the command line gives a list of bare names as text
-    names = value.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(value, str) else list(value)
-    names = [str(name).strip() for name in names if str(name).strip()]
-    if len(set(names)) < len(names):
-        raise UserError(f"modalities names one twice: {', '.join(names)}")
-    return names
+    """The key ``modalities`` as a list, see :func:`~recbole_mambarec.errors.names_of`."""
+    return names_of("modalities", value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import ArrayCache
 from recbole_mambarec.data.folder import item_tokens, read_atomic
 from recbole_mambarec.data.modality import Modality
@@ -17,25 +18,27 @@ from recbole_mambarec.files import sha256_file
 _RECIPES_VERSION = 1
 
 
-def derive_modality(name: str, recipe: dict, item_file: Path, item_column: str, cache: ArrayCache) -> Modality:
+def derive_modality(name: str, recipe: dict, item_file: Path, layout: Layout, cache: ArrayCache) -> Modality:
     """Compute (or read back) modality ``name`` from ``item_file``.
 
     Args:
         recipe: ``kind`` is ``tfidf`` (TF-IDF of the words of ``fields``, reduced to ``dim`` by truncated SVD) or
             ``category`` (multi-hot of the values of ``fields``; ``numeric`` fields are standardised and appended).
-        cache: keeps the array under the file's hash and the recipe.
+        layout: how ``item_file`` is written.
+        cache: keeps the array under the file's hash, how it is read, and the recipe.
 
     Raises:
         UserError: unknown kind, or a field that the file does not have.
     """
-    tokens = item_tokens(item_file, item_column)
+    tokens = item_tokens(item_file, layout)
     kind = recipe.get("kind")
     if kind not in _RECIPES:
         raise UserError(f"derive_modalities: kind '{kind}' of '{name}' is unknown, use one of {', '.join(_RECIPES)}")
-    key = {"file": sha256_file(item_file), "recipe": recipe, "version": _RECIPES_VERSION}
+    read_as = [layout.separator, layout.encoding]
+    key = {"file": sha256_file(item_file), "read_as": read_as, "recipe": recipe, "version": _RECIPES_VERSION}
 
     def build() -> dict[str, np.ndarray]:
-        table = read_atomic(item_file)
+        table = read_atomic(item_file, layout)
         unknown = [f for f in [*recipe.get("fields", []), *recipe.get("numeric", [])] if f not in table]
         if unknown:
             raise UserError(f"{item_file} has no column '{unknown[0]}' that modality '{name}' is to be derived from")

@@ -7,20 +7,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from recbole_mambarec.data.atomic import Layout, first_lines, interaction_columns, typed_columns, undecodable
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
 CARD_NAME = "dataset.json"
 CARD_FORMAT = "recbole_mambarec.dataset/"
 SPLITS = ("train", "valid", "test")
-# interaction columns that RecBole has a use for beyond the two ids (thresholds, temporal order)
-_INTER_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+#: Atomic files as ``dataset_prep`` writes them, which are RecBole's defaults.
+PLAIN = Layout()
 
 
 def read_card(folder: Path) -> dict | None:
@@ -33,8 +37,11 @@ def read_card(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
+        what = what_it_is(path)
+        if what and what != "JSON text":
+            raise UserError(f"{path} is {what}") from None
         raise UserError(f"{path} is no readable JSON ({error}): prepare the dataset again or remove the file") from None
     if not isinstance(card, dict) or not str(card.get("format", "")).startswith(CARD_FORMAT):
         raise UserError(f"{path} is no dataset card of this project (format '{CARD_FORMAT}...'): remove or rename it")
@@ -58,11 +65,16 @@ def modality_files(folder: Path, name: str) -> dict[str, Path]:
     return {modality: found[modality] for modality in [*listed, *(m for m in found if m not in listed)]}
 
 
-def describe(folder: Path, name: str) -> dict | None:
+def describe(folder: Path, name: str, layout: Layout = PLAIN, parts: Sequence[str] | None = None) -> dict | None:
     """RecBole configuration that a prepared folder implies; None where the folder is an ordinary RecBole dataset.
 
     A folder counts as prepared when it has a card or at least one array. The description covers the columns to load,
     the split files and the modalities, nothing else: a folder cannot reconfigure a run.
+
+    Args:
+        layout: how its files are written.
+        parts: the user's ``benchmark_filename``, empty for the whole ``<name>.inter``; None where the user said
+            nothing: a split where there is one.
 
     Raises:
         UserError: interaction files are missing or empty, or an interaction file lacks the id columns.
@@ -72,86 +84,105 @@ def describe(folder: Path, name: str) -> dict | None:
         return None
     whole = folder / f"{name}.inter"
     split = [folder / f"{name}.{part}.inter" for part in SPLITS]
-    if any(path.exists() for path in split):
-        files = split
+    if parts is None and any(path.exists() for path in split):
+        parts = SPLITS
         if whole.exists():
             getLogger().warning(f"{folder} holds {whole.name} beside a split: the split is used, {whole.name} is not")
-    elif whole.exists():
-        files = [whole]
-    else:
+    elif parts is None and not whole.exists():
         raise UserError(
             f"no interactions in {folder}: expected {whole.name}, or {split[0].name} with its .valid and .test"
+            f"{_other_interactions(folder, name)}"
         )
-    headers = [_check_interactions(path) for path in files]
-    columns = [column for column in _INTER_COLUMNS if all(column in header for header in headers)]
-    load = {"inter": columns}
+    files = interaction_files(folder, name, parts)
+    headers = [interaction_columns(path, layout) for path in files]
+    wanted = (layout.user, layout.item, layout.rating, layout.time)
+    load = {"inter": [column for column in wanted if all(column in header for header in headers)]}
     items = folder / f"{name}.item"
     if items.is_file():
-        with open(items, encoding="utf-8", errors="replace") as stream:
-            _check_types(items, stream.readline().rstrip("\r\n"))
+        typed_columns(items, first_lines(items, layout)[0], layout)
         # the catalogue is what .item lists, so that items without interactions can be recommended too
-        load["item"] = ["item_id"]
+        load["item"] = [layout.item]
     return {
         "load_col": load,
-        "benchmark_filename": list(SPLITS) if files is split else None,
-        "modalities": list(modalities),
+        "benchmark_filename": list(parts) if parts else None,
+        # without arrays it is up to the user to ask for ids alone
+        "modalities": list(modalities) or None,
     }
 
 
-def _check_interactions(path: Path) -> list[str]:
-    """Column names of an interaction file that exists and has at least one row."""
+def interaction_files(folder: Path, name: str, parts: Sequence[str] | None) -> list[Path]:
+    """The interaction files of a dataset: its ``parts`` (``benchmark_filename``), or the whole where there are none.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    files = [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]
+    for path in files:
+        if path.exists():
+            continue
+        needs = (
+            f": a split dataset needs {', '.join(f'.{part}.inter' for part in parts[:-1])} and .{parts[-1]}.inter"
+            if parts
+            else ""
+        )
+        raise UserError(f"{path} is missing{needs}{_other_interactions(folder, name)}")
+    return files
+
+
+def _other_interactions(folder: Path, name: str) -> str:
+    """The interaction files that a folder has, for a message that misses one."""
+    there = sorted(path.name for path in folder.glob("*.inter"))
+    if not there:
+        return ""
+    parts = [
+        file[len(name) + 1 : -len(".inter")]
+        for file in there
+        if file.startswith(f"{name}.") and file != f"{name}.inter"
+    ]
+    named = f" (other parts are named by benchmark_filename: [{', '.join(parts[:3])}])" if len(parts) >= 3 else ""
+    return f"; the folder has {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}{named}"
+
+
+def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
+    """An atomic file as a table of strings, columns without their types.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no table of this layout.
+    """
     try:
-        with open(path, encoding="utf-8") as stream:
-            header = stream.readline().rstrip("\r\n")
-            first = stream.readline()
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: a split dataset needs .train.inter, .valid.inter and .test.inter"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: write it as UTF-8") from None
-    columns = [field.split(":")[0] for field in header.split("\t")]
-    if "user_id" not in columns or "item_id" not in columns:
-        raise UserError(f"{path} has no columns user_id and item_id: its first line is '{header[:80]}'")
-    _check_types(path, header)
-    if not first.strip():
-        raise UserError(f"{path} has no interactions: an empty split cannot be trained on or evaluated")
-    return columns
-
-
-def _check_types(path: Path, header: str) -> None:
-    """RecBole needs ``name:type`` for every column."""
-    for field in header.split("\t"):
-        if field.partition(":")[2] not in ("token", "token_seq", "float", "float_seq"):
-            raise UserError(
-                f"{path}: column '{field[:80]}' of the first line has no type: write it as name:token, name:token_seq, "
-                "name:float or name:float_seq"
-            )
-
-
-def read_atomic(path: Path) -> pd.DataFrame:
-    """An atomic file as a table of strings, columns without their types."""
-    # quoting is off because titles carry bare quotation marks
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
+        table = pd.read_csv(
+            path,
+            sep=layout.separator,
+            dtype=str,
+            keep_default_na=False,
+            # between tabs titles carry bare quotation marks; commas stand in titles, so that these are quoted
+            quoting=csv.QUOTE_NONE if layout.separator == "\t" else csv.QUOTE_MINIMAL,
+            encoding=layout.encoding,
+            engine="c" if len(layout.separator) == 1 else "python",
+        )
+    except UnicodeError:
+        raise undecodable(path, layout.encoding) from None
+    except ValueError as error:
+        what = what_it_is(path)
+        raise UserError(f"{path} is {what or f'no table of columns ({error})'}") from None
     table.columns = [column.split(":")[0] for column in table.columns]
     return table
 
 
-def item_tokens(path: Path, column: str = "item_id") -> np.ndarray:
+def item_tokens(path: Path, layout: Layout = PLAIN) -> np.ndarray:
     """The item tokens of a ``.item`` file in line order, shape ``(n_items,)`` of str.
 
     Raises:
         UserError: the file is missing, lacks the column, or lists an item twice.
     """
     try:
-        table = read_atomic(path)
+        table = read_atomic(path, layout)
     except FileNotFoundError:
         raise UserError(f"{path} not found: feature rows are matched to items through it") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no tab-separated UTF-8 table ({error})") from None
-    if column not in table:
-        raise UserError(f"{path} has no column '{column}': its columns are {', '.join(table)}")
-    tokens = table[column].to_numpy(dtype=object)
+    if layout.item not in table:
+        raise UserError(f"{path} has no column '{layout.item}': its columns are {', '.join(table)}")
+    tokens = table[layout.item].to_numpy(dtype=object)
     unique, counts = np.unique(tokens.astype(str), return_counts=True)
     if (counts > 1).any():
         raise UserError(f"{path} lists item '{unique[np.argmax(counts > 1)]}' more than once: each item needs one line")

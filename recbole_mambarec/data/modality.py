@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec.data.ids import LEAST_SHARE, mismatch
 from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
 _FLOATS = (np.float16, np.float32, np.float64)
 # rows read at a time when a memory-mapped array is checked and gathered: bounds the temporary copies
@@ -83,17 +85,26 @@ class Modality:
         """Memory-map ``path`` (.npy) as modality ``name``.
 
         Raises:
-            UserError: the file is missing, truncated, no array of floats, or its rows do not match ``ids``.
+            UserError: the file is missing, truncated, no array of floats (the message says what it is where that is
+                known), or its rows do not match ``ids``.
         """
         path = Path(path)
         try:
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise UserError(f"features of modality '{name}' not found: there is no file {path}") from None
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError, OverflowError) as error:
+            # numpy reports a cut or garbled header in all these ways
+            what = what_it_is(path)
+            if isinstance(error, FileNotFoundError):
+                also = f", only {what}" if what else ""
+                raise UserError(f"features of modality '{name}' not found: there is no file {path}{also}") from None
             raise UserError(
-                f"{path} is no readable .npy array ({error}): it is truncated or of another format, write it again"
+                f"{path} is no readable .npy array: it is {what}"
+                if what
+                else f"{path} is no readable .npy array ({error}): it is truncated or of another format, write it again"
             ) from None
+        if not isinstance(matrix, np.ndarray):
+            # numpy opens archives of arrays under any name
+            raise UserError(f"{path} is no readable .npy array: it is {what_it_is(path)}")
         return cls(name, matrix, ids, source=str(path))
 
     def align(self, token_to_id: dict[str, int], n_items: int, memory: float = math.inf) -> ItemFeatures:
@@ -107,7 +118,8 @@ class Modality:
                 are (:class:`ItemRows`).
 
         Raises:
-            UserError: an internal item has no row here, a row is partly NaN or infinite, or every row is missing.
+            UserError: an internal item has no row here, a row is partly NaN or infinite, or under 1 % of the items have
+                features.
         """
         where = self.source or f"modality {self.name}"
         rows = np.full(n_items, -1, dtype=np.int64)
@@ -117,8 +129,10 @@ class Modality:
                 rows[item] = row
         without = [token for token, item in token_to_id.items() if item > 0 and rows[item] < 0]
         if without:
+            used = [token for token, item in token_to_id.items() if item > 0]
             raise UserError(
-                f"{len(without)} items of the interactions have no row in {where}, e.g. '{without[0]}': add a line "
+                mismatch(used, set(self.ids), "item", "the interactions", f"the .item file of {where}")
+                or f"{len(without)} items of the interactions have no row in {where}, e.g. '{without[0]}': add a line "
                 "to the .item file and a row to each array (a row of NaN where the modality is missing)"
             )
 
@@ -143,8 +157,16 @@ class Modality:
                 matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
             present[start:stop] = has_row
             total += block[has_row].sum(axis=0, dtype=np.float64)
-        if n_items > 1 and not present.any():
-            raise UserError(f"{where} holds no feature for any item: leave '{self.name}' out of modalities")
+        if n_items > 1 and present.sum() < LEAST_SHARE * (n_items - 1):
+            holds = (
+                f"features for only {present.sum()} of the {n_items - 1} items"
+                if present.any()
+                else "no feature for any item"
+            )
+            raise UserError(
+                f"{where} holds {holds}, all other rows are NaN: check that it was made for this data set, or leave "
+                f"'{self.name}' out of modalities"
+            )
         mean = (total / max(present.sum(), 1)).astype(np.float32)
         if not gathers:
             return ItemFeatures(self.name, ItemRows(self.matrix, np.where(present, rows, -1), mean), present)

@@ -79,7 +79,7 @@ def read_group(name: str) -> tuple[str, dict[str, tuple[str, dict]]]:
         have = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
         raise UserError(f"group '{name}' not found: give the path of a YAML file, or one of {have}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML ({' '.join(str(error).split())})") from None
     lines = content.get("runs") if isinstance(content, dict) else None

@@ -106,7 +106,7 @@ def read_space(path: str | Path) -> Space:
         UserError: no such file, a line that is not understood (with its number), or no parameter at all.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(
             f"params file '{path}' not found: --params_file names a file of lines 'name type value'"

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from recbole.evaluator.register import metrics_dict
 
+from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import item_tokens, modality_files
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
@@ -151,7 +152,7 @@ def _presence(dataset) -> dict[str, np.ndarray]:
     """Modality -> which internal item ids have it, for whatever modalities the folder has arrays of."""
     folder, name = Path(dataset.dataset_path), dataset.dataset_name
     arrays = modality_files(folder, name)
-    ids = item_tokens(folder / f"{name}.item", dataset.iid_field) if arrays else None
+    ids = item_tokens(folder / f"{name}.item", Layout.of(dataset.config)) if arrays else None
     presence = {}
     for modality, path in arrays.items():
         # rows are all NaN or not at all, which is checked where a model reads them

@@ -1,0 +1,151 @@
+"""RecBole's reading of atomic files, for all its datasets: byte order marks, encodings, and files that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pandas.errors import ParserError
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset
+from recbole.utils import FeatureSource
+
+from recbole_mambarec.compat import wrap
+from recbole_mambarec.data.atomic import Layout, first_lines, typed_columns, undecodable
+from recbole_mambarec.data.folder import interaction_files
+from recbole_mambarec.data.ids import LEAST_SHARE, mismatch, respelled
+from recbole_mambarec.errors import UserError
+
+
+def install() -> None:
+    """Put our steps around RecBole's; a second call changes nothing."""
+    wrap(Dataset, "_load_feat", _read_as_written)
+    wrap(Dataset, "_load_data", _check_tables)
+    wrap(KnowledgeBasedDataset, "_load_kg", _check_graph)
+    wrap(KnowledgeBasedDataset, "_load_link", _check_link)
+
+
+class _ReadAs:
+    """A configuration in which the keys that say how atomic files are written have the values that our readers use."""
+
+    def __init__(self, config, layout: Layout) -> None:
+        self._config = config
+        self._values = {"encoding": layout.encoding, "field_separator": layout.separator}
+
+    def __getitem__(self, key: str):
+        return self._values[key] if key in self._values else self._config[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values or key in self._config
+
+    def __getattr__(self, name: str):
+        return getattr(self._config, name)
+
+
+def _read_as_written(original: Callable, self, filepath, source):
+    """Read UTF-8 with or without a byte order mark, and say in a sentence which file is not as it should be.
+
+    RecBole takes the three bytes of a mark for a part of the first column's name, so that this column is not found: a
+    ``.item`` file is left aside without a word, an ``.inter`` file is an error about columns. It opens the file once in
+    the encoding of the locale and once in UTF-8. Of a first line without an end it cuts the last letter.
+    """
+    path, config = Path(filepath), self.config
+    layout = Layout.of(config)
+    header, first = first_lines(path, layout)
+    typed_columns(path, header, layout)
+    if not first and path.stat().st_size < 1 << 16 and not path.read_bytes().endswith((b"\n", b"\r", b"\0")):
+        raise UserError(f"{path} has nothing but a first line without an end: add the rows")
+    self.config = _ReadAs(config, layout)
+    try:
+        table = original(self, filepath, source)
+    except UnicodeError as error:
+        raise undecodable(path, layout.encoding) from error
+    except ParserError as error:
+        raise UserError(
+            f"RecBole cannot read an atomic file of this dataset, {path} ({error}): remove quotation marks and check "
+            "that every line has as many columns as the first"
+        ) from error
+    except ValueError as error:
+        # a column declared as a number holds something else, load_col against unload_col, ...
+        raise UserError(f"{path} cannot be read: {error}") from error
+    finally:
+        self.config = config
+    if table is None and source == FeatureSource.INTERACTION:
+        raise UserError(f"load_col and unload_col leave no column of {path}: let them load the user and item ids")
+    return table
+
+
+@contextmanager
+def _in_one_sentence(name: str) -> Iterator[None]:
+    """What RecBole finds missing in the tables of a dataset, as an error of the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"dataset '{name}' cannot be read: {error}") from error
+
+
+def _check_tables(original: Callable, self, token, dataset_path) -> None:
+    """Refuse tables that are not there, that lack their ids, or whose ids are not those of the interactions.
+
+    RecBole joins the features of users and items to the interactions by their ids; where one table writes them
+    differently (``26.0`` and ``26``), every row of it is a user or item of its own without interactions.
+    """
+    folder = Path(dataset_path)
+    with _in_one_sentence(token):
+        if folder.is_dir():  # else RecBole downloads it
+            interaction_files(folder, token, self.benchmark_filename_list)
+        original(self, token, dataset_path)
+    ids = [field for field in (self.uid_field, self.iid_field) if field is not None]
+    lacking = [field for field in ids if field not in self.inter_feat]
+    if lacking:
+        raise UserError(
+            f"the interactions of '{token}' are read without their column '{lacking[0]}': name the columns of the ids "
+            "by USER_ID_FIELD and ITEM_ID_FIELD, and let load_col load them"
+        )
+    tables = (("user", self.uid_field, self.user_feat), ("item", self.iid_field, self.item_feat))
+    for kind, field, table in tables:
+        if field is None:
+            continue
+        if table is not None:
+            _check_ids(self.inter_feat[field], table[field], kind, "the interactions", str(folder / f"{token}.{kind}"))
+        if self.benchmark_filename_list is not None:
+            _check_parts(self, field, kind)
+
+
+def _check_ids(used, listed, kind: str, using: str, listing: str) -> None:
+    """Refuse a table that knows under 1 % of the ids that are used."""
+    used, listed = used.dropna().unique(), set(listed)
+    known = sum(token in listed for token in used)
+    if known < LEAST_SHARE * len(used):
+        raise UserError(mismatch(used, listed, kind, using, listing))
+
+
+def _check_parts(self, field: str, kind: str) -> None:
+    """Refuse parts of a split that write their ids in another way than the first, by which nothing can be learned."""
+    names, ends = self.benchmark_filename_list, np.cumsum(self.file_size_list)
+    slices = zip([0, *ends], ends)
+    first, *others = (self.inter_feat[field].iloc[start:end].dropna().unique() for start, end in slices)
+    known = set(first)
+    for name, used in zip(names[1:], others):
+        # that a part has users or items of its own is fine: cold start
+        few = sum(token in known for token in used) < LEAST_SHARE * len(used)
+        if few and respelled(used, known):
+            raise UserError(mismatch(used, known, kind, f"the part '{name}'", f"the part '{names[0]}'"))
+
+
+def _check_graph(original: Callable, self, token, dataset_path):
+    """Say in one sentence what a table of a knowledge graph lacks."""
+    with _in_one_sentence(token):
+        return original(self, token, dataset_path)
+
+
+def _check_link(original: Callable, self, token, dataset_path):
+    """Refuse a link to a knowledge graph that knows none of the items: RecBole would drop all interactions."""
+    with _in_one_sentence(token):
+        links = original(self, token, dataset_path)
+    path = str(Path(dataset_path) / f"{token}.link")
+    _check_ids(self.inter_feat[self.iid_field], links[0], "item", "the interactions", path)
+    return links
