@@ -40,6 +40,7 @@ _OTHER_KEYS = (
     *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
+    "encoding",
 )
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # our keys that take values of several kinds (checked where they are read), and that make no sense at 0
@@ -144,7 +145,10 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     if config.checked_by_recbole_mambarec:
         internal.update(of_model)
         internal.update(default_properties("dataset", dataset))
-        internal.update(described or {})
+        if described is not None:
+            # a folder says nothing of the files that a kind of models needs besides, such as a knowledge graph
+            described["load_col"] = {**(internal["load_col"] or {}), **described["load_col"]}
+            internal.update(described)
         _check_keys(config)
         _check_values(given, overall | of_model)
     if not ours:

@@ -46,9 +46,9 @@ def wanted_modalities(config, folder: Path, name: str) -> list[str]:
         also = f"; {strays}" if strays else ""
         raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}{also}")
     needs = f"each modality is an array {folder / name}.<modality>.npy or a recipe of derive_modalities"
+    alone = "" if getattr(config.model_class, "min_modalities", 0) else " (modalities: [] asks for ids alone)"
     raise UserError(
-        f"{config['model']} learns from item features and dataset '{name}' has none: {strays or needs} "
-        "(modalities: [] asks for ids alone)"
+        f"{config['model']} learns from item features and dataset '{name}' has none: {strays or needs}{alone}"
     )
 
 
@@ -109,7 +109,7 @@ class MultimodalDataset(Dataset):
             raise UserError(f"topk {self.config['topk']} asks for more items than the {self.item_num - 1} of '{name}'")
         arrays, recipes = modality_files(folder, name), self.config["derive_modalities"] or {}
         wanted = wanted_modalities(self.config, folder, name)
-        if modality_names(self.config["modalities"]) in (None, list(arrays)):
+        if wanted and set(arrays) <= set(wanted):
             for sentence in stray_features(folder, name)[:_STRAYS_SHOWN]:
                 self.logger.warning(sentence)
         item_file, layout = folder / f"{name}.item", Layout.of(self.config)

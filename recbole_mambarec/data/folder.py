@@ -53,7 +53,8 @@ def modality_files(folder: Path, name: str) -> dict[str, Path]:
     found = {
         path.name[len(name) + 1 : -len(".npy")]: path
         for path in sorted(folder.glob("*.npy"))
-        if path.name.startswith(f"{name}.")
+        # <name>.npy names no modality
+        if path.name.startswith(f"{name}.") and path.name != f"{name}.npy"
     }
     listed = (read_card(folder) or {}).get("modalities") or {}
     missing = [modality for modality in listed if modality not in found]

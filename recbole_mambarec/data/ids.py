@@ -47,15 +47,20 @@ def mismatch(used: Collection, known: Collection, kind: str, using: str, listing
     unknown = [token for token in used if token not in known]
     pair = respelled(used, known)
     if pair is not None:
+        here, there = map(_quoted, pair)
         return (
             f"{len(unknown)} of the {len(used)} {kind} ids of {using} are not in {listing}, which writes the same ids "
-            f"differently, {pair[1]!r} for {pair[0]!r}: write them alike in both"
+            f"differently, {there} for {here}: write them alike in both"
         )
     if len(used) - len(unknown) < LEAST_SHARE * len(used):
-        example = next(iter(known), None)
-        looks = "has none" if example is None else f"has ids like {example!r}"
+        there = f"{_quoted(next(iter(known)))} there" if known else "no id there"
         return (
-            f"only {len(used) - len(unknown)} of the {len(used)} {kind} ids of {using} are in {listing}: {using} "
-            f"has ids like {unknown[0]!r}, {listing} {looks}; take both from the same data set"
+            f"only {len(used) - len(unknown)} of the {len(used)} {kind} ids of {using} are in {listing}, e.g. "
+            f"{_quoted(unknown[0])} here, {there}: take both from the same data set"
         )
     return None
+
+
+def _quoted(token: object) -> str:
+    # blanks and what cannot be seen are told apart
+    return repr(str(token))

@@ -97,11 +97,10 @@ class Modality:
             if isinstance(error, FileNotFoundError):
                 also = f", only {what}" if what else ""
                 raise UserError(f"features of modality '{name}' not found: there is no file {path}{also}") from None
-            raise UserError(
-                f"{path} is no readable .npy array: it is {what}"
-                if what
-                else f"{path} is no readable .npy array ({error}): it is truncated or of another format, write it again"
-            ) from None
+            # of what is no array numpy says that it could be unpickled
+            reason = f" ({error})" if "pickle" not in str(error) else ""
+            what = what or f"truncated or of another format{reason}, write it again with numpy.save"
+            raise UserError(f"{path} is no readable .npy array: it is {what}") from None
         if not isinstance(matrix, np.ndarray):
             # numpy opens archives of arrays under any name
             raise UserError(f"{path} is no readable .npy array: it is {what_it_is(path)}")
@@ -158,13 +157,10 @@ class Modality:
             present[start:stop] = has_row
             total += block[has_row].sum(axis=0, dtype=np.float64)
         if n_items > 1 and present.sum() < LEAST_SHARE * (n_items - 1):
-            holds = (
-                f"features for only {present.sum()} of the {n_items - 1} items"
-                if present.any()
-                else "no feature for any item"
-            )
+            few = f"features for only {present.sum()} of the {n_items - 1} items, the other rows are NaN"
+            holds = few if present.any() else "no feature for any item"
             raise UserError(
-                f"{where} holds {holds}, all other rows are NaN: check that it was made for this data set, or leave "
+                f"{where} holds {holds}: check that it was made for this data set, or leave "
                 f"'{self.name}' out of modalities"
             )
         mean = (total / max(present.sum(), 1)).astype(np.float32)

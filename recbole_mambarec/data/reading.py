@@ -9,13 +9,22 @@ from pathlib import Path
 import numpy as np
 from pandas.errors import ParserError
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset
-from recbole.utils import FeatureSource
+from recbole.utils import FeatureSource, FeatureType
 
 from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.atomic import Layout, first_lines, typed_columns, undecodable
 from recbole_mambarec.data.folder import interaction_files
 from recbole_mambarec.data.ids import LEAST_SHARE, mismatch, respelled
 from recbole_mambarec.errors import UserError
+
+# tables without which their datasets cannot be built; RecBole names that of a link by its suffix
+_NEEDED = (FeatureSource.INTERACTION, FeatureSource.KG, "link")
+# which ids a table must bring
+_IDS = {
+    FeatureSource.INTERACTION: ("uid_field", "iid_field"),
+    FeatureSource.USER: ("uid_field",),
+    FeatureSource.ITEM: ("iid_field",),
+}
 
 
 def install() -> None:
@@ -51,14 +60,46 @@ def _read_as_written(original: Callable, self, filepath, source):
     the encoding of the locale and once in UTF-8. Of a first line without an end it cuts the last letter.
     """
     path, config = Path(filepath), self.config
-    layout = Layout.of(config)
-    header, first = first_lines(path, layout)
-    typed_columns(path, header, layout)
-    if not first and path.stat().st_size < 1 << 16 and not path.read_bytes().endswith((b"\n", b"\r", b"\0")):
-        raise UserError(f"{path} has nothing but a first line without an end: add the rows")
+    wanted = _columns_to_load(config, source)
+    if wanted == []:
+        table = original(self, filepath, source)  # which does not look at the file
+    else:
+        layout = Layout.of(config)
+        header, first = first_lines(path, layout)
+        columns = typed_columns(path, header, layout)
+        unknown = [name for name in wanted or () if name not in columns]
+        if unknown:
+            self.logger.warning(f"load_col names the column '{unknown[0]}', which {path} does not have")
+        if not first and path.stat().st_size < 1 << 16 and not path.read_bytes().endswith((b"\n", b"\r", b"\0")):
+            raise UserError(f"{path} has nothing but a first line without an end: add the rows")
+        table = _in_layout(original, self, path, source, layout)
+    if table is None and source in _NEEDED:
+        raise UserError(f"load_col and unload_col leave no column of {path}: let them load its ids")
+    needed = [getattr(self, field) for field in _IDS.get(source, ())]
+    lacking = [field for field in needed if table is not None and field is not None and field not in table]
+    if lacking:
+        raise UserError(
+            f"{path} is read without a column '{lacking[0]}': name the columns of the ids by USER_ID_FIELD and "
+            "ITEM_ID_FIELD, and let load_col load them"
+        )
+    return table
+
+
+def _columns_to_load(config, source) -> list[str] | None:
+    """The columns that ``load_col`` names of a file; None for all."""
+    load_col = config["load_col"]
+    if load_col is None:
+        return None
+    columns = load_col.get(getattr(source, "value", source), [])
+    return None if columns == "*" else list(columns)
+
+
+def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
+    """RecBole's reading of a file, written as ``layout`` says."""
+    config = self.config
     self.config = _ReadAs(config, layout)
     try:
-        table = original(self, filepath, source)
+        return original(self, str(path), source)
     except UnicodeError as error:
         raise undecodable(path, layout.encoding) from error
     except ParserError as error:
@@ -71,9 +112,6 @@ def _read_as_written(original: Callable, self, filepath, source):
         raise UserError(f"{path} cannot be read: {error}") from error
     finally:
         self.config = config
-    if table is None and source == FeatureSource.INTERACTION:
-        raise UserError(f"load_col and unload_col leave no column of {path}: let them load the user and item ids")
-    return table
 
 
 @contextmanager
@@ -90,8 +128,9 @@ def _in_one_sentence(name: str) -> Iterator[None]:
 def _check_tables(original: Callable, self, token, dataset_path) -> None:
     """Refuse tables that are not there, that lack their ids, or whose ids are not those of the interactions.
 
-    RecBole joins the features of users and items to the interactions by their ids; where one table writes them
-    differently (``26.0`` and ``26``), every row of it is a user or item of its own without interactions.
+    RecBole joins the features of users and items to the interactions by their ids. Where one table writes them
+    differently (``26.0`` and ``26``), its rows are users or items of their own, and the interactions are dropped as
+    those of unknown ones, without a word.
     """
     folder = Path(dataset_path)
     with _in_one_sentence(token):
@@ -99,11 +138,13 @@ def _check_tables(original: Callable, self, token, dataset_path) -> None:
             interaction_files(folder, token, self.benchmark_filename_list)
         original(self, token, dataset_path)
     ids = [field for field in (self.uid_field, self.iid_field) if field is not None]
-    lacking = [field for field in ids if field not in self.inter_feat]
-    if lacking:
+    if not len(self.inter_feat):
+        raise UserError(f"the interaction files of '{token}' have no rows: there is nothing to learn from")
+    wrong = [field for field in ids if self.field2type[field] != FeatureType.TOKEN]
+    if wrong:
         raise UserError(
-            f"the interactions of '{token}' are read without their column '{lacking[0]}': name the columns of the ids "
-            "by USER_ID_FIELD and ITEM_ID_FIELD, and let load_col load them"
+            f"column '{wrong[0]}' of dataset '{token}' is of type {self.field2type[wrong[0]].value}: ids are tokens, "
+            f"write it as {wrong[0]}:token in the first line of each file"
         )
     tables = (("user", self.uid_field, self.user_feat), ("item", self.iid_field, self.item_feat))
     for kind, field, table in tables:
@@ -116,11 +157,13 @@ def _check_tables(original: Callable, self, token, dataset_path) -> None:
 
 
 def _check_ids(used, listed, kind: str, using: str, listing: str) -> None:
-    """Refuse a table that knows under 1 % of the ids that are used."""
+    """Refuse a table that knows under 1 % of the ids that are used, or writes 1 % of them or more differently."""
     used, listed = used.dropna().unique(), set(listed)
-    known = sum(token in listed for token in used)
-    if known < LEAST_SHARE * len(used):
-        raise UserError(mismatch(used, listed, kind, using, listing))
+    unknown = sum(token not in listed for token in used)
+    if unknown and unknown >= LEAST_SHARE * len(used):
+        sentence = mismatch(used, listed, kind, using, listing)
+        if sentence:
+            raise UserError(sentence)
 
 
 def _check_parts(self, field: str, kind: str) -> None:

@@ -6,6 +6,8 @@ import re
 from itertools import islice
 from pathlib import Path
 
+from recbole_mambarec.data.folder import modality_files
+
 _FORMATS = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".h5", ".hdf5", ".mat", ".b"),
     *(".npy.gz", ".npy.zip", ".npy.dvc"),
@@ -24,12 +26,8 @@ def stray_features(folder: Path, name: str) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    entries = sorted(islice(folder.iterdir(), _MOST))
-    found = [
-        _sentence(path, name)
-        for path in entries
-        if _format(path) and not path.is_dir() and not (path.name.startswith(f"{name}.") and path.suffix == ".npy")
-    ]
+    entries, read = sorted(islice(folder.iterdir(), _MOST)), set(modality_files(folder, name).values())
+    found = [_sentence(path, name) for path in entries if _format(path) and not path.is_dir() and path not in read]
     for inner in entries:
         if inner.is_dir() and not inner.name.startswith("."):
             files = [path for path in islice(inner.iterdir(), _MOST) if _format(path)]
