@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import set_color
 
@@ -19,8 +18,6 @@ from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError, names_of
 
-# interactions that may stand in two splits before the split is taken for a mistake (as in dataset_prep)
-_REPEATED_SHARE = 0.01
 # sentences on files that look like features and are not read
 _STRAYS_SHOWN = 3
 
@@ -69,21 +66,8 @@ class MultimodalDataset(Dataset):
 
     def _load_data(self, token, dataset_path) -> None:
         super()._load_data(token, dataset_path)
-        if self.benchmark_filename_list is not None:
-            self._check_split()
         if self.item_feat is not None:
             self._check_catalogue(Path(dataset_path) / f"{token}.item")
-
-    def _check_split(self) -> None:
-        """Refuse a split that tests on what it trains on; a few such pairs are only said."""
-        pairs = self.inter_feat[[self.uid_field, self.iid_field]].copy()
-        pairs["part"] = np.repeat(np.arange(len(self.file_size_list)), self.file_size_list)
-        repeated = int(pairs.drop_duplicates().duplicated([self.uid_field, self.iid_field]).sum())
-        said = f"{repeated} of {len(pairs)} interactions of '{self.dataset_name}' stand in more than one split"
-        if repeated > _REPEATED_SHARE * len(pairs):
-            raise UserError(f"{said}: training and test must not share interactions, split the data again")
-        if repeated:
-            self.logger.warning(said)
 
     def _check_catalogue(self, item_file: Path) -> None:
         """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""

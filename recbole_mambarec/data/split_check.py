@@ -1,0 +1,129 @@
+"""Is what is tested on left out of training? And do filters of the configuration have an effect?
+
+RecBole splits rows, so that of an interaction that the file repeats one row may be trained on and the other tested on;
+and it leaves a split that comes in files as it is, whatever the configuration says about filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from recbole.data.dataset import Dataset
+
+from recbole_mambarec.compat import wrap
+from recbole_mambarec.errors import UserError
+
+# pairs that may stand in two splits before the split is taken for a mistake (as in dataset_prep)
+_REPEATED_SHARE = 0.01
+_PARTS = ("training", "validation", "test")
+_FILTERS = (
+    *("rm_dup_inter", "val_interval", "user_inter_num_interval", "item_inter_num_interval"),
+    *("entity_kg_num_interval", "relation_kg_num_interval"),
+)
+# intervals of counts that leave nothing out, without blanks
+_EVERYTHING = {f"{low},inf{end}" for low in ("[0", "(0", "[1", "[0.0", "(0.0", "[1.0") for end in ")]"}
+
+
+def install() -> None:
+    """Put the checks into RecBole's ``Dataset``; a second call changes nothing."""
+    wrap(Dataset, "_data_processing", _check_files)
+    wrap(Dataset, "build", _check_built)
+
+
+def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]], advice: str) -> None:
+    """Refuse a split that tests on what it trains on; a few such pairs are only said.
+
+    Nothing is looked for under ``repeatable: True`` (RecBole's setting for sequential models), where an item may follow
+    that the user has had already. In the mode ``labeled`` a pair may come with several labels: it is only said.
+
+    Args:
+        dataset: whose configuration counts.
+        parts: of training, validation and test the users and the items, two arrays of whole numbers from 0.
+        advice: what to do about it.
+
+    Raises:
+        UserError: more than 1 % of the interactions stand in more than one split.
+    """
+    if dataset.config["repeatable"]:
+        return
+    n_items = 1 + max((int(items.max()) for _, items in parts if len(items)), default=0)
+    distinct = [np.unique(users.astype(np.int64) * n_items + items) for users, items in parts]
+    total = sum(len(users) for users, _ in parts)
+    repeated, places = 0, []
+    for later in range(1, len(parts)):
+        seen = np.zeros(len(distinct[later]), dtype=bool)
+        for earlier in range(later):
+            again = np.isin(distinct[later], distinct[earlier], assume_unique=True)
+            seen |= again
+            if again.any():
+                places.append(f"{int(again.sum())} of {len(again)} in {_PARTS[later]} are in {_PARTS[earlier]}")
+        repeated += int(seen.sum())
+    if not repeated:
+        return
+    said = f"{repeated} of {total} interactions of '{dataset.dataset_name}' stand in more than one split"
+    said += f" (pairs of user and item: {', '.join(places)})"
+    modes = dataset.config["eval_args"]["mode"]
+    labeled = set(modes.values() if isinstance(modes, dict) else [modes]) == {"labeled"}
+    if repeated > _REPEATED_SHARE * total and not labeled:
+        raise UserError(f"{said}: training and test must not share interactions, {advice}")
+    dataset.logger.warning(f"{said}: {advice}")
+
+
+def _check_files(original: Callable, self) -> None:
+    """Check a split that comes in files before it is processed."""
+    if self.benchmark_filename_list is not None:
+        _refuse_filters(self)
+        if None not in (self.uid_field, self.iid_field):
+            ids = [pd.factorize(self.inter_feat[field])[0] + 1 for field in (self.uid_field, self.iid_field)]
+            ends = np.cumsum(self.file_size_list)[:-1]
+            parts = list(zip(*(np.split(column, ends) for column in ids)))
+            if len(parts) == len(_PARTS):
+                check_parts(self, parts, "split the data again")
+    original(self)
+
+
+def _check_built(original: Callable, self) -> list[Dataset]:
+    """Check a split that RecBole has made."""
+    datasets = original(self)
+    fields = self.uid_field, self.iid_field
+    if self.benchmark_filename_list is None and None not in fields and len(datasets) == len(_PARTS):
+        parts = [tuple(part.inter_feat[field].numpy() for field in fields) for part in datasets]
+        check_parts(
+            self,
+            parts,
+            "keep one interaction of each pair with rm_dup_inter: first (or last), or set repeatable: True if users "
+            "may be recommended what they have had",
+        )
+    return datasets
+
+
+def _refuse_filters(self) -> None:
+    """Refuse filters that the user has given and RecBole would not apply to a split that comes in files.
+
+    Applying them would change a split that others report numbers on, and it is open whether the counts of a k-core are
+    those of training or of everything. Values that filter nothing, and what no one but RecBole's own defaults or a
+    file of its own has set, pass.
+    """
+    config = self.config
+    given, defaults = config.external_config_dict, config.internal_config_dict
+    for key in _FILTERS:
+        value = given.get(key)
+        if value in (None, "", {}) or value == defaults.get(key):
+            continue
+        if str(value).replace(" ", "").lower() in _EVERYTHING:
+            continue
+        raise UserError(
+            f"{key}: {value} has no effect on '{self.dataset_name}', whose split comes in files "
+            f"({', '.join(map(str, self.benchmark_filename_list))}): leave it out, or filter before the data is split, "
+            "e.g. with python -m dataset_prep"
+        )
+    if config["filter_inter_by_user_or_item"] is True:
+        for feat, field, file in ((self.user_feat, self.uid_field, "user"), (self.item_feat, self.iid_field, "item")):
+            left = 0 if feat is None else int((~self.inter_feat[field].isin(feat[field])).sum())
+            if left:
+                self.logger.warning(
+                    f"{left} interactions of '{self.dataset_name}' are of a {file} that {self.dataset_name}.{file} "
+                    "does not list: they stay, as filter_inter_by_user_or_item has no effect on a split in files"
+                )
