@@ -55,7 +55,7 @@ def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]]
     for later in range(1, len(parts)):
         seen = np.zeros(len(distinct[later]), dtype=bool)
         for earlier in range(later):
-            again = np.isin(distinct[later], distinct[earlier], assume_unique=True)
+            again = _found(distinct[later], distinct[earlier])
             seen |= again
             if again.any():
                 places.append(f"{int(again.sum())} of {len(again)} in {_PARTS[later]} are in {_PARTS[earlier]}")
@@ -71,11 +71,19 @@ def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]]
     dataset.logger.warning(f"{said}: {advice}")
 
 
+def _found(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mask of the ``values`` that are ``among`` others; both sorted (np.isin would sort them again)."""
+    places = np.searchsorted(among, values)
+    inside = places < len(among)
+    inside[inside] = among[places[inside]] == values[inside]
+    return inside
+
+
 def _check_files(original: Callable, self) -> None:
     """Check a split that comes in files before it is processed."""
     if self.benchmark_filename_list is not None:
         _refuse_filters(self)
-        if None not in (self.uid_field, self.iid_field):
+        if self.uid_field in self.inter_feat and self.iid_field in self.inter_feat:
             ids = [pd.factorize(self.inter_feat[field])[0] + 1 for field in (self.uid_field, self.iid_field)]
             ends = np.cumsum(self.file_size_list)[:-1]
             parts = list(zip(*(np.split(column, ends) for column in ids)))
@@ -88,7 +96,8 @@ def _check_built(original: Callable, self) -> list[Dataset]:
     """Check a split that RecBole has made."""
     datasets = original(self)
     fields = self.uid_field, self.iid_field
-    if self.benchmark_filename_list is None and None not in fields and len(datasets) == len(_PARTS):
+    whole = self.benchmark_filename_list is None and len(datasets) == len(_PARTS)
+    if whole and all(field in part.inter_feat for part in datasets for field in fields):
         parts = [tuple(part.inter_feat[field].numpy() for field in fields) for part in datasets]
         check_parts(
             self,
@@ -121,7 +130,9 @@ def _refuse_filters(self) -> None:
         )
     if config["filter_inter_by_user_or_item"] is True:
         for feat, field, file in ((self.user_feat, self.uid_field, "user"), (self.item_feat, self.iid_field, "item")):
-            left = 0 if feat is None else int((~self.inter_feat[field].isin(feat[field])).sum())
+            if feat is None or field not in self.inter_feat:
+                continue
+            left = int((~self.inter_feat[field].isin(feat[field])).sum())
             if left:
                 self.logger.warning(
                     f"{left} interactions of '{self.dataset_name}' are of a {file} that {self.dataset_name}.{file} "
