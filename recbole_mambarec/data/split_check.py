@@ -49,7 +49,7 @@ def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]]
     if dataset.config["repeatable"]:
         return
     n_items = 1 + max((int(items.max()) for _, items in parts if len(items)), default=0)
-    distinct = [np.unique(users.astype(np.int64) * n_items + items) for users, items in parts]
+    distinct = [_distinct(users.astype(np.int64) * n_items + items) for users, items in parts]
     total = sum(len(users) for users, _ in parts)
     repeated, places = 0, []
     for later in range(1, len(parts)):
@@ -69,6 +69,12 @@ def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]]
     if repeated > _REPEATED_SHARE * total and not labeled:
         raise UserError(f"{said}: training and test must not share interactions, {advice}")
     dataset.logger.warning(f"{said}: {advice}")
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """The distinct ``values``, sorted, in a fraction of the time of np.unique, which hashes them first."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=-1) > 0]
 
 
 def _found(values: np.ndarray, among: np.ndarray) -> np.ndarray:
