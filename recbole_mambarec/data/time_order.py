@@ -9,7 +9,6 @@ models see stays as RecBole makes it.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_mambarec.compat import wrap
+from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.errors import UserError
 
 # up to here every whole number has a float64 of its own
@@ -155,19 +155,15 @@ def _load_whole_times(original: Callable, self, filepath, source):
     if frame is None or source is not FeatureSource.INTERACTION or field not in frame:
         return frame
     if self.field2type[field] == FeatureType.FLOAT and frame[field].abs().max() > _EXACT:
-        # through RecBole's own pandas, which may read files in other ways than pandas does
-        text = (
-            importlib.import_module("recbole.data.dataset.dataset")
-            .pd.read_csv(
-                filepath,
-                delimiter=self.config["field_separator"],
-                usecols=lambda head: head.lstrip("\ufeff").partition(":")[0] == field,
-                dtype=str,
-                encoding=self.config["encoding"],
-                engine="python",
-            )
-            .iloc[:, 0]
-        )
+        layout = Layout.of(self.config)
+        text = pd.read_csv(
+            filepath,
+            delimiter=layout.separator,
+            usecols=lambda head: head.partition(":")[0] == field,
+            dtype=str,
+            encoding=layout.encoding,
+            engine="python",
+        ).iloc[:, 0]
         numbers = pd.to_numeric(text, errors="coerce")
         if numbers.dtype.kind in "iu":
             frame[field] = numbers.to_numpy()
