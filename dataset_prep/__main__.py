@@ -105,12 +105,23 @@ def _add_features(commands) -> None:
     command.add_argument("dataset", metavar="DATASET", help="the folder of the dataset, such as dataset/baby")
     command.add_argument("--modality", required=True, metavar="NAME", help="such as text, image, audio")
     source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--array", metavar="FILE", help=".npy or .pt; row k belongs to item k of the dataset")
+    source.add_argument(
+        "--array",
+        metavar="FILE|DIR",
+        help=".npy, .npz or .pt; row k belongs to item k of the dataset. Or a folder with one <item id>.npy per item, "
+        "as Ducho writes it",
+    )
     source.add_argument("--text-encoder", metavar="NAME", help=_TEXT_ENCODER)
-    source.add_argument("--image-features", metavar="FILE", help="Amazon's .b file (4096 wide)")
+    source.add_argument("--image-features", metavar="FILE|DIR", help=_IMAGE_FEATURES)
     source.add_argument("--images", metavar="DIR", help="images named by item id")
     source.add_argument("--remove", action="store_true", help="take the modality away")
-    command.add_argument("--ids", metavar="FILE", help="with --array: line k names the item of row k")
+    rows = command.add_mutually_exclusive_group()
+    rows.add_argument(
+        "--ids", metavar="FILE", help="with --array: line k names the item of row k (or a .item file, in its order)"
+    )
+    rows.add_argument(
+        "--first-id", type=_count, metavar="N", help="with --array: row 0 is that of item N, row 1 of N + 1, ..."
+    )
     _add_encoders(command)
     command.add_argument("--seed", type=int, default=999, help="of TF-IDF's decomposition (default: 999)")
     _add_max_bad(command)
@@ -156,6 +167,7 @@ def _add_check(commands) -> None:
     _add_plot(command)
 
 
+_IMAGE_FEATURES = "Amazon's .b file (4096 wide), or a folder with one <item id>.npy per item, as Ducho writes it"
 _TEXT_ENCODER = "tfidf (no download), sentence-transformers:NAME or :FOLDER"
 
 
@@ -174,7 +186,7 @@ def _add_steps(command: argparse.ArgumentParser) -> None:
         "--text-encoder", default="tfidf", metavar="NAME", help=f"{_TEXT_ENCODER}, or none (default: tfidf)"
     )
     images = steps.add_mutually_exclusive_group()
-    images.add_argument("--image-features", metavar="FILE", help="Amazon's .b file (4096 wide)")
+    images.add_argument("--image-features", metavar="FILE|DIR", help=_IMAGE_FEATURES)
     images.add_argument("--images", metavar="DIR", help="images named by item id")
     _add_encoders(steps)
 
@@ -316,6 +328,7 @@ def _features(args: argparse.Namespace) -> int:
             args.modality,
             array=args.array,
             ids=args.ids,
+            first_id=args.first_id,
             text_encoder=args.text_encoder,
             text_width=args.text_width,
             image_features=args.image_features,

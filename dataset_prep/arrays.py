@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
 #: Rows looked at together; 4096 x 4096 float32 is 64 MB.
 _BLOCK = 4096
@@ -16,31 +21,80 @@ _LEADING = ("image", "text", "audio", "video")
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The (rows, width) floating point array in a ``.npy`` (memory-mapped) or ``.pt`` file.
+    """The (rows, width) floating point array in a ``.npy`` (memory-mapped), ``.npz`` or ``.pt`` file.
 
-    float16, float32 and float64 are kept as they are; bfloat16 and integers become float32.
+    float16, float32 and float64 are kept as they are; bfloat16 and integers become float32. An ``.npz`` file must hold
+    one array.
 
     Raises:
         UserError: the file is cut, not an array, pickled, not 2-D, empty or not made of real numbers.
     """
-    array = _read_pt(path) if path.suffix == ".pt" else _read_npy(path)
+    array = _read_pt(path) if path.suffix.lower() in (".pt", ".pth") else load_npy(path)
     if array.ndim != 2 or 0 in array.shape:
         raise UserError(f"{path.name}: expected a 2-D array (items x width), found shape {array.shape}")
+    return plain_floats(array, path.name)
+
+
+def plain_floats(array: np.ndarray, label: str) -> np.ndarray:
+    """``array`` as float16, float32 or float64 in the byte order of this machine; integers become float32.
+
+    Raises:
+        UserError: it is not made of real numbers.
+    """
     if array.dtype.kind in "iub":
         array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise UserError(f"{path.name}: expected float16, float32 or float64, found {array.dtype}")
+        raise UserError(f"{label}: expected float16, float32 or float64, found {array.dtype}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _read_npy(path: Path) -> np.ndarray:
+# what numpy, zipfile, zlib, pickle and torch raise for cut and garbled files
+_UNREADABLE = (
+    *(ValueError, EOFError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
+)
+
+
+def load_npy(path: Path, stream: IO[bytes] | None = None) -> np.ndarray:
+    """The array in a ``.npy`` file (memory-mapped), or the only one in an ``.npz`` file; nothing is unpickled.
+
+    Args:
+        stream: the content of the file where it has been read already.
+
+    Raises:
+        UserError: no such file, no array, cut, pickled, or several arrays.
+    """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        value = np.load(path if stream is None else stream, mmap_mode=None if stream else "r", allow_pickle=False)
+        if isinstance(value, np.ndarray):
+            return value
+        with value:
+            if len(value.files) == 1:
+                return value[value.files[0]]
+            names = ", ".join(value.files[:5])
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError) as error:
-        # numpy reports a cut or garbled header in all these ways
-        raise UserError(f"{path.name}: not a whole .npy array of numbers ({_first_line(error)})") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, expected a file") from None
+    except _UNREADABLE as error:
+        raise UserError(f"{path.name}: not a whole .npy array of numbers{_what(path, error)}") from None
+    raise UserError(f"{path.name} holds {len(value.files)} arrays ({names}): save the one of the features as .npy")
+
+
+def _what(path: Path, error: Exception) -> str:
+    what, how = what_it_is(path), _CONVERT.get(path.suffix.lower())
+    if how and (what is None or what.startswith(("a Parquet", "a safetensors"))):
+        return f": convert it, {how.format(path.name, path.stem)}"
+    return f": it is {what}" if what else f" ({_first_line(error)})"
+
+
+# how to make an array of what is no array; {0} is the file and {1} its name without ending
+_CONVERT = {
+    ".csv": "`numpy.save('{1}.npy', pandas.read_csv('{0}').to_numpy('float32'))` without the column of ids",
+    ".tsv": "`numpy.save('{1}.npy', pandas.read_csv('{0}', sep='\\t').to_numpy('float32'))` without the column of ids",
+    ".parquet": "`numpy.save('{1}.npy', pandas.read_parquet('{0}').to_numpy('float32'))` without the column of ids",
+    ".safetensors": "`numpy.save('{1}.npy', safetensors.numpy.load_file('{0}')[NAME])`",
+}
 
 
 def _read_pt(path: Path) -> np.ndarray:
@@ -52,9 +106,14 @@ def _read_pt(path: Path) -> np.ndarray:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, expected a file") from None
+    except (*_UNREADABLE, pickle.UnpicklingError) as error:
+        what = what_it_is(path)
+        # of a pickle, torch says best what in it is not plain
+        what = f": it is {what}" if what and "Python pickle" not in what else f" ({_first_line(error)})"
         raise UserError(
-            f"{path.name}: not a file of plain tensors that torch.load(weights_only=True) reads ({_first_line(error)})"
+            f"{path.name}: not a file of plain tensors that torch.load(weights_only=True) reads{what}"
         ) from None
     if isinstance(value, np.ndarray):
         return value

@@ -108,5 +108,8 @@ def summary(card: dict) -> str:
     ):
         if counts.get(key):
             parts.append(f"note: {counts[key]:,} {sentence}")
-    parts.extend(f"note: {note}" for note in card.get("notes", []))
+    notes = list(card.get("notes", []))
+    for facts in card["modalities"].values():
+        notes += facts.get("notes", [])
+    parts.extend(f"note: {note}" for note in notes)
     return "\n\n".join(parts)

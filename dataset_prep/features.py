@@ -16,50 +16,86 @@ from recbole_mambarec.files import atomic_folder, write_json
 from .arrays import missing_rows, modality_order, read_array
 from .card import describe_source
 from .folder import read_card, read_items
+from .lines import not_utf8
+from .match import join
 from .skips import MAX_BAD
 from .stages import Stages
 from .tokens import check_modality_name
 from .write import write_modality
 
 
-def from_array(path: str | Path, item_ids: list[str], ids: str | Path | None = None) -> np.ndarray:
-    """The rows of a ``.npy`` or ``.pt`` file in the order of ``item_ids``.
+def from_array(
+    path: str | Path, item_ids: list[str], ids: str | Path | None = None, first_id: int | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The rows of a ``.npy``, ``.npz`` or ``.pt`` file in the order of ``item_ids``, and sentences for the user.
 
     Args:
-        ids: a text file whose line k names the item of row k; without it row k is item k.
+        ids: a text file whose line k names the item of row k, or a ``.item`` file; without it row k is item k.
+        first_id: the rows are those of the items with the ids ``first_id``, ``first_id + 1``, and so on.
 
     Raises:
-        UserError: the rows do not fit the items or the ids, or no id is known.
+        UserError: the rows do not fit the items or the ids, under 1 % of the items have a row, or the ids are numbers
+            that do not stand in the order of the numbers, so that it must be said which row is whose.
     """
     path = Path(path)
+    if ids is not None and first_id is not None:
+        raise UserError("--ids and --first-id both tell which row belongs to which item: give one of them")
     array = read_array(path)
     missing_rows(array, path.name)
-    if ids is None:
-        if len(array) != len(item_ids):
-            raise UserError(
-                f"{path.name} has {len(array)} rows, but the dataset has {len(item_ids)} items; "
-                "--ids FILE tells which row belongs to which"
-            )
-        return array
-    ids = Path(ids)
-    try:
-        names = ids.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{ids.name} is not UTF-8 text") from None
-    names = [name.strip() for name in names]
-    while names and not names[-1]:
-        names.pop()
-    if len(names) != len(array):
-        raise UserError(f"{ids.name} has {len(names)} ids, but {path.name} has {len(array)} rows")
-    if len(set(names)) != len(names):
-        raise UserError(f"{ids.name} names an item twice")
+    if ids is not None:
+        names, source = _read_ids(Path(ids)), Path(ids).name
+        if len(names) != len(array):
+            raise UserError(f"{source} has {len(names)} ids, but {path.name} has {len(array)} rows")
+    elif first_id is not None:
+        names, source = (
+            list(map(str, range(first_id, first_id + len(array)))),
+            f"{path.name} with --first-id {first_id}",
+        )
+    else:
+        _check_order(path.name, len(array), item_ids)
+        return array, []
     row_of = {name: row for row, name in enumerate(names)}
-    source = np.array([row_of.get(item, -1) for item in item_ids])
-    if not (source >= 0).any():
-        raise UserError(f"{ids.name} names none of the dataset's items (such as {item_ids[0]})")
+    if len(row_of) != len(names):
+        raise UserError(f"{source} names an item twice")
+    theirs, said = join(item_ids, names, source)
+    rows = np.array([row_of.get(name, -1) for name in theirs])
     aligned = np.full((len(item_ids), array.shape[1]), np.nan, dtype=array.dtype)
-    aligned[source >= 0] = array[source[source >= 0]]
-    return aligned
+    aligned[rows >= 0] = array[rows[rows >= 0]]
+    return aligned, [f"{source}: {said}"] if said else []
+
+
+def _check_order(file: str, n_rows: int, item_ids: list[str]) -> None:
+    if n_rows != len(item_ids):
+        raise UserError(
+            f"{file} has {n_rows} rows, but the dataset has {len(item_ids)} items; --ids FILE tells which row belongs "
+            "to which, --first-id N that row 0 is that of item N, row 1 of item N + 1, and so on"
+        )
+    numbers = [int(item) if item.isdecimal() and item.isascii() else None for item in item_ids]
+    if None not in numbers and numbers != sorted(numbers):
+        turn = next(n for n in range(1, len(numbers)) if numbers[n] < numbers[n - 1])
+        raise UserError(
+            f"the items are numbers that do not stand in their order ({item_ids[turn]!r} follows "
+            f"{item_ids[turn - 1]!r}), so it must be said which row of {file} is whose: --first-id N where row 0 is "
+            "that of item N, row 1 of item N + 1, and so on; --ids FILE otherwise (the dataset's own .item file where "
+            "its order is meant)"
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    """One id per line; of a ``.item`` file the column ``item_id``."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except UnicodeDecodeError:
+        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    header = [cell.partition(":") for cell in lines[0].strip().split("\t")] if lines else []
+    column = next((n for n, (name, colon, _) in enumerate(header) if name == "item_id" and colon), None)
+    if column is not None:
+        return [(line.split("\t") + [""] * column)[column].strip() for line in lines[1:]]
+    return [line.strip() for line in lines]
 
 
 def set_modality(
@@ -68,6 +104,7 @@ def set_modality(
     *,
     array: str | Path | None = None,
     ids: str | Path | None = None,
+    first_id: int | None = None,
     text_encoder: str | None = None,
     text_width: int = 384,
     image_features: str | Path | None = None,
@@ -82,10 +119,11 @@ def set_modality(
     """Add or replace ``modality`` in the dataset in ``folder``, from exactly one of four kinds of source.
 
     Args:
-        array: a ``.npy`` or ``.pt`` file (see :func:`from_array` for ``ids``).
+        array: a ``.npy``, ``.npz`` or ``.pt`` file (see :func:`from_array` for ``ids`` and ``first_id``), or a folder
+            of one ``.npy`` per item (see :func:`dataset_prep.vectors.read_vectors`).
         text_encoder: encodes the texts in ``<name>.item`` (see
             :func:`dataset_prep.encoders.text.encode_texts`).
-        image_features: Amazon's ``.b`` file.
+        image_features: Amazon's ``.b`` file, or a folder of one ``.npy`` per item.
         images: a folder of images, with ``image_encoder`` and ``image_weights``.
 
     Returns:
@@ -102,9 +140,10 @@ def set_modality(
     items = read_items(folder, card["name"])
     stages = Stages(folder.parent, card["name"])
     sources: list[dict] = []
+    notes: list[str] = []
     if array is not None:
-        values, made_by = from_array(array, items["item_id"], ids), f"as given in {Path(array).name}"
-        sources = [describe_source(Path(array))] + ([describe_source(Path(ids))] if ids is not None else [])
+        values, sources, notes = _from_arrays(Path(array), items["item_id"], ids, first_id, stages)
+        made_by = f"as given in {Path(array).name}"
     elif text_encoder is not None:
         from .encoders.text import encode_texts
 
@@ -112,13 +151,14 @@ def set_modality(
             raise UserError(f"{card['name']}.item has no column text, so there is nothing to encode")
         values, made_by = encode_texts(items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch)
     elif image_features is not None:
-        from .images_b import read_b_once
+        from .vectors import read_image_features
 
-        values, _, source = read_b_once(image_features, items["item_id"], stages, max_bad)
+        values, skips, source = read_image_features(image_features, items["item_id"], stages, max_bad)
+        notes = skips.notes
         sources, made_by = [source], f"as given in {source['name']}"
     else:
-        values, made_by = _from_images(images, image_encoder, image_weights, items["item_id"], stages, batch)
-    facts = {"encoder": made_by} | ({"sources": sources} if sources else {})
+        values, made_by, notes = _from_images(images, image_encoder, image_weights, items["item_id"], stages, batch)
+    facts = {"encoder": made_by} | ({"sources": sources} if sources else {}) | ({"notes": notes} if notes else {})
     if command:
         facts["command"] = command
     with _replaced(folder) as new:
@@ -156,9 +196,24 @@ def _forget(card: dict, modality: str) -> None:
         card["files"].pop(old["file"], None)
 
 
+def _from_arrays(
+    array: Path, item_ids: list[str], ids: str | Path | None, first_id: int | None, stages: Stages
+) -> tuple[np.ndarray, list[dict], list[str]]:
+    """(rows, descriptions of the sources, sentences for the user) out of a file or a folder."""
+    if array.is_dir():
+        if ids is not None or first_id is not None:
+            raise UserError(f"{array} is a folder, whose files are named by item: leave --ids and --first-id out")
+        from .vectors import read_vectors
+
+        values, skips, source = read_vectors(array, item_ids, stages)
+        return values, [source], skips.notes
+    values, notes = from_array(array, item_ids, ids, first_id)
+    return values, [describe_source(file) for file in (array, *([Path(ids)] if ids is not None else []))], notes
+
+
 def _from_images(
     images, image_encoder, image_weights, item_ids: list[str], stages: Stages, batch: int
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, str, list[str]]:
     from .encoders.image import encode_images, load_encoder
 
     if image_encoder is None:
@@ -167,7 +222,7 @@ def _from_images(
         image_encoder = load_encoder(image_encoder, image_weights)
     values, skips = encode_images(images, item_ids, image_encoder, stages, batch=batch)
     broken = skips.counts.total()
-    return values, image_encoder.name + (f", {broken:,} broken images" if broken else "")
+    return values, image_encoder.name + (f", {broken:,} broken images" if broken else ""), skips.notes
 
 
 @contextlib.contextmanager

@@ -282,16 +282,14 @@ def addresses_of(
     """Item id -> image addresses out of Amazon metadata, in the order of ``item_ids``; [] for those without.
 
     Raises:
-        UserError: the file is no metadata of a known version, or too much of it is faulty.
+        UserError: the file is no metadata of a known version, too much of it is faulty, or it is of other items.
     """
     from .readers import amazon
-    from .skips import Skips
+    from .readers.items import read_joined
 
     path, wanted = Path(metadata), list(item_ids)
     if version is not None and version not in amazon.VERSIONS:
         raise UserError(f"unknown version {version!r}; there are {', '.join(amazon.VERSIONS)}")
     module = amazon.VERSIONS[version] if version else amazon.recognise_metadata(path)
-    skips = Skips(path.name)
-    catalogue = amazon.read_metadata(path, module, set(wanted), skips)
-    skips.check(max_bad)
+    catalogue, _ = read_joined(lambda ids, skips: amazon.read_metadata(path, module, ids, skips), wanted, path, max_bad)
     return {item: found.image_urls if (found := catalogue.items.get(item)) else [] for item in wanted}

@@ -11,6 +11,7 @@ from recbole_mambarec.data.folder import CARD_NAME
 from recbole_mambarec.data.folder import read_card as read_any_card
 from recbole_mambarec.errors import UserError
 
+from .lines import not_utf8
 from .progress import bar
 from .tables import SPLITS
 
@@ -37,12 +38,12 @@ def rows(path: Path) -> Iterator[list[str]]:
     """The cells of every line of an atomic file, the header first."""
     try:
         size = path.stat().st_size
-        with open(path, encoding="utf-8", newline="\n") as stream, bar(path.name, size, "B") as shown:
+        with open(path, encoding="utf-8-sig", newline="\n") as stream, bar(path.name, size, "B") as shown:
             for line in stream:
                 shown.update(len(line))
                 yield line.rstrip("\n").split("\t")
     except UnicodeDecodeError:
-        raise UserError(f"{path.name} is not UTF-8 text") from None
+        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
 

@@ -15,6 +15,7 @@ from recbole_mambarec.errors import UserError
 
 from .card import describe_source
 from .lines import open_source
+from .match import Seen, enough, no_match
 from .progress import bar
 from .skips import Skips
 from .stages import Stages, fingerprint
@@ -38,13 +39,15 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
         counts of records left out: not finite, or of an item that came before.
 
     Raises:
-        UserError: no such file, it ends within a record, or too many records are unusable.
+        UserError: no such file, it ends within a record, too many records are unusable, or it has under 1 % of the
+            items.
     """
     path = Path(path)
     wanted = {item.encode("utf-8"): row for row, item in enumerate(item_ids)}
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(item_ids), WIDTH))
     array[:] = np.nan
     found = np.zeros(len(item_ids), dtype=bool)
+    named, seen = set(), Seen()
     skips = Skips(path.name)
     with open_source(path) as source, bar(path.name, path.stat().st_size, "B") as shown:
         while block := _read_full(source, _TOGETHER * _RECORD.itemsize):
@@ -58,9 +61,12 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
             skips.lines += whole
             records = np.frombuffer(block, dtype=_RECORD)
             for record in records:
-                row = wanted.get(record["id"].tobytes().rstrip(b"\0 "))
+                token = record["id"].tobytes().rstrip(b"\0 ")
+                seen.add(token.decode("utf-8", "replace"))
+                row = wanted.get(token)
                 if row is None:
                     continue
+                named.add(row)
                 if not np.isfinite(record["row"]).all():
                     skips.add("image features that are not finite")
                 elif found[row]:
@@ -68,6 +74,8 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
                 else:
                     array[row], found[row] = record["row"], True
     skips.check(max_bad)
+    if not enough(len(named), len(item_ids)):
+        raise no_match(item_ids, seen, len(named), path.name)
     array.flush()
     return array, skips
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
 import io
 import json
@@ -11,13 +12,55 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
 from .progress import bar
 
 #: Bytes per block: large enough to be parsed fast, small enough not to matter.
 BLOCK = 8 << 20
+#: The reason under which a line in another encoding is counted.
+NOT_UTF8 = "not UTF-8"
 #: A longer line is no line of a data file.
 MAX_LINE = 64 << 20
+
+
+def not_utf8(path: Path) -> UserError | None:
+    """The error for a text file in another encoding than UTF-8: where that shows first, and what to do.
+
+    None where the file, unpacked if it is gzip, is UTF-8 after all.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, start = 1, 0
+    with open_source(path) as source:
+        while True:
+            block = source.read(BLOCK)
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                held = len(decoder.getstate()[0])
+                line += error.object[: error.start].count(b"\n")
+                byte = error.object[error.start]
+                return UserError(
+                    f"{path.name} is not UTF-8 text (byte {start - held + error.start + 1:,}, in line {line:,}, is "
+                    f"0x{byte:02x}): save it as UTF-8, or convert it with `iconv -f ENCODING -t utf-8`, where ENCODING "
+                    "is often latin1, cp1252 or gbk"
+                )
+            if not block:
+                return None
+            line += text.count("\n")
+            start += len(block)
+
+
+def no_text(path: Path) -> UserError | None:
+    """The error for a file that is something else than text (plain or gzip) by its content; None where it may be."""
+    what = what_it_is(path)
+    if what is None or what.startswith(_FINE):
+        return None
+    return UserError(f"{path.name} is no file of text lines: it is {what}")
+
+
+# what is read, or refused with a better sentence later
+_FINE = ("gzip", "JSON", "an empty file", "a folder", "a link")
 
 
 class BadLine(ValueError):
@@ -75,12 +118,14 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
     A byte order mark at the start is dropped, and a last line without a line end gets one.
 
     Raises:
-        UserError: see :func:`open_source`; or a line is longer than :data:`MAX_LINE`.
+        UserError: see :func:`open_source`; or it is no text, or a line is longer than :data:`MAX_LINE`.
     """
     path = Path(path)
+    if fault := no_text(path):
+        raise fault
     with open_source(path) as source, bar(path.name, path.stat().st_size, "B") as shown:
         rest = source.read(3)
-        rest = b"" if rest == b"\xef\xbb\xbf" else rest
+        rest = rest.removeprefix(b"\xef\xbb\xbf")
         while chunk := source.read(size):
             shown.update(source.position() - shown.n)
             cut = chunk.rfind(b"\n") + 1
@@ -107,7 +152,7 @@ def parse_object(line: bytes, literals: bool = False) -> dict:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        raise BadLine("not UTF-8") from None
+        raise BadLine(NOT_UTF8) from None
     try:
         value = json.loads(text, object_pairs_hook=_first_wins)
     except (ValueError, RecursionError):

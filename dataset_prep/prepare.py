@@ -45,7 +45,7 @@ class Options:
     text_encoder: str = "tfidf"
     #: Width of ``tfidf``.
     text_width: int = 384
-    #: Amazon's ``.b`` file of 4096-wide image features.
+    #: Amazon's ``.b`` file of 4096-wide image features, or a folder of one ``.npy`` per item.
     image_features: str | Path | None = None
     #: A folder of images named by item id.
     images: str | Path | None = None
@@ -203,7 +203,7 @@ def _prepare(
     key = fingerprint(reader, described[0], options.max_bad)
 
     def read(folder: Path) -> None:
-        skips = Skips(table.name)
+        skips = Skips(table)
         spill(read_batches(skips), folder, skips, options.max_bad)
 
     raw = gather(stages.folder_of("interactions", key, read))
@@ -225,8 +225,9 @@ def _prepare(
         prepared.modalities["image"] = array
         dropped |= {f"{skips.file}: {reason}": n for reason, n in sorted(skips.counts.items())}
         described += source
+        notes += skips.notes
     if items is not None:
-        texts = _texts(prepared, stages, [reader, *described[:2]], read_catalogue, options, items.name)
+        texts = _texts(prepared, stages, [reader, *described[:2]], read_catalogue, options, items)
         dropped |= texts["dropped"]
         notes += texts["notes"]
         _encode(prepared, texts["texts"], stages, options, encoders, notes)
@@ -299,25 +300,25 @@ def _steps(options: Options) -> Iterator[tuple[str, str, Callable[[Interactions]
 
 
 def _texts(
-    prepared: Prepared, stages: Stages, made_from: list, read_catalogue: Callable, options: Options, file: str
+    prepared: Prepared, stages: Stages, made_from: list, read_catalogue: Callable, options: Options, file: Path
 ) -> dict:
     """Sets the item columns of ``prepared``; gives texts, dropped lines and notes."""
 
+    from .readers.items import read_joined
+
     def read(folder: Path) -> None:
-        skips = Skips(file)
-        catalogue = read_catalogue(set(prepared.item_ids), skips)
-        skips.check(options.max_bad)
+        catalogue, skips = read_joined(read_catalogue, prepared.item_ids, file, options.max_bad)
         rows = [
             (item.clean_title(), item.text()) if (item := catalogue.items.get(token)) else ("", "")
             for token in prepared.item_ids
         ]
-        notes = [f"{reason}: {n:,}" for reason, n in catalogue.again.items() if n]
+        notes = skips.notes + [f"{reason}: {n:,}" for reason, n in catalogue.again.items() if n]
         if absent := len(prepared.item_ids) - len(catalogue.items):
-            notes.append(f"{absent:,} items are not in {file}; they are kept, without text")
+            notes.append(f"{absent:,} items are not in {file.name}; they are kept, without text")
         value = {
             "rows": rows,
             "notes": notes,
-            "dropped": {f"{file}: {reason}": n for reason, n in sorted(skips.counts.items())},
+            "dropped": {f"{file.name}: {reason}": n for reason, n in sorted(skips.counts.items())},
         }
         (folder / "items.json").write_text(json.dumps(value), encoding="utf-8")
 
@@ -351,9 +352,9 @@ def _images(
 ) -> tuple[np.ndarray, str, Skips, list[dict]]:
     """(array, line for the card, counts of what was left out, the source if it is a file)."""
     if options.image_features is not None:
-        from .images_b import read_b_once
+        from .vectors import read_image_features
 
-        array, skips, source = read_b_once(options.image_features, item_ids, stages, options.max_bad)
+        array, skips, source = read_image_features(options.image_features, item_ids, stages, options.max_bad)
         return array, f"as given in {source['name']}", skips, [source]
     from .encoders.image import encode_images
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+
+from .lines import NOT_UTF8, not_utf8
 
 #: Largest share of faulty lines that is skipped by default.
 MAX_BAD = 0.01
@@ -13,14 +16,18 @@ MAX_BAD = 0.01
 class Skips:
     """What was wrong with the lines of one file, by reason.
 
+    A file that is given with its path can be looked at again when it turns out to be in another encoding.
+
     ``lines`` is the number of lines looked at (blank ones do not count), ``counts`` reason -> number of
-    lines.
+    lines, ``notes`` sentences for the user on how the file was read.
     """
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str | Path) -> None:
+        self.file = Path(file).name
+        self.path = Path(file) if isinstance(file, Path) else None
         self.lines = 0
         self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
 
     def add(self, reason: str, n: int = 1) -> None:
         if n:
@@ -34,6 +41,8 @@ class Skips:
             raise UserError(f"{self.file} is empty")
         bad = self.counts.total()
         if bad > max_bad * self.lines:
+            if self.path is not None and NOT_UTF8 in self.counts and (fault := not_utf8(self.path)):
+                raise fault
             reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.counts.most_common())
             raise UserError(
                 f"{self.file}: {bad:,} of {self.lines:,} lines cannot be used ({reasons}), more than "
@@ -42,11 +51,13 @@ class Skips:
 
     def as_dict(self) -> dict:
         """For a stage file: :meth:`from_dict` gives it back."""
-        return {"file": self.file, "lines": self.lines, "counts": dict(sorted(self.counts.items()))}
+        counts = dict(sorted(self.counts.items()))
+        return {"file": self.file, "lines": self.lines, "counts": counts, "notes": self.notes}
 
     @classmethod
     def from_dict(cls, value: dict) -> Skips:
         skips = cls(value["file"])
         skips.lines = value["lines"]
         skips.counts.update(value["counts"])
+        skips.notes = value["notes"]
         return skips

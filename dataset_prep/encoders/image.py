@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import torch
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.extras import need
 
+from ..match import join
 from ..progress import bar
 from ..skips import Skips
 from ..stages import Stages, fingerprint, in_pieces
@@ -80,8 +82,14 @@ class ImageEncoder:
         return out.flatten(1).float().cpu().numpy()
 
 
-def find_images(folder: Path, item_ids: Sequence[str]) -> list[Path | None]:
-    """The file of each item, None where there is none; :func:`dataset_prep.tokens.file_stem` names them."""
+def find_images(folder: Path, item_ids: Sequence[str]) -> tuple[list[Path | None], str | None]:
+    """The file of each item, None where there is none, and how the names differ from the ids if they do.
+
+    :func:`dataset_prep.tokens.file_stem` names the files.
+
+    Raises:
+        UserError: no such folder, or images of under 1 % of the items.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     found: dict[str, Path] = {}
@@ -92,7 +100,11 @@ def find_images(folder: Path, item_ids: Sequence[str]) -> list[Path | None]:
             best = found.get(path.stem)
             if best is None or rank[ending] < rank[best.suffix.lower()]:
                 found[path.stem] = path
-    return [found.get(file_stem(item)) for item in item_ids]
+    if not found:
+        raise UserError(f"{folder} holds no image ({', '.join(ENDINGS)})")
+    none = f"it holds no image named after an item (such as {file_stem(item_ids[0])}.jpg)"
+    theirs, said = join(item_ids, map(unquote, found), f"the folder {folder.name}", none)
+    return [found.get(file_stem(name)) for name in theirs], said
 
 
 def encode_images(
@@ -104,13 +116,11 @@ def encode_images(
         (n, d) float32, and the number of broken images.
 
     Raises:
-        UserError: no such folder, no image in it for any item, or every image is broken.
+        UserError: no such folder, images in it for under 1 % of the items, or every image is broken.
     """
     folder = Path(folder)
-    files = find_images(folder, item_ids)
+    files, said = find_images(folder, item_ids)
     rows = [row for row, file in enumerate(files) if file is not None]
-    if not rows:
-        raise UserError(f"{folder} holds no image named after an item (such as {file_stem(item_ids[0])}.jpg)")
     described = [[files[row].name, files[row].stat().st_size, files[row].stat().st_mtime_ns] for row in rows]
     pieces_folder = stages.open_folder("images", fingerprint(encoder.name, encoder.size, described))
 
@@ -123,6 +133,7 @@ def encode_images(
 
     skips = Skips("images")
     skips.lines = len(rows)
+    skips.notes += [f"{folder.name}: {said}"] if said else []
     pieces = []
     with bar(f"images through {encoder.name}", len(rows), "image") as shown:
         for start, part in in_pieces(pieces_folder, len(rows), PIECE, encode):

@@ -17,7 +17,7 @@ from pathlib import Path
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.extras import need
 
-from ..lines import BadLine, blocks, parse_object
+from ..lines import NOT_UTF8, BadLine, blocks, not_utf8, parse_object
 from ..skips import Skips
 from ..tokens import id_fault
 
@@ -177,7 +177,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
     names = [name.partition(":")[0] if name.count(":") == 1 else name for name in names]
     shown = ", ".join(names)
     if not shown.isascii() and any("\udc80" <= sign <= "\udcff" for sign in shown):
-        raise UserError(f"{path.name} is not UTF-8 text")
+        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text")
     if len(set(names)) != len(names) or not any(names):
         raise UserError(f"{path.name}: the first line does not name each column once: {shown[:200]}")
     return names
@@ -234,7 +234,7 @@ def _frame(cells: list[list[str]], names: list[str], skips: Skips) -> pl.DataFra
         try:
             "".join(row).encode("utf-8")
         except UnicodeEncodeError:
-            skips.add("not UTF-8")
+            skips.add(NOT_UTF8)
             continue
         good.append(row)
     return pl.DataFrame(good, schema=dict.fromkeys(names, pl.String), orient="row")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from ..match import Seen, enough, no_match, other_spelling
 from ..skips import Skips
 from ..tokens import clean_text, id_fault
 
@@ -41,25 +43,60 @@ class Item:
 class Catalogue:
     """Collects the metadata of the wanted items; of an item that comes twice the first record counts.
 
-    ``items``: id -> :class:`Item`; ``again``: reason -> number of repeated records.
+    ``items``: id -> :class:`Item`; ``again``: reason -> number of repeated records; ``seen``: all ids that passed.
     """
 
     def __init__(self, wanted: set[str], skips: Skips) -> None:
         self.wanted, self.skips = wanted, skips
         self.items: dict[str, Item] = {}
+        self.seen = Seen()
         self.again = {"item described twice": 0, "item described twice, with different texts": 0}
 
     def add(self, item: Item) -> None:
         """Take an item; one without a usable id is counted as a faulty line."""
         item.id = item.id.strip()
+        if item.id not in self.wanted and (fault := id_fault(item.id)):
+            self.skips.add(fault)
+            return
+        self.seen.add(item.id)
         if item.id not in self.wanted:
-            if fault := id_fault(item.id):
-                self.skips.add(fault)
-        elif item.id in self.items:
+            return
+        if item.id in self.items:
             same, different = self.again
             self.again[same if self.items[item.id].text() == item.text() else different] += 1
         else:
             self.items[item.id] = item
+
+
+def read_joined(
+    read: Callable[[set[str], Skips], Catalogue], item_ids: Sequence[str], file: Path, max_bad: float
+) -> tuple[Catalogue, Skips]:
+    """The metadata of a dataset's items, whose ids may be whole numbers here and floats (``26.0``) there.
+
+    Args:
+        read: reads the file ``file`` for the wanted ids.
+        item_ids: the items of the dataset; the keys of the result's ``items`` are some of them.
+
+    Raises:
+        UserError: too many lines are faulty, or the file describes under 1 % of the items.
+    """
+    skips = Skips(file)
+    catalogue = read(set(item_ids), skips)
+    skips.check(max_bad)
+    if enough(len(catalogue.items), len(item_ids)):
+        return catalogue, skips
+    n_matched, seen = len(catalogue.items), catalogue.seen
+    if other := other_spelling(item_ids, seen):
+        spelled, said = other
+        skips = Skips(file)
+        catalogue = read({spelled(item) for item in item_ids}, skips)
+        if enough(len(catalogue.items), len(item_ids)):
+            catalogue.items = {
+                item: catalogue.items[name] for item in item_ids if (name := spelled(item)) in catalogue.items
+            }
+            skips.notes.append(f"{file.name}: {said}")
+            return catalogue, skips
+    raise no_match(item_ids, seen, n_matched, file.name)
 
 
 def plain(text: str) -> str:

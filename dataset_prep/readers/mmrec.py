@@ -14,7 +14,6 @@ MRLib's ``inter.csv`` (``user_id,item_id,rating,label``) is the same under other
 from __future__ import annotations
 
 import csv
-import re
 import warnings
 from pathlib import Path
 
@@ -22,11 +21,12 @@ import numpy as np
 import pandas as pd
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
-from ..arrays import missing_rows, modality_order, read_array
-from ..card import describe_source
-from ..tables import SPLITS, Interactions, Prepared
-from ..tokens import check_modality_name, check_name, id_fault
+from ..lines import no_text, not_utf8
+from ..tables import Interactions, Prepared
+from ..tokens import check_name
+from .numbered import MAX_CODE, check_raw_ids, find_features, prepare_numbered
 
 _COLUMNS = {
     "users": ("userID", "user_id", "user"),
@@ -35,9 +35,7 @@ _COLUMNS = {
     "rating": ("rating",),
     "timestamp": ("timestamp",),
 }
-_SHORT_NAMES = {"v": "image", "t": "text", "a": "audio"}
-_FEATURE_FILE = re.compile(r"(.+)_feat\.(npy|pt)")
-_MAX_CODE = 2**31 - 1
+_NUMBER_COLUMNS = {"item": ("itemID", "item_id"), "user": ("userID",)}
 
 
 def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepared:
@@ -48,9 +46,8 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
         name: what the dataset is to be called.
         max_bad: largest share of interactions that may stand in two splits before that is an error.
 
-    Items are numbered as in the source; when id maps are there, the raw ids become the tokens. A pair (user,
-    item) that occurs twice in one split is kept once; one that occurs in two splits is kept in the earlier of
-    train, validation, test (the later one could not be recommended anyway, its item being known) and counted.
+    Items are numbered as in the source; when id maps are there, the raw ids become the tokens. Pairs that occur twice:
+    see :func:`dataset_prep.readers.numbered.prepare_numbered`.
 
     Raises:
         UserError: something in the files is wrong; the file, and the line or row, are named.
@@ -59,54 +56,16 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
     table_file = _find_table(Path(source))
     interactions = _read_table(table_file)
     folder = table_file.parent
-    feature_files = _find_features(folder)
-    arrays, n_items = {}, 0
-    for modality, file in feature_files.items():
-        array = read_array(file)
-        missing_rows(array, file.name)
-        if arrays and len(array) != n_items:
-            raise UserError(
-                f"{file.name} has {len(array)} rows, but {next(iter(feature_files.values())).name} has {n_items}"
-            )
-        arrays[modality], n_items = array, len(array)
-    last_item = int(interactions.items.max())
-    if arrays and last_item >= n_items:
-        raise UserError(
-            f"{table_file.name} names item {last_item}, but the feature files have {n_items} rows (0 to {n_items - 1})"
-        )
-    n_items = n_items or last_item + 1
-    n_users = int(interactions.users.max()) + 1
-    notes = []
-    if not arrays:
-        notes.append("the source has no *_feat.npy or *_feat.pt file, so the dataset has no modality")
-
-    item_map, user_map = _find_map(folder, "i"), _find_map(folder, "u")
-    item_ids = _read_map(item_map, ("itemID", "item_id"), n_items) if item_map else _numbers(n_items)
-    user_ids = _read_map(user_map, ("userID",), n_users) if user_map else _numbers(n_users)
-    # a map may name items beyond the last interaction; without arrays it alone tells how many there are
-    if arrays and len(item_ids) != n_items:
-        raise UserError(f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows")
-
-    interactions, dropped = _drop_duplicates(interactions, max_bad, table_file.name)
-    for number, part in enumerate(SPLITS):
-        if not np.any(interactions.split == number):
-            raise UserError(f"{table_file.name}: the {part} split (label {number}) is empty")
-    gaps = n_users - len(np.unique(interactions.users))
-    if gaps:
-        notes.append(f"{gaps:,} user numbers below {n_users:,} do not occur, so user ids are not contiguous")
-    sources = [table_file, *(file for file in (item_map, user_map) if file), *feature_files.values()]
-    return Prepared(
-        name=name,
-        user_ids=user_ids,
-        item_ids=item_ids,
-        interactions=interactions,
-        modalities={modality: arrays[modality] for modality in modality_order(list(arrays))},
-        card={
-            "sources": [describe_source(file) for file in sources],
-            "split": {"method": "from the source (x_label)"},
-            "dropped": dropped,
-            "notes": notes,
-        },
+    return prepare_numbered(
+        name,
+        interactions,
+        file=table_file.name,
+        features=find_features(folder),
+        tables=[table_file],
+        split="from the source (x_label)",
+        max_bad=max_bad,
+        maps={"item": _find_map(folder, "i"), "user": _find_map(folder, "u")},
+        read_map=_read_map,
     )
 
 
@@ -125,16 +84,21 @@ def _find_table(source: Path) -> Path:
 
 
 def _read_text_table(path: Path) -> pd.DataFrame:
-    """A small delimited file as text columns; tab or comma, whichever the header holds."""
+    """A small delimited file as text columns; tab, comma, semicolon or bar, whichever the header holds."""
+    what = what_it_is(path)
+    if what and what.startswith("gzip"):
+        raise UserError(f"{path.name} is no table: it is {what}")
+    if fault := no_text(path):
+        raise fault
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:
             header = stream.readline()
         with warnings.catch_warnings():
             # a line with too many cells would lose them, with no more than a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
-                sep="\t" if "\t" in header else ",",
+                sep=next((sign for sign in "\t,;|" if sign in header), ","),
                 dtype=str,
                 keep_default_na=False,
                 na_filter=False,
@@ -143,7 +107,7 @@ def _read_text_table(path: Path) -> pd.DataFrame:
                 index_col=False,
             )
     except UnicodeDecodeError:
-        raise UserError(f"{path.name} is not UTF-8 text") from None
+        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
     except pd.errors.ParserWarning:
         raise UserError(f"{path.name} has lines with more cells than its header") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
@@ -184,7 +148,7 @@ def _whole_numbers(column: pd.Series, file: str) -> np.ndarray:
     bad = np.flatnonzero(~text.str.fullmatch(r"[0-9]{1,10}").to_numpy(dtype=bool))
     if not bad.size:
         values = text.astype(np.int64).to_numpy()
-        bad = np.flatnonzero(values > _MAX_CODE)
+        bad = np.flatnonzero(values > MAX_CODE)
     if bad.size:
         row = int(bad[0])
         raise UserError(
@@ -204,19 +168,6 @@ def _floats(frame: pd.DataFrame, name: str | None, file: str, dtype) -> np.ndarr
     return values
 
 
-def _find_features(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        match = _FEATURE_FILE.fullmatch(file.name)
-        if not match or not file.is_file():
-            continue
-        modality = check_modality_name(_SHORT_NAMES.get(match[1], match[1]))
-        if modality in found:
-            raise UserError(f"{found[modality].name} and {file.name} both give the modality {modality}: keep one")
-        found[modality] = file
-    return found
-
-
 def _find_map(folder: Path, letter: str) -> Path | None:
     word = {"i": "item", "u": "user"}[letter]
     found = sorted({*folder.glob(f"{letter}_id_map*.csv"), *folder.glob(f"{word}_id_map*.csv")})
@@ -225,12 +176,12 @@ def _find_map(folder: Path, letter: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read_map(path: Path, number_names: tuple[str, ...], least: int) -> list[str]:
-    """Raw id per number; the numbers must be 0 to n - 1, with n at least ``least``."""
+def _read_map(path: Path, side: str, least: int) -> list[str]:
+    """Raw id per number of a ``user`` or ``item``; the numbers must be 0 to n - 1, with n at least ``least``."""
     frame = _read_text_table(path)
     if frame.shape[1] != 2:
         raise UserError(f"{path.name}: expected two columns (raw id, number), found {frame.shape[1]}")
-    number_column = next((name for name in number_names if name in frame.columns), frame.columns[1])
+    number_column = next((name for name in _NUMBER_COLUMNS[side] if name in frame.columns), frame.columns[1])
     raw_column = next(name for name in frame.columns if name != number_column)
     numbers = _whole_numbers(frame[number_column], path.name)
     if len(np.unique(numbers)) != len(numbers) or numbers.max() != len(numbers) - 1:
@@ -238,35 +189,4 @@ def _read_map(path: Path, number_names: tuple[str, ...], least: int) -> list[str
     if len(numbers) < least:
         raise UserError(f"{path.name} maps {len(numbers)} ids, but the data has {least}")
     tokens = frame[raw_column].str.strip().to_numpy(dtype=object)[np.argsort(numbers)].tolist()
-    for number, token in enumerate(tokens):
-        if fault := id_fault(token):
-            raise UserError(f"{path.name}: the raw id {token!r} of number {number} cannot be used ({fault})")
-    if len(set(tokens)) != len(tokens):
-        raise UserError(f"{path.name}: a raw id in {raw_column} stands for two numbers")
-    return tokens
-
-
-def _numbers(n: int) -> list[str]:
-    return [str(number) for number in range(n)]
-
-
-def _drop_duplicates(interactions: Interactions, max_bad: float, file: str) -> tuple[Interactions, dict[str, int]]:
-    pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
-    # stable: of equal pairs the one in the earliest split, and of these the first line, comes first
-    order = np.lexsort((interactions.split, pair))
-    again = np.zeros(len(pair), dtype=bool)
-    again[1:] = pair[order][1:] == pair[order][:-1]
-    same_split = again.copy()
-    same_split[1:] &= interactions.split[order][1:] == interactions.split[order][:-1]
-    n_leaks = int(np.count_nonzero(again & ~same_split))
-    if n_leaks > max_bad * len(pair):
-        raise UserError(
-            f"{file}: {n_leaks:,} of {len(pair):,} interactions stand in two splits, over {max_bad:.1%}; "
-            "the labels look wrong (a higher --max-bad lets them through)"
-        )
-    dropped = {
-        "duplicate pair within a split": int(np.count_nonzero(same_split)),
-        "pair already in an earlier split": n_leaks,
-    }
-    keep = np.sort(order[~again])
-    return interactions.take(keep), dropped
+    return check_raw_ids(tokens, path.name)

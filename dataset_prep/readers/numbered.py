@@ -1,0 +1,177 @@
+"""What the layouts have in common that number users and items from 0: row k of each array belongs to item k."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mambarec.errors import UserError
+
+from ..arrays import missing_rows, modality_order, read_array
+from ..card import describe_source
+from ..tables import SPLITS, Interactions, Prepared
+from ..tokens import check_modality_name, id_fault
+
+#: The largest number of a user or item.
+MAX_CODE = 2**31 - 1
+
+_SHORT_NAMES = {"v": "image", "t": "text", "a": "audio"}
+_FEATURE_FILE = re.compile(r"(.+)_feat\.(.+)")
+_READ = ("npy", "npz", "pt")
+
+
+def prepare_numbered(
+    name: str,
+    interactions: Interactions,
+    *,
+    file: str,
+    features: dict[str, Path],
+    tables: list[Path],
+    split: str,
+    max_bad: float,
+    maps: dict[str, Path | None] | None = None,
+    read_map: Callable[[Path, str, int], list[str]] | None = None,
+    least: tuple[int, int] = (0, 0),
+) -> Prepared:
+    """A dataset of numbered users and items that keeps the split of its source.
+
+    Args:
+        interactions: with ``split``; at least one.
+        file: what names the interactions, for messages.
+        features: modality -> array file, see :func:`find_features`.
+        tables: the files that the interactions come from.
+        split: how the card calls the split.
+        max_bad: largest share of interactions that may stand in two splits before that is an error.
+        maps: ``user`` and ``item`` -> a file with their raw ids; without it the numbers are the ids.
+        read_map: (that file, ``user`` or ``item``, how many there are at least) -> raw id per number.
+        least: how many users and items the source says there are, also without interactions.
+
+    A pair (user, item) that occurs twice in one split is kept once; one that occurs in two splits is kept in the
+    earlier of train, validation, test (the later one could not be recommended anyway, its item being known) and
+    counted.
+
+    Raises:
+        UserError: arrays, maps and interactions do not fit each other, a split is empty, or too many pairs stand in
+            two splits.
+    """
+    arrays, n_items = _read_features(features)
+    last_item = max(int(interactions.items.max()), least[1] - 1)
+    if arrays and last_item >= n_items:
+        raise UserError(
+            f"{file} names item {last_item}, but the feature files have {n_items} rows (0 to {n_items - 1})"
+        )
+    n_items = n_items or last_item + 1
+    n_users = max(int(interactions.users.max()) + 1, least[0])
+    notes = []
+    if not arrays:
+        notes.append("the source has no *_feat.npy or *_feat.pt file, so the dataset has no modality")
+    item_map, user_map = ((maps or {}).get(side) for side in ("item", "user"))
+    item_ids = read_map(item_map, "item", n_items) if item_map else _numbers(n_items)
+    user_ids = read_map(user_map, "user", n_users) if user_map else _numbers(n_users)
+    # a map may name items beyond the last interaction; without arrays it alone tells how many there are
+    if arrays and len(item_ids) != n_items:
+        raise UserError(f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows")
+    interactions, dropped = _drop_duplicates(interactions, max_bad, file)
+    for number, part in enumerate(SPLITS):
+        if not np.any(interactions.split == number):
+            raise UserError(f"{file}: the {part} split (label {number}) is empty")
+    gaps = n_users - len(np.unique(interactions.users))
+    if gaps:
+        notes.append(f"{gaps:,} user numbers below {n_users:,} do not occur, so user ids are not contiguous")
+    sources = [*tables, *(path for path in (item_map, user_map) if path), *features.values()]
+    return Prepared(
+        name=name,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        interactions=interactions,
+        modalities={modality: arrays[modality] for modality in modality_order(list(arrays))},
+        card={
+            "sources": [describe_source(path) for path in sources],
+            "split": {"method": split},
+            "dropped": dropped,
+            "notes": notes,
+        },
+    )
+
+
+def find_features(folder: Path) -> dict[str, Path]:
+    """Modality -> ``<modality>_feat.npy``, ``.npz`` or ``.pt`` in a folder; ``v``, ``t`` and ``a`` are short names.
+
+    Raises:
+        UserError: two files give a modality, or the only one that does is of a kind that is not read.
+    """
+    found: dict[str, Path] = {}
+    other: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        match = _FEATURE_FILE.fullmatch(file.name)
+        if not match or not file.is_file() or file.name.startswith("."):
+            continue
+        if match[2] not in _READ:
+            other[_SHORT_NAMES.get(match[1], match[1])] = file
+            continue
+        modality = check_modality_name(_SHORT_NAMES.get(match[1], match[1]))
+        if modality in found:
+            raise UserError(f"{found[modality].name} and {file.name} both give the modality {modality}: keep one")
+        found[modality] = file
+    for modality, file in other.items():
+        if modality not in found:
+            raise UserError(
+                f"{file.name} is not read, so the modality {modality} would be missing: unpack or convert it to "
+                f"{modality}_feat.npy (or move it away, if the dataset is to be without)"
+            )
+    return found
+
+
+def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], int]:
+    """(the arrays, how many rows each has)."""
+    arrays, n_rows = {}, 0
+    for modality, file in features.items():
+        array = read_array(file)
+        missing_rows(array, file.name)
+        if arrays and len(array) != n_rows:
+            raise UserError(f"{file.name} has {len(array)} rows, but {next(iter(features.values())).name} has {n_rows}")
+        arrays[modality], n_rows = array, len(array)
+    return arrays, n_rows
+
+
+def check_raw_ids(tokens: list[str], file: str) -> list[str]:
+    """``tokens``, the raw id of each number, if each can be an id and stands for one number.
+
+    Raises:
+        UserError: otherwise.
+    """
+    for number, token in enumerate(tokens):
+        if fault := id_fault(token):
+            raise UserError(f"{file}: the raw id {token!r} of number {number} cannot be used ({fault})")
+    if len(set(tokens)) != len(tokens):
+        raise UserError(f"{file}: a raw id stands for two numbers")
+    return tokens
+
+
+def _numbers(n: int) -> list[str]:
+    return [str(number) for number in range(n)]
+
+
+def _drop_duplicates(interactions: Interactions, max_bad: float, file: str) -> tuple[Interactions, dict[str, int]]:
+    pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
+    # stable: of equal pairs the one in the earliest split, and of these the first line, comes first
+    order = np.lexsort((interactions.split, pair))
+    again = np.zeros(len(pair), dtype=bool)
+    again[1:] = pair[order][1:] == pair[order][:-1]
+    same_split = again.copy()
+    same_split[1:] &= interactions.split[order][1:] == interactions.split[order][:-1]
+    n_leaks = int(np.count_nonzero(again & ~same_split))
+    if n_leaks > max_bad * len(pair):
+        raise UserError(
+            f"{file}: {n_leaks:,} of {len(pair):,} interactions stand in two splits, over {max_bad:.1%}; "
+            "the labels look wrong (a higher --max-bad lets them through)"
+        )
+    dropped = {
+        "duplicate pair within a split": int(np.count_nonzero(same_split)),
+        "pair already in an earlier split": n_leaks,
+    }
+    keep = np.sort(order[~again])
+    return interactions.take(keep), dropped
