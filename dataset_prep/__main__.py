@@ -18,14 +18,29 @@ def parser() -> argparse.ArgumentParser:
         description="Turn raw files into a dataset that run_recbole.py can train on.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_amazon, _add_mmrec, _add_csv, _add_features, _add_fetch_images, _add_check):
+    for add in (
+        _add_amazon,
+        _add_mmrec,
+        _add_lattice,
+        _add_diffmm,
+        _add_csv,
+        _add_features,
+        _add_fetch_images,
+        _add_check,
+    ):
         add(commands)
     return top
 
 
-def _add(commands, name: str, summary: str, description: str, example: str, run) -> argparse.ArgumentParser:
+def _add(
+    commands, name: str, summary: str, description: str, example: str, run, aliases: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
     command = commands.add_parser(
-        name, help=summary, description=description, epilog=f"example: python -m dataset_prep {example}"
+        name,
+        aliases=aliases,
+        help=summary,
+        description=description,
+        epilog=f"example: python -m dataset_prep {example}",
     )
     command.set_defaults(run=run)
     return command
@@ -60,6 +75,37 @@ def _add_mmrec(commands) -> None:
         _mmrec,
     )
     command.add_argument("source", metavar="SOURCE", help="the folder, or the interaction file in it")
+    _add_output(command)
+
+
+def _add_lattice(commands) -> None:
+    command = _add(
+        commands,
+        "lattice",
+        "a folder in LATTICE's or MMSSL's layout",
+        "Read train.json, val.json and test.json (number of a user -> numbers of the items), *_feat.npy beside them or "
+        "above 5-core, and item_list.txt and user_list.txt if they are there; check them, and write a dataset that "
+        "keeps the split.",
+        "lattice downloads/sports --name sports",
+        _lattice,
+        aliases=("mmssl",),
+    )
+    command.add_argument("source", metavar="SOURCE", help="the folder with train.json, or the one above 5-core")
+    _add_output(command)
+
+
+def _add_diffmm(commands) -> None:
+    command = _add(
+        commands,
+        "diffmm",
+        "a folder in DiffMM's layout",
+        "Read trnMat.pkl, valMat.pkl and tstMat.pkl (scipy sparse matrices of users x items; MMSSL's train_mat, "
+        "val_mat and test_mat too) and *_feat.npy, check them, and write a dataset that keeps the split. The pickles "
+        "are read without running anything in them.",
+        "diffmm downloads/tiktok --name tiktok",
+        _diffmm,
+    )
+    command.add_argument("source", metavar="SOURCE", help="the folder")
     _add_output(command)
 
 
@@ -293,9 +339,25 @@ def _options(args: argparse.Namespace):
 
 def _mmrec(args: argparse.Namespace) -> int:
     from .readers.mmrec import read_mmrec
+
+    return _write(args, read_mmrec(args.source, args.name, max_bad=args.max_bad))
+
+
+def _lattice(args: argparse.Namespace) -> int:
+    from .readers.lattice import read_lattice
+
+    return _write(args, read_lattice(args.source, args.name, max_bad=args.max_bad))
+
+
+def _diffmm(args: argparse.Namespace) -> int:
+    from .readers.diffmm import read_diffmm
+
+    return _write(args, read_diffmm(args.source, args.name, max_bad=args.max_bad))
+
+
+def _write(args: argparse.Namespace, prepared) -> int:
     from .write import write_dataset
 
-    prepared = read_mmrec(args.source, args.name, max_bad=args.max_bad)
     prepared.card["command"] = args.words
     return _report(args, *write_dataset(prepared, args.out))
 

@@ -26,7 +26,7 @@ from recbole_mambarec.files import what_it_is
 from ..lines import no_text, not_utf8
 from ..tables import Interactions, Prepared
 from ..tokens import check_name
-from .numbered import MAX_CODE, check_raw_ids, find_features, prepare_numbered
+from .numbered import MAX_CODE, check_raw_ids, find_features, other_layout, prepare_numbered
 
 _COLUMNS = {
     "users": ("userID", "user_id", "user"),
@@ -76,7 +76,9 @@ def _find_table(source: Path) -> Path:
         raise UserError(f"there is no folder {source}")
     found = sorted(source.glob("*.inter")) or sorted(source.glob("inter.csv"))
     if not found:
-        raise UserError(f"{source} holds neither a *.inter file nor inter.csv, so it is not in MMRec's layout")
+        raise UserError(
+            f"{source} holds neither a *.inter file nor inter.csv, so it is not in MMRec's layout{other_layout(source)}"
+        )
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UserError(f"{source} holds several interaction files ({names}): give the one to read as SOURCE")

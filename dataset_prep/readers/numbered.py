@@ -17,6 +17,8 @@ from ..tokens import check_modality_name, id_fault
 
 #: The largest number of a user or item.
 MAX_CODE = 2**31 - 1
+#: So many users or items are plausible without asking how many interactions there are.
+_MANY = 1_000_000
 
 _SHORT_NAMES = {"v": "image", "t": "text", "a": "audio"}
 _FEATURE_FILE = re.compile(r"(.+)_feat\.(.+)")
@@ -65,6 +67,12 @@ def prepare_numbered(
         )
     n_items = n_items or last_item + 1
     n_users = max(int(interactions.users.max()) + 1, least[0])
+    for side, n in (("user", n_users), ("item", n_items)):
+        if n > _MANY and n > 100 * len(interactions):
+            raise UserError(
+                f"{file} numbers {side}s up to {n - 1:,} for {len(interactions):,} interactions, so these are raw ids, "
+                "not numbers from 0: a table of raw ids is read by `python -m dataset_prep csv`"
+            )
     notes = []
     if not arrays:
         notes.append("the source has no *_feat.npy or *_feat.pt file, so the dataset has no modality")
@@ -95,6 +103,15 @@ def prepare_numbered(
             "notes": notes,
         },
     )
+
+
+def other_layout(source: Path) -> str:
+    """The end of the error for a folder that is not in the layout asked for: which command reads it, if one does."""
+    signs = {"mmrec": ("*.inter", "inter.csv"), "lattice": ("train.json", "*/train.json"), "diffmm": ("trnMat.pkl",)}
+    for command, patterns in signs.items():
+        if any(any(source.glob(pattern)) for pattern in patterns):
+            return f"; `python -m dataset_prep {command}` reads it"
+    return ""
 
 
 def find_features(folder: Path) -> dict[str, Path]:
