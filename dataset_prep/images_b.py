@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import what_it_is
 
 from .card import describe_source
 from .lines import open_source
@@ -54,6 +55,8 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
             shown.update(source.position() - shown.n)
             whole = len(block) // _RECORD.itemsize
             if whole * _RECORD.itemsize != len(block):
+                if what := what_it_is(path):
+                    raise UserError(f"{path.name} is no file of image features: it is {what}")
                 raise UserError(
                     f"{path.name} ends in the middle of record {skips.lines + whole}: either the download is "
                     f"incomplete, or these are not records of {ID_BYTES} bytes and {WIDTH} float32"

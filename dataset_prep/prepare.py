@@ -178,6 +178,8 @@ def prepare_table(
 
 
 def _must_exist(file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, expected a file")
     if not file.is_file():
         raise UserError(f"there is no file {file}")
 
@@ -230,7 +232,7 @@ def _prepare(
         texts = _texts(prepared, stages, [reader, *described[:2]], read_catalogue, options, items)
         dropped |= texts["dropped"]
         notes += texts["notes"]
-        _encode(prepared, texts["texts"], stages, options, encoders, notes)
+        _encode(prepared, texts["texts"], stages, options, encoders, items)
     elif options.text_encoder != "none":
         notes.append("no file tells about the items, so there is no text")
 
@@ -332,14 +334,14 @@ def _texts(
     return {"texts": texts, "dropped": value["dropped"], "notes": value["notes"]}
 
 
-def _encode(
-    prepared: Prepared, texts: list[str], stages: Stages, options: Options, encoders: dict, notes: list[str]
-) -> None:
+def _encode(prepared: Prepared, texts: list[str], stages: Stages, options: Options, encoders: dict, file: Path) -> None:
     if options.text_encoder == "none":
         return
     if not any(texts):
-        notes.append("no item has a text, so there is no modality text")
-        return
+        raise UserError(
+            f"{file.name} has no text for any item: name the columns of texts (of a table: --text-columns), or take "
+            "--text-encoder none"
+        )
     from .encoders.text import encode_texts
 
     prepared.modalities["text"], encoders["text"] = encode_texts(

@@ -34,8 +34,12 @@ class Stages:
         """The finished folder of a stage; ``make(folder)`` fills it when it is not there yet."""
         place = self.folder / f"{stage}-{key}"
         if not place.is_dir():
-            with atomic_folder(place) as folder:
-                make(folder)
+            try:
+                with atomic_folder(place) as folder:
+                    make(folder)
+            except BaseException:
+                self._forget_empty()
+                raise
         return place
 
     def open_folder(self, stage: str, key: str) -> Path:
@@ -47,8 +51,12 @@ class Stages:
     def clear(self) -> None:
         """Remove everything: the dataset is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # unless another dataset has stages there
+        self._forget_empty()
+
+    def _forget_empty(self) -> None:
+        for folder in (self.folder, self.folder.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # unless something stands there, of this dataset or another
 
 
 def in_pieces(

@@ -15,6 +15,7 @@ from recbole_mambarec.files import atomic_folder, write_json
 
 from .arrays import missing_rows
 from .card import FORMAT, count, describe_file, versions
+from .match import enough
 from .tables import SPLITS, Prepared
 from .tokens import check_modality_name, check_name, id_fault
 
@@ -148,10 +149,15 @@ def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) ->
     A file of that name is removed first, since it may be a link that another folder shares.
 
     Raises:
-        UserError: the array holds values that are not finite.
+        UserError: the array holds values that are not finite, or rows for under 1 % of the items.
     """
     path = folder / f"{name}.{modality}.npy"
     missing = int(np.count_nonzero(missing_rows(array, f"modality {modality}")))
+    if not enough(len(array) - missing, len(array)):
+        raise UserError(
+            f"modality {modality}: {len(array) - missing:,} of {len(array):,} items have a row that is not NaN, under "
+            "1 %: the source is empty, or of other items"
+        )
     path.unlink(missing_ok=True)
     with open(path, "wb") as stream:
         np.save(stream, np.asarray(array, order="C"), allow_pickle=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.extras import need
+from recbole_mambarec.files import what_it_is
 
 from ..lines import NOT_UTF8, BadLine, blocks, not_utf8, parse_object
 from ..skips import Skips
@@ -173,6 +174,11 @@ def _delimited_rows(path: Path, delimiter: str, names: list[str] | None, skips: 
 
 
 def _header(path: Path, names: list[str]) -> list[str]:
+    if any("\r" in name for name in names):
+        raise UserError(
+            f"{path.name} ends its lines with a carriage return alone, as old Macs did: convert it with "
+            f"`tr '\\r' '\\n' < {path.name}`"
+        )
     # RecBole's own headers carry types (user_id:token)
     names = [name.partition(":")[0] if name.count(":") == 1 else name for name in names]
     shown = ", ".join(names)
@@ -269,8 +275,9 @@ def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except pl.exceptions.PolarsError as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise UserError(f"{path.name} is not a whole Parquet file ({reason[:160]})") from None
+        reason, what = (str(error).splitlines() or ["unreadable"])[0], what_it_is(path)
+        what = f": it is {what}" if what and "Parquet" not in what else f" ({reason[:160]})"
+        raise UserError(f"{path.name} is not a whole Parquet file{what}") from None
 
 
 def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:

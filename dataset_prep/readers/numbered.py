@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_mambarec.errors import UserError
 
-from ..arrays import missing_rows, modality_order, read_array
+from ..arrays import load_npy, missing_rows, modality_order, read_array
 from ..card import describe_source
 from ..tables import SPLITS, Interactions, Prepared
 from ..tokens import check_modality_name, id_fault
@@ -73,7 +73,7 @@ def prepare_numbered(
                 f"{file} numbers {side}s up to {n - 1:,} for {len(interactions):,} interactions, so these are raw ids, "
                 "not numbers from 0: a table of raw ids is read by `python -m dataset_prep csv`"
             )
-    notes = []
+    notes = _not_read(features, tables[0].parent, n_items)
     if not arrays:
         notes.append("the source has no *_feat.npy or *_feat.pt file, so the dataset has no modality")
     item_map, user_map = ((maps or {}).get(side) for side in ("item", "user"))
@@ -140,6 +140,28 @@ def find_features(folder: Path) -> dict[str, Path]:
                 f"{modality}_feat.npy (or move it away, if the dataset is to be without)"
             )
     return found
+
+
+def _not_read(features: dict[str, Path], folder: Path, n_items: int) -> list[str]:
+    """A sentence on arrays in the folder that have other names than features.
+
+    Raises:
+        UserError: there is no modality, but one of them has a row for each item.
+    """
+    others = [path for path in sorted(folder.glob("*.npy")) if path not in features.values()]
+    for path in others if not features else ():
+        try:
+            shape = load_npy(path).shape
+        except UserError:
+            continue  # somebody's notes, or a cache
+        if len(shape) == 2 and shape[0] == n_items:
+            raise UserError(
+                f"{path.name} has a row for each of the {n_items} items, but is not called <modality>_feat.npy, as "
+                "image_feat.npy is: rename it, or move it away if the dataset is to be without"
+            )
+    if not others:
+        return []
+    return [f"not read, as not called <modality>_feat.npy: {', '.join(path.name for path in others[:5])}"]
 
 
 def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], int]:

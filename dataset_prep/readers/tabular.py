@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 
-from ..lines import objects
+from ..lines import blocks, objects
 from ..skips import Skips
 from .batches import (
     TIME_UNITS,
@@ -27,11 +28,17 @@ _JSON = (".jsonl", ".ndjson", ".json")
 #: Column names that are tried, in this order, where the user names none.
 ALIASES = {
     "user": ("user_id", "userId", "userID", "user", "reviewerID", "uid", "customer_id"),
-    "item": ("item_id", "itemId", "itemID", "item", "asin", "parent_asin", "product_id", "iid", "movieId"),
+    "item": (
+        *("item_id", "itemId", "itemID", "item", "asin", "parent_asin", "product_id", "iid", "movieId"),
+        *("movie_id", "article_id", "video_id", "videoId"),
+    ),
     "rating": ("rating", "overall", "stars", "score"),
-    "timestamp": ("timestamp", "time", "unixReviewTime", "date", "datetime"),
-    "title": ("title", "name"),
-    "text": ("brand", "category", "categories", "genres", "tags", "description", "text"),
+    "timestamp": ("timestamp", "time", "unixReviewTime", "date", "datetime", "t_dat"),
+    "title": ("title", "name", "prod_name"),
+    "text": (
+        *("brand", "category", "categories", "genres", "tags", "product_type_name", "description", "detail_desc"),
+        "text",
+    ),
 }
 
 
@@ -41,6 +48,8 @@ def format_of(path: Path) -> str:
     Raises:
         UserError: another ending, or no such file.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a file")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     endings = [ending.lower() for ending in path.suffixes]
@@ -55,10 +64,13 @@ def format_of(path: Path) -> str:
 
 
 def _delimiter(path: Path) -> str:
-    for ending in reversed(path.suffixes):
-        if ending.lower() in _DELIMITED:
-            return _DELIMITED[ending.lower()]
-    raise AssertionError(path)
+    """What the first line has between its cells: the usual sign for the file's ending, else the one that it holds."""
+    usual = next(_DELIMITED[ending.lower()] for ending in reversed(path.suffixes) if ending.lower() in _DELIMITED)
+    stream = blocks(path, size=1 << 16)
+    head = next(stream, b"").partition(b"\n")[0].decode("utf-8", "replace")
+    stream.close()
+    head = re.sub(r'"[^"]*"', "", head)
+    return usual if usual in head else max(usual + ",\t;|", key=head.count)
 
 
 def columns_of(path: Path) -> list[str]:
@@ -68,11 +80,28 @@ def columns_of(path: Path) -> list[str]:
         stream = objects(path, skips)
         keys = [key for _, record in zip(range(20), stream) for key in record]
         stream.close()
+        if not keys:
+            raise _no_objects(path, skips)
         return list(dict.fromkeys(keys))
     stream = parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
     names, _ = next(stream, ([], None))
     stream.close()
+    if not names:
+        raise UserError(f"{path.name} holds no rows")
     return names
+
+
+def _no_objects(path: Path, skips: Skips) -> UserError:
+    if not skips.lines:
+        return UserError(f"{path.name} is empty")
+    stream = blocks(path, size=1 << 16)
+    array = next(stream).lstrip().startswith(b"[")
+    stream.close()
+    what = "one JSON array" if array else "no JSON"
+    return UserError(
+        f"{path.name} is {what} in its first lines, expected one object per line: write it as such, "
+        f"`pandas.read_json('{path.name}').to_json('{path.stem}.jsonl', orient='records', lines=True)`"
+    )
 
 
 def choose(what: str, given: str | None, names: Sequence[str], file: str, option: str | None = None) -> str | None:
@@ -91,7 +120,11 @@ def choose(what: str, given: str | None, names: Sequence[str], file: str, option
         if alias.lower() in lower:
             return lower[alias.lower()]
     if option is not None:
-        raise UserError(f"{file}: which column holds the {what}? Give {option} (columns: {', '.join(names)})")
+        shown = ", ".join(names)[:300]
+        raise UserError(
+            f"{file}: which column holds the {what}? Give {option} (columns: {shown}; if these are data already, put a "
+            "line with the names of the columns above them)"
+        )
     return None
 
 
