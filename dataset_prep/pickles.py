@@ -96,12 +96,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _stand_in(module: str, name: str) -> object:
+    shown = "".join(sign if sign.isprintable() else "?" for sign in f"{module}.{name}"[:100])
     if re.fullmatch(r"scipy\.sparse(\._?[a-z]+)?", module):
         form, _, kind = name.partition("_")
         if form in _SPARSE and kind in ("matrix", "array"):
             return _SPARSE[form]
         if kind in ("matrix", "array"):
-            raise _Refused(f"holds a {name}, but coo, csr and csc matrices are read: {_HOW}")
+            raise _Refused(f"holds a {shown.rpartition('.')[2]}, but coo, csr and csc matrices are read: {_HOW}")
     package, _, inner = module.partition(".")
     if package == "numpy" and re.fullmatch(r"|_?core(\.multiarray|\.numeric|\._multiarray_umath)?", inner):
         found = _NUMPY.get(name)
@@ -109,7 +110,7 @@ def _stand_in(module: str, name: str) -> object:
         found = _OTHERS.get((_RENAMED.get(module, module), name))
     if found is None:
         raise _Refused(
-            f"asks for {module}.{name}"[:120] + f", which no sparse matrix needs, so nothing of it was run: if you "
+            f"asks for {shown}, which no sparse matrix needs, so nothing of it was run: if you "
             f"trust its origin, load it there and {_HOW}"
         )
     return found
