@@ -195,7 +195,7 @@ def test_another_command_is_named(tmp_path):
 def test_arrays_under_other_names_are_named(tmp_path):
     source = write_json(tmp_path / "raw")
     np.save(source / "visual.npy", np.ones((N_ITEMS, 3)))
-    with pytest.raises(UserError, match="visual.npy has a row for each of the 11 items, but is not called"):
+    with pytest.raises(UserError, match=r"visual\.npy has a row for each of the 11 items, but is not called"):
         read_lattice(source, "tiny")
     write_arrays(source, ("image",))
     assert any("visual.npy" in note for note in read_lattice(source, "tiny").card["notes"])
@@ -291,7 +291,7 @@ def test_folders_of_arrays_of_other_items(dataset, tmp_path):
     with pytest.raises(UserError, match=r"names none of the dataset's items.*'0', '1'"):
         set_modality(dataset, "image", array=write_vectors(tmp_path / "indexed", range(10)))
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="holds no .npy file"):
+    with pytest.raises(UserError, match=r"holds no \.npy file"):
         set_modality(dataset, "image", array=tmp_path / "none")
     with pytest.raises(UserError, match="leave --ids and --first-id out"):
         set_modality(dataset, "image", array=tmp_path / "indexed", first_id=0)
