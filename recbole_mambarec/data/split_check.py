@@ -124,8 +124,8 @@ def _refuse_filters(self) -> None:
     config = self.config
     given, defaults = config.external_config_dict, config.internal_config_dict
     for key in _FILTERS:
-        value = given.get(key)
-        if value in (None, "", {}) or value == defaults.get(key):
+        value = config[key]
+        if key not in given or value in (None, "", {}) or value == defaults.get(key):
             continue
         if str(value).replace(" ", "").lower() in _EVERYTHING:
             continue

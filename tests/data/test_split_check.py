@@ -145,6 +145,8 @@ FILTERS = {
 @pytest.mark.parametrize("model", ["BPR", "LightGCN"])
 def test_filters_of_a_split_in_files(tmp_path, key, model):
     folder = write_parts(tmp_path)
+    # nor does a saved dataset come to a run that asks for a filter
+    load(folder, model, benchmark_filename=PARTS, save_dataset=True)
     with pytest.raises(UserError, match=rf"^{key}: .* has no effect on 'parts', whose split .* files \(a, b, c\)"):
         load(folder, model, benchmark_filename=PARTS, **{key: FILTERS[key]})
 
