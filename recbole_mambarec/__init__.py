@@ -4,10 +4,14 @@ from recbole_mambarec import compat
 
 compat.apply()
 
-from recbole_mambarec import config, patience, protocol, registry  # noqa: E402  (RecBole can be imported only now)
+# RecBole can be imported only now
+from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, run_names  # noqa: E402
 from recbole_mambarec.data import loading, reading, split_check, time_order  # noqa: E402
 
 config.install()
+run_names.install()
+clipping.install()
+case_study.install()
 protocol.install()
 patience.install()
 loading.install()

@@ -446,13 +446,17 @@ def torch_grad_scaler() -> None:
     """Build gradient scalers without the warning that torch 2.4 and later give in every epoch.
 
     The trainer calls ``torch.cuda.amp.GradScaler``, deprecated for ``torch.amp.GradScaler("cuda")``, its base
-    class.
+    class. Without a GPU it is one for the CPU.
 
     No upstream issue of its own known; seen in https://github.com/RUCAIBox/RecBole/issues/2154
     """
     if hasattr(torch.amp, "GradScaler"):
         trainer = importlib.import_module("recbole.trainer.trainer")
-        _overlay(trainer, "amp", GradScaler=functools.partial(torch.amp.GradScaler, "cuda"))
+        _overlay(trainer, "amp", GradScaler=_grad_scaler)
+
+
+def _grad_scaler(*args, **kwargs) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cuda" if torch.cuda.is_available() else "cpu", *args, **kwargs)
 
 
 def sparse_products_under_autocast() -> None:

@@ -23,6 +23,7 @@ from recbole_mambarec.checkpoint import (
     restore_random_state,
     write_checkpoint,
 )
+from recbole_mambarec.clipping import clip_gradients
 from recbole_mambarec.data.loading import to_device
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.ranking import HitCollector
@@ -176,7 +177,7 @@ class MultimodalTrainer(Trainer):
         losses = torch.stack(losses) if isinstance(losses, tuple) else losses
         scaler.scale(losses.sum() + synchronising).backward()
         if self.clip_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            clip_gradients(self.model.parameters(), scaler, self.optimizer, **self.clip_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
         return losses.detach().double()

@@ -125,6 +125,9 @@ class ItemsOfUsers:
         users = np.asarray(users)
         return [_tensor(items) for items in self.arrays[users]] if users.ndim else _tensor(self.arrays[users])
 
+    def __setitem__(self, user: int, items: Tensor) -> None:
+        self.arrays[user] = items.numpy().astype(np.int32)
+
     def pairs(self, users: np.ndarray) -> tuple[Tensor, Tensor]:
         """(row, item) of every item of ``users``; rows count from 0."""
         items = self.arrays[users]
