@@ -42,6 +42,16 @@ def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
 
 
 @contextmanager
+def no_command_line() -> Iterator[None]:
+    """RecBole's ``Config`` reads the command line of whatever program builds it."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
+@contextmanager
 def user_errors_of_recbole() -> Iterator[None]:
     """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
     from torch.multiprocessing import ProcessRaisedException

@@ -424,7 +424,8 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
         def load(*load_args, **load_kwargs):
             if threading.get_ident() != thread:
                 return previous(*load_args, **load_kwargs)
-            return _with_recbole_config(load_checkpoint(*load_args, **load_kwargs))
+            # the model is moved to its device later, which need not be the one that it was trained on
+            return _with_recbole_config(load_checkpoint(*load_args, **{"map_location": "cpu"} | load_kwargs))
 
         torch.load = load
         try:
@@ -434,11 +435,13 @@ def _load_data_and_model(original: Callable, *args, **kwargs):
 
 
 def _with_recbole_config(checkpoint):
-    """Turn the plain ``config`` of this package's checkpoints into the ``Config`` that RecBole expects."""
-    if isinstance(checkpoint, Mapping) and str(checkpoint.get("format")).startswith(CHECKPOINT_FORMAT):
-        from recbole_mambarec.config import config_from_checkpoint
+    """Give a checkpoint the ``Config`` that RecBole expects: of this package's plain values, or for this machine."""
+    from recbole_mambarec.restored import Config, config_from_checkpoint, on_this_machine
 
-        checkpoint = {**checkpoint, "config": config_from_checkpoint(checkpoint["config"])}
+    if isinstance(checkpoint, Mapping) and str(checkpoint.get("format")).startswith(CHECKPOINT_FORMAT):
+        return {**checkpoint, "config": config_from_checkpoint(checkpoint["config"])}
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("config"), Config):
+        return {**checkpoint, "config": on_this_machine(checkpoint["config"])}
     return checkpoint
 
 

@@ -81,21 +81,6 @@ def install() -> None:
     wrap(Config, "_init_device", _check_gpu)
 
 
-def config_from_checkpoint(values: dict) -> Config:
-    """A ``Config`` with the values that a checkpoint of ours was written with.
-
-    The command line of the present process still comes first, as RecBole has it; derived entries are computed anew,
-    and the machine at hand decides on the device.
-    """
-    derived = {"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank", "data_path"}
-    derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", "resume_from", "gpu_id"}
-    given = {key: value for key, value in values.items() if key not in derived}
-    if values["dataset"] != "ml-100k":
-        # Config appends the dataset's name to the path
-        given["data_path"] = str(Path(values["data_path"]).parent)
-    return Config(model=given.pop("model"), dataset=given.pop("dataset"), config_dict=given)
-
-
 def _explain_unknown_model(original: Callable, config: Config, model, dataset):
     try:
         return original(config, model, dataset)

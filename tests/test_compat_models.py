@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -64,27 +63,6 @@ def test_checkpoint_of_another_process_is_refused():
     torch.save({"config": config}, "other.pth")
     with pytest.raises(UserError, match=r"other\.pth .* run code"):
         load_data_and_model("other.pth")
-
-
-def test_checkpoint_of_plain_values_gets_its_config(monkeypatch):
-    run_recbole(model="BPR", dataset="ml-100k", config_dict={**SETTINGS, "epochs": 1})
-    [path] = Path("saved").glob("*.pth")
-    state = compat.load_checkpoint(path)["state_dict"]
-    asked = []
-
-    def config_from_checkpoint(values):
-        asked.append(values)
-        return Config(model=values["model"], dataset="ml-100k", config_dict=dict(SETTINGS))
-
-    fake = types.ModuleType("recbole_mambarec.config")
-    fake.config_from_checkpoint = config_from_checkpoint
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    checkpoint = {"format": "recbole_mambarec.checkpoint/1", "config": {"model": "BPR"}, "state_dict": state}
-    torch.save(checkpoint, "plain.pth")
-    config, model, *_ = load_data_and_model("plain.pth")
-    assert asked == [{"model": "BPR"}]
-    assert isinstance(config, Config)
-    assert torch.equal(model.state_dict()["item_embedding.weight"], state["item_embedding.weight"])
 
 
 def test_hyper_tuning_of_a_model():

@@ -5,9 +5,8 @@ import torch
 import yaml
 from recbole.config import Config
 
-from recbole_mambarec.config import config_from_checkpoint, default_properties
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.trainer import plain
 from tests.planted import write_planted
 
 
@@ -154,18 +153,6 @@ def test_metrics_beyond_accuracy_come_by_one_key(tmp_path):
     assert theirs["metrics"] == ["MRR", *added]
     with pytest.raises(UserError, match="beyond_accuracy must be True or False"):
         Config("BPR", "ml-100k", config_dict={"beyond_accuracy": 1})
-
-
-def test_a_configuration_survives_the_way_through_a_checkpoint(tmp_path):
-    write_planted(tmp_path)
-    before = config(tmp_path, mmd_weight=0.1, mask_valid_in_test=False, modalities=["text"])
-    after = config_from_checkpoint(plain(before.final_config_dict))
-    assert after.final_config_dict == before.final_config_dict
-
-
-def test_a_configuration_on_the_embedded_dataset_survives_too():
-    before = Config("MambaRec", "ml-100k", config_dict={"knn_k": 4})
-    assert config_from_checkpoint(plain(before.final_config_dict)).final_config_dict == before.final_config_dict
 
 
 def test_every_model_has_documented_defaults():

@@ -13,11 +13,17 @@ from pathlib import Path
 import yaml
 from recbole.config import Config
 
-from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files, user_errors_of_recbole
+from recbole_mambarec.cli import (
+    DEFAULT_DATASET,
+    configuration,
+    no_command_line,
+    read_config_files,
+    user_errors_of_recbole,
+)
 from recbole_mambarec.config import keys_read, properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, no_command_line, resolve
+from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
 from recbole_mambarec.extras import need
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.text import table

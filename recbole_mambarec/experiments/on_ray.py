@@ -28,8 +28,9 @@ from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.errors import UserError, sentence
-from recbole_mambarec.experiments.run import Run, failure, no_command_line
+from recbole_mambarec.experiments.run import Run, failure
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.extras import need
 from recbole_mambarec.memory import peak_gib

@@ -38,7 +38,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from tqdm import tqdm
 
 from recbole_mambarec import registry
-from recbole_mambarec.cli import user_errors_of_recbole
+from recbole_mambarec.cli import no_command_line, user_errors_of_recbole
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.dataset import wanted_modalities
 from recbole_mambarec.errors import UserError, sentence
@@ -170,16 +170,6 @@ def _what_counts(config: Config) -> tuple[dict, str]:
     effective = {key: value for key, value in plain(config.final_config_dict).items() if key not in NO_EFFECT}
     suffixes = tuple(config["additional_feat_suffix"] or ())
     return _without_paths(effective), data_hash(Path(config["data_path"]), config["dataset"], suffixes)
-
-
-@contextlib.contextmanager
-def no_command_line() -> Iterator[None]:
-    """RecBole's ``Config`` reads the command line of whatever program builds it."""
-    arguments, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
 
 
 def _without_paths(value: object) -> object:

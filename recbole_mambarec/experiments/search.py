@@ -25,10 +25,11 @@ from pathlib import Path
 
 from recbole.config import Config
 
+from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.config import known_keys, properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import Run, no_command_line, resolve
+from recbole_mambarec.experiments.run import Run, resolve
 from recbole_mambarec.experiments.space import Space
 from recbole_mambarec.experiments.store import NO_EFFECT
 
