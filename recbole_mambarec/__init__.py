@@ -5,7 +5,8 @@ from recbole_mambarec import compat
 compat.apply()
 
 # RecBole can be imported only now
-from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, run_names  # noqa: E402
+# RecBole can be imported only now
+from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, resume, run_names  # noqa: E402
 from recbole_mambarec.data import loading, reading, split_check, time_order  # noqa: E402
 
 config.install()
@@ -14,6 +15,7 @@ clipping.install()
 case_study.install()
 protocol.install()
 patience.install()
+resume.install()
 loading.install()
 reading.install()
 time_order.install()

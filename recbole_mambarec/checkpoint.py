@@ -4,7 +4,8 @@ A file describes two moments of a run. The top level is the best epoch, under th
 (``state_dict``, ``other_parameter``, ``epoch``, ``best_valid_score``, ``best_valid_result``, beside ``model`` and
 ``config``): whoever takes the file has the best parameters. ``resume`` is where the run was when the file was written:
 ``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, ``other_parameter``, ``optimizer``, ``scheduler``,
-``random``, and ``state_dict``, which is None where the best epoch is that one.
+``random``, ``data`` (fingerprint of the data, which earlier files do not have), and ``state_dict``, which is None where
+the best epoch is that one.
 """
 
 from __future__ import annotations

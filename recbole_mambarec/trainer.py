@@ -27,6 +27,7 @@ from recbole_mambarec.clipping import clip_gradients
 from recbole_mambarec.data.loading import to_device
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.ranking import HitCollector
+from recbole_mambarec.resume import check_configuration, data_of
 
 # steps between two looks at the sum of the losses: a look waits for the device
 _STEPS_BETWEEN_LOOKS = 64
@@ -64,6 +65,8 @@ class MultimodalTrainer(Trainer):
         )
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
+        # of the checkpoint from which the next call of fit continues
+        self._random: dict | None = None
         self._last_valid_result: dict | None = None
         self._best: BestEpoch | None = None
         self._finished_epoch = -1
@@ -83,7 +86,11 @@ class MultimodalTrainer(Trainer):
         return optimizer
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """RecBole's ``fit``, continued from the checkpoint of the key ``resume_from`` if there is one."""
+        """RecBole's ``fit``, continued from the checkpoint of the key ``resume_from`` if there is one.
+
+        Raises:
+            UserError: the checkpoint cannot be continued (:meth:`resume_checkpoint`), or not on these data.
+        """
         self._loader_generator = train_data.generator
         self._boosted_epochs = max(self._boosted_epochs, -(-self.config["lr_boost_steps"] // len(train_data)))
         if self.config["resume_from"] and self.start_epoch == 0:
@@ -91,6 +98,10 @@ class MultimodalTrainer(Trainer):
             self.resume_checkpoint(self.config["resume_from"])
             # the checkpoint that was given stays as it is
             self.saved_model_file = own_file
+        if self._random is not None:
+            # only now is there the generator that shuffles the data
+            restore_random_state(self._random, self.device, self._loader_generator)
+            self._random = None
         self._fitting, self._saves, self._verbose = True, saved and self._writes_files, verbose
         self._written_at, self._written_best = -math.inf, None
         try:
@@ -268,6 +279,7 @@ class MultimodalTrainer(Trainer):
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": {"last_epoch": self.scheduler.last_epoch},
                 "random": random_state(self.device, self._loader_generator),
+                "data": data_of(self.config),
             }
         write_checkpoint(path, self.config["model"], plain(self.config.final_config_dict), best, resume)
         self._written_at, self._written_best = time.monotonic(), best.epoch
@@ -304,12 +316,15 @@ class MultimodalTrainer(Trainer):
         """Continue from a checkpoint of this class: weights, optimizer, schedule, patience and random state.
 
         Raises:
-            UserError: no such file, not a checkpoint of this class, or one of another model or shape.
+            UserError: no such file, not a checkpoint of this class, one of another model or shape, or one that was
+                written under a configuration with which the run would not be continued but altered
+                (:func:`~recbole_mambarec.resume.check_configuration`). ``fit`` refuses other data.
         """
         path = str(resume_file)
         state = read_checkpoint(path)
         if state["model"] != self.config["model"]:
             raise UserError(f"{path} holds a {state['model']}, not a {self.config['model']}: resume with its own model")
+        changed = check_configuration(path, state["config"], self.config)
         # through the model, which tells whether the parameters fit
         self._load(state, path)
         if self._writes_files:
@@ -324,8 +339,19 @@ class MultimodalTrainer(Trainer):
         self.best_valid_score = resume["best_valid_score"]
         self.best_valid_result = self._last_valid_result = resume["best_valid_result"]
         self.scheduler.last_epoch = resume["scheduler"]["last_epoch"]
-        restore_random_state(resume["random"], self.device, self._loader_generator)
+        if changed:
+            self._apply_learning_rate()
+        self.resumed_from = (path, resume.get("data"))
+        self._random = resume["random"]
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _apply_learning_rate(self) -> None:
+        """Give the optimizer, which has the values of a checkpoint, those of this run's configuration."""
+        scheduler = self.scheduler
+        for group, base, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
+            group.update(lr=base * factor(scheduler.last_epoch), initial_lr=base)
+            if "weight_decay" in group:
+                group["weight_decay"] = self.weight_decay
 
 
 def _schedule(config) -> Callable[[int, int], float]:

@@ -365,10 +365,11 @@ def test_files_that_cannot_be_resumed_from(folder, spoil, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_another_shape(folder):
+def test_a_checkpoint_of_another_shape(folder, tmp_path):
     first, train, valid, _ = prepare(folder, epochs=1)
     first.fit(train, valid, verbose=False)
-    trainer, train, valid, _ = prepare(folder, epochs=2, embedding_size=8, resume_from=first.saved_model_file)
+    larger = write_planted(tmp_path / "larger", users_per_group=16)
+    trainer, train, valid, _ = prepare(larger, epochs=2, resume_from=first.saved_model_file)
     with pytest.raises(UserError, match="does not fit this model and dataset"):
         trainer.fit(train, valid)
 

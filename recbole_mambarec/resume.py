@@ -1,0 +1,144 @@
+"""What a training may be continued with: its own configuration and data, but for what says how long and where."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from logging import getLogger
+
+import numpy as np
+from recbole.config import Config
+
+from recbole_mambarec.checkpoint import plain
+from recbole_mambarec.compat import load_checkpoint, wrap
+from recbole_mambarec.data.cache import content_key
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments.store import NEUTRAL, NO_EFFECT
+
+# how long a training lasts, and what is reported of it: the same epochs, in the same state
+_FREE = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
+    *("epochs", "stopping_step", "stopping_min_steps", "metrics", "topk", "beyond_accuracy"),
+    *("reproducibility", "memory_limit"),
+}
+# how the steps to come are taken: a user may want to change it half-way, and is told that it is another training then
+_CHANGEABLE = (
+    *("learning_rate", "weight_decay", "lr_decay_rate", "lr_decay_epochs"),
+    *("lr_boost", "lr_boost_epochs", "lr_boost_steps"),
+    *("clip_grad_norm", "eval_step", "enable_amp", "enable_scaler", "worker", "world_size"),
+)
+# named before others that follow from them
+_FIRST = ("model", "dataset", "seed", "valid_metric", "eval_args", "train_neg_sample_args")
+_DATA = "resumable_data"
+
+
+def install() -> None:
+    """Let RecBole's trainers refuse to continue what is another training; a second call changes nothing.
+
+    ``resume_checkpoint`` of RecBole takes the best score and the patience of a run with any configuration (only another
+    model is worth a warning, and LightGCN loads the parameters of BPR), and never looks at the data. So a score of one
+    metric stays the bar for another, or one split's parameters are chosen on the test items of the next.
+
+    No upstream issue known.
+    """
+    trainers = importlib.import_module("recbole.trainer.trainer")
+    wrap(trainers.Trainer, "resume_checkpoint", _resume_checkpoint)
+    wrap(trainers.Trainer, "fit", _fit_with_the_same_data)
+    wrap(trainers.NCLTrainer, "fit", _fit_with_the_same_data)  # a loop of its own
+
+
+def check_configuration(path: str, before: dict, config: Config) -> list[str]:
+    """Compare the configuration of a checkpoint with that of the run that is to continue it.
+
+    Free are the number of epochs, patience, further metrics, and all that has no effect on a result (paths, what is
+    shown, the device). The learning rate and other keys of the optimisation may change, with a warning. Any other
+    difference is refused.
+
+    Args:
+        path: the checkpoint, for messages.
+        before: its configuration as plain values. Keys that it does not have came with a later version and must have
+            their defaults.
+
+    Returns:
+        The keys that changed and may.
+
+    Raises:
+        UserError: the continued run would not be the one that was begun.
+    """
+    now, defaults = plain(config.final_config_dict), plain(config.internal_config_dict)
+    changed = []
+    for key in sorted({*before, *now} - _FREE, key=lambda key: (_FIRST.index(key) if key in _FIRST else 99, key)):
+        there = before.get(key, defaults.get(key))
+        here = now.get(key, NEUTRAL.get(key))
+        if key == "valid_metric":
+            there, here = str(there).lower(), str(here).lower()
+        if there != here:
+            changed.append((key, there, here))
+    refused = [entry for entry in changed if entry[0] not in _CHANGEABLE]
+    if refused:
+        (key, there, here), *others = refused
+        also = f" (other keys that differ: {', '.join(name for name, *_ in others)})" if others else ""
+        raise UserError(
+            f"{path} was written with {key} {there!r} and cannot be continued with {here!r}{also}: resume with the "
+            "configuration it was written with, or train anew without resuming"
+        )
+    for key, there, here in changed:
+        getLogger().warning(
+            f"{path} was written with {key} {there!r} and is continued with {here!r}: the result is not that of an "
+            "uninterrupted run"
+        )
+    return [key for key, *_ in changed]
+
+
+def training_data_key(train_data, valid_data=None) -> str:
+    """Fingerprint (hexadecimal) of the interactions of two loaders, in any order, and of the items' features."""
+    arrays = []
+    for loader in filter(None, (train_data, valid_data)):
+        dataset = loader._dataset
+        fields = [dataset.uid_field, dataset.iid_field, dataset.label_field]
+        columns = [dataset.inter_feat[field].numpy() for field in fields if field in dataset.inter_feat]
+        order = np.lexsort(columns)
+        arrays += [column[order] for column in columns]
+    features = getattr(train_data._dataset, "item_features", {})
+    for name in sorted(features):
+        arrays += [features[name].items, features[name].present[1:]]
+    return content_key(*arrays)
+
+
+def data_of(config: Config) -> str | None:
+    """The fingerprint of the data that this configuration's training has, None before it began."""
+    return vars(config).get(_DATA)
+
+
+def _resume_checkpoint(original: Callable, trainer, resume_file) -> None:
+    path = str(resume_file)
+    config = load_checkpoint(path, map_location="cpu").get("config")
+    known = isinstance(config, Config)
+    before = plain(config.final_config_dict) if known else config
+    if not isinstance(before, dict):
+        raise UserError(f"{path} holds no configuration: resume from a file that a trainer has saved")
+    changed = check_configuration(path, before, trainer.config)
+    original(trainer, resume_file)
+    for key, name in {"learning_rate": "lr", "weight_decay": "weight_decay"}.items():
+        if key in changed:
+            # the state of the optimizer brought the old value back
+            for group in trainer.optimizer.param_groups:
+                group[name] = trainer.config[key]
+    trainer.resumed_from = (path, data_of(config) if known else None)
+
+
+def _fit_with_the_same_data(original: Callable, trainer, train_data, valid_data=None, *args, **kwargs):
+    """RecBole's ``fit``.
+
+    Raises:
+        UserError: the training is continued on other interactions or features than it began with.
+    """
+    key = training_data_key(train_data, valid_data)
+    path, before = vars(trainer).pop("resumed_from", (None, None))
+    if before not in (None, key):
+        raise UserError(
+            f"{path} was written in a training on other data: the interactions of training or validation or the "
+            "features of the items have changed since, so train anew without resuming"
+        )
+    # RecBole pickles its configuration into the checkpoint, this attribute with it
+    setattr(trainer.config, _DATA, key)
+    return original(trainer, train_data, valid_data, *args, **kwargs)
