@@ -5,7 +5,6 @@ from recbole_mambarec import compat
 compat.apply()
 
 # RecBole can be imported only now
-# RecBole can be imported only now
 from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, resume, run_names  # noqa: E402
 from recbole_mambarec.data import loading, reading, split_check, time_order  # noqa: E402
 
