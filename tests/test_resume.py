@@ -69,9 +69,13 @@ def test_another_training_is_refused(folder, model, key, there, here):
 
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [("MambaRec", {"mmd_weight": 0.7}), ("LightGCN", {"n_layers": 1}), ("BPR", {"user_inter_num_interval": "[2,inf)"})],
+    [
+        ("MambaRec", {"mmd_weight": 0.7}),
+        ("LightGCN", {"n_layers": 1}),
+        ("BPR", {"train_neg_sample_args": {"distribution": "popularity"}}),
+    ],
 )
-def test_so_are_keys_of_the_model_and_of_the_data(folder, model, settings):
+def test_so_are_keys_of_the_model_and_of_its_negatives(folder, model, settings):
     file = checkpoint(folder, model)
     with pytest.raises(UserError, match=f"was written with {next(iter(settings))} "):
         resumed(folder, model, file, **settings)
