@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
+from recbole_mambarec.data.ids import LEAST_SHARE, respelled, spelling
 from recbole_mambarec.errors import UserError
 
-#: A source that names a smaller share of the items is an error.
-LEAST_SHARE = 0.01
 #: Ids of a source that are kept to look for near misses among them.
 _KEPT = 50_000
 #: Whole numbers beyond are no longer told apart by a float64.
@@ -79,6 +78,20 @@ def _said(ours: str, theirs: str) -> str:
     return f"'{theirs}' there is taken for item '{ours}': all ids of one side are whole numbers, of the other floats"
 
 
+def respelled_items(items: Sequence[str], known: Collection[str], names: Collection[str]) -> str | None:
+    """A sentence for the user where most items that a source lacks stand there under another spelling.
+
+    Args:
+        known: the items that it names.
+        names: its ids, or some of them.
+    """
+    missing = [item for item in items if item not in known]
+    pair = respelled(missing, names)
+    if pair is None:
+        return None
+    return f"{len(missing):,} items are not named there, but {pair[0]!r} may be what it calls {pair[1]!r}"
+
+
 def no_match(items: Sequence[str], seen: Seen, n_matched: int, source: str, how: str = "") -> UserError:
     """The error for a source that names too few items; it shows ids of both sides and the likely reason.
 
@@ -120,17 +133,16 @@ _REASONS: tuple[tuple[str, Callable[[str], str]], ...] = (
 )
 
 
+def _bare_spelling(token: str) -> str:
+    return "".join(spelling(token).split())
+
+
 def _near_miss(items: Sequence[str], seen: Seen) -> tuple[str, str, str] | None:
     """(reason, item, id of the source) of the difference that explains most, if it explains anything."""
     ours = list(dict.fromkeys(items))[:_KEPT]
 
-    def everything(token: str) -> str:
-        for _, change in (*_REASONS[2:6], *_REASONS[:2]):
-            token = change(token)
-        return token
-
     best = None
-    for reason, change in (*_REASONS, ("in more than one way (case, blanks, quotes, zeros)", everything)):
+    for reason, change in (*_REASONS, ("in more than one way (case, blanks, quotes, zeros)", _bare_spelling)):
         changed = {change(token): token for token in reversed(seen.some)}
         pairs = [(token, changed[key]) for token in ours if (key := change(token)) in changed]
         pairs = [pair for pair in pairs if pair[0] != pair[1]]
@@ -158,7 +170,7 @@ def join(items: Sequence[str], names: Iterable[str], source: str, how: str = "")
     names = dict.fromkeys(names)
     n_matched = sum(item in names for item in items)
     if enough(n_matched, len(items)):
-        return list(items), None
+        return list(items), respelled_items(items, names, names)
     seen = Seen(names)
     if other := other_spelling(items, seen):
         spelled, said = other

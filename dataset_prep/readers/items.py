@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..match import Seen, enough, no_match, other_spelling
+from ..match import Seen, enough, no_match, other_spelling, respelled_items
 from ..skips import Skips
 from ..tokens import clean_text, id_fault
 
@@ -84,6 +84,8 @@ def read_joined(
     catalogue = read(set(item_ids), skips)
     skips.check(max_bad)
     if enough(len(catalogue.items), len(item_ids)):
+        if said := respelled_items(item_ids, catalogue.items, catalogue.seen.some):
+            skips.notes.append(f"{file.name}: {said}")
         return catalogue, skips
     n_matched, seen = len(catalogue.items), catalogue.seen
     if other := other_spelling(item_ids, seen):
