@@ -29,7 +29,7 @@ from recbole_mambarec.yaml_files import check_files
 
 PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole compares them before it reuses a saved dataset
-DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test")
+DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test", "encoding")
 # keys that only our trainer reads: with a built-in model they would be ignored without a word
 _OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
@@ -40,7 +40,6 @@ _OTHER_KEYS = (
     *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
-    "encoding",
 )
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 # our keys that take values of several kinds (checked where they are read), and that make no sense at 0

@@ -23,6 +23,11 @@ def sentence(error: BaseException) -> str:
     return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line ends, to be put into a sentence."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def one_of(key: str, value: str, allowed: Collection[str]) -> str:
     """``value`` of the configuration key ``key``, if it is one of ``allowed``.
 

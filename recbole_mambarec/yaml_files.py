@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, one_line
 from recbole_mambarec.files import what_it_is
 
 
@@ -26,9 +26,8 @@ def read_yaml_mapping(path: str | Path) -> dict:
         what = what_it_is(path) or f"no UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x})"
         raise UserError(f"configuration file '{path}' is {what}: write it as UTF-8") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"configuration file '{path}' is {what_it_is(path) or 'no YAML'}, which cannot be read ({reason})"
+            f"configuration file '{path}' is {what_it_is(path) or 'no YAML'}, which cannot be read ({one_line(error)})"
         ) from None
     if content is None:
         return {}

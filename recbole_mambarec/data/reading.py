@@ -15,7 +15,7 @@ from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.atomic import Layout, first_lines, typed_columns, undecodable
 from recbole_mambarec.data.folder import interaction_files
 from recbole_mambarec.data.ids import LEAST_SHARE, mismatch, respelled
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, one_line
 
 # tables without which their datasets cannot be built; RecBole names that of a link by its suffix
 _NEEDED = (FeatureSource.INTERACTION, FeatureSource.KG, "link")
@@ -73,6 +73,8 @@ def _read_as_written(original: Callable, self, filepath, source):
         if not first and path.stat().st_size < 1 << 16 and not path.read_bytes().endswith((b"\n", b"\r", b"\0")):
             raise UserError(f"{path} has nothing but a first line without an end: add the rows")
         table = _in_layout(original, self, path, source, layout)
+        if table is not None:
+            _check_joined_lines(self, path, len(table), layout)
     if table is None and source in _NEEDED:
         raise UserError(f"load_col and unload_col leave no column of {path}: let them load its ids")
     needed = [getattr(self, field) for field in _IDS.get(source, ())]
@@ -104,14 +106,33 @@ def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
         raise undecodable(path, layout.encoding) from error
     except ParserError as error:
         raise UserError(
-            f"RecBole cannot read an atomic file of this dataset, {path} ({error}): remove quotation marks and check "
-            "that every line has as many columns as the first"
+            f"RecBole cannot read an atomic file of this dataset, {path} ({one_line(error)}): remove quotation "
+            "marks and check that every line has as many columns as the first"
         ) from error
     except ValueError as error:
         # a column declared as a number holds something else, load_col against unload_col, ...
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     finally:
         self.config = config
+
+
+def _check_joined_lines(self, path: Path, rows: int, layout: Layout) -> None:
+    """Say when RecBole takes a bare quotation mark for the start of a text that ends some lines further down.
+
+    The users or items of these lines are lost, and then their interactions. In a prepared dataset, whose files hold a
+    row per line, that is an error.
+    """
+    with open(path, "rb") as stream:
+        if not any(b'"' in block for block in iter(lambda: stream.read(1 << 20), b"")):
+            return
+    with open(path, encoding=layout.encoding) as stream:
+        lines = sum(1 for line in stream if line.strip(" \r\n")) - 1
+    if rows >= lines:
+        return
+    said = f"RecBole reads only {rows} of the {lines} rows of {path}, whose lines are joined between quotation marks"
+    if getattr(self.config, "checked_by_recbole_mambarec", False):
+        raise UserError(f"{said}: remove quotation marks from the file")
+    self.logger.warning(f"{said}: if these are no texts of several lines, remove quotation marks from the file")
 
 
 @contextmanager
@@ -122,7 +143,7 @@ def _in_one_sentence(name: str) -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, AssertionError) as error:
-        raise UserError(f"dataset '{name}' cannot be read: {error}") from error
+        raise UserError(f"dataset '{name}' cannot be read: {one_line(error)}") from error
 
 
 def _check_tables(original: Callable, self, token, dataset_path) -> None:

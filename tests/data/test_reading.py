@@ -178,6 +178,22 @@ def test_mmrecs_layout_is_recognised(folder):
         load(folder)
 
 
+def test_lines_that_quotation_marks_join(folder, caplog):
+    expected = load(folder)
+    path = folder / "tea.item"
+    text = path.read_text()
+    path.write_text(text.replace("\tThé vert 4\n", '\t"Thé vert 4"\n'))
+    assert load(folder).item_num == expected.item_num and not caplog.text
+    path.write_text(text.replace("\tThé vert 4\n", '\t"Thé vert 4\n').replace("vert 7\n", 'vert 7"\n'))
+    assert load(folder).item_num == expected.item_num - 3
+    assert f"reads only {N_ITEMS + UNSEEN - 3} of the {N_ITEMS + UNSEEN} rows of {path}" in caplog.text
+    # a prepared dataset has a row per line
+    np.save(folder / "tea.image.npy", np.ones((N_ITEMS + UNSEEN, 2), np.float32))
+    for model in ("BPR", "LightGCN", "MambaRec"):
+        with pytest.raises(UserError, match="remove quotation marks"):
+            load(folder, model)
+
+
 def test_tables_without_rows(folder):
     header = "\t".join(HEADERS["item"])
     (folder / "tea.item").write_text(header)
