@@ -111,7 +111,7 @@ def child(folder: Path, model_name: str, form: str, steps: int) -> dict[str, flo
     TrainingData.neighbours = lambda *a, **k: timed("search", lambda: neighbours(*a, **k))
     model_class = get_model(model_name)
     data = train._dataset.training_data()
-    found["estimate"] = watch.now("VmRSS") + need(model_class.memory_of(config), config, data).total / 2**30
+    found["estimate"] = watch.now("VmRSS") + need(model_class.memory_of(config, data), config, data).total / 2**30
     model = timed("graphs", lambda: model_class(config, train._dataset))
     found["graphs"] -= found["search"]
     before_epoch = model.pre_epoch

@@ -1,14 +1,18 @@
 """What a run will need, before it starts, and what there is.
 
-The estimate counts what grows with the data: features, arrays of all nodes and of all edges, arrays of the batch,
-scores of a block of users. How many arrays of users, items and edges a model's step holds is measured (``python -m
-benchmarks.memory``) and written down with the model as :class:`StepMemory`.
+The estimate counts what grows with the data: features, arrays of all nodes, of all edges and of the rows of a batch,
+scores of a block of users. How many such arrays a model's step holds is measured (``python -m benchmarks.memory``) and
+written down with the model as :class:`StepMemory`. Nothing grows with the square of the batch: contrasts and kernels
+compare its rows in blocks (:mod:`~recbole_mambarec.layers.losses`). Estimates beside the peaks of whole runs are in
+results/memory.md.
 """
 
 from __future__ import annotations
 
 import math
 import resource
+from collections import ChainMap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,31 +22,34 @@ import torch
 from recbole_mambarec.errors import UserError
 
 _FLOAT = 4
-# arrays of batch x batch that a step holds (logits and kernels, kept for the gradient), and of users x items in a
-# block of the evaluation
-_BATCH_ARRAYS, _SCORE_ARRAYS = 8, 3
 # what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
 _EDGE_BYTES = 48
 # what libraries load with the first step, and what the allocator takes on top, as a share
-_LIBRARIES, _OVERHEAD = 150 << 20, 0.1
+_LIBRARIES, _OVERHEAD = 100 << 20, 0.1
+# what an option must save to be worth naming, as a share of the estimate
+_WORTH = 0.05
 
 
 class StepMemory(NamedTuple):
     """Float32 arrays of width d that a model holds at the peak of a training step.
 
     Parameters, gradients, the optimizer's moments and the copy of the best epoch are among them. Pairs are (in any
-    case, for each modality).
+    case, for each modality), but for ``picked``.
 
     Attributes:
-        users, items, edges: arrays of a row per user, per item, per training interaction.
+        users, items, edges, batch: arrays of a row per user, per item, per training interaction, per pair of a batch.
         tables: copies of a trainable feature table, of its own width: itself, gradient, two moments, best epoch, and
             what the model adds.
+        picked: rows of raw features, of their own width, that a step holds per pair of a batch; (frozen, trainable).
+            0 where a model projects the whole table and picks rows of the result.
     """
 
     users: tuple[float, float] = (20.0, 20.0)
     items: tuple[float, float] = (20.0, 30.0)
     edges: tuple[float, float] = (0.0, 0.0)
+    batch: tuple[float, float] = (20.0, 20.0)
     tables: float = 5.0
+    picked: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -69,27 +76,48 @@ def need(use: StepMemory, config, data) -> Need:
         config: configuration.
         data: :class:`~recbole_mambarec.data.training.TrainingData`.
     """
-    d, on_gpu = config["embedding_size"], config["device"].type == "cuda"
-    features = 0
+    d, on_gpu, frozen = config["embedding_size"], config["device"].type == "cuda", config["freeze_features"]
+    pairs, features, width = len(data.users), 0, 0
     for modality in data.modalities:
-        rows, width = data.features(modality).shape
-        table = rows * width * _FLOAT
-        if not config["freeze_features"]:
+        shape = data.features(modality).shape
+        table = shape[0] * shape[1] * _FLOAT
+        width += shape[1]
+        if not frozen:
             # the best epoch is kept in RAM
             features += (use.tables - on_gpu) * table
         elif data.in_memory(modality) or on_gpu:
             features += table
         if config["enable_amp"]:
             features += table / 2
-    counts = ((use.users, data.n_users), (use.items, data.n_items), (use.edges, len(data.users)))
+    batch = _batch_rows(config, pairs)
+    counts = ((use.users, data.n_users), (use.items, data.n_items), (use.edges, pairs), (use.batch, batch))
     rows = sum((always + len(data.modalities) * each) * count for (always, each), count in counts)
-    batch = _BATCH_ARRAYS * config["train_batch_size"] ** 2
     return Need(
         features=int(features),
-        step=int((rows * d + batch) * _FLOAT),
-        evaluation=_SCORE_ARRAYS * config["eval_batch_size"] * _FLOAT,
-        graphs=_EDGE_BYTES * len(data.users),
+        step=int((rows * d + use.picked[not frozen] * batch * width) * _FLOAT),
+        evaluation=int(max(_block(config, data, phase) for phase in ("valid", "test")) * _FLOAT),
+        graphs=_EDGE_BYTES * pairs,
     )
+
+
+def _batch_rows(config, pairs: int) -> int:
+    """Pairs in the largest batch: as configured, or all of an epoch's where these are fewer."""
+    negatives = (config["train_neg_sample_args"] or {}).get("sample_num")
+    return min(config["train_batch_size"], pairs * (negatives if isinstance(negatives, int) else 1))
+
+
+def _block(config, data, phase: str) -> int:
+    """Numbers held for the largest block of users that is ranked in ``valid`` or ``test``.
+
+    ``eval_batch_size`` counts pairs, and at least one user is ranked. A block's scores are there until the next one's
+    are.
+    """
+    negatives = (config[f"{phase}_neg_sample_args"] or {}).get("sample_num")
+    candidates = negatives + 1 if isinstance(negatives, int) else data.n_items
+    users = min(max(config["eval_batch_size"] // candidates, 1), data.n_users)
+    scores = users * data.n_items * (1 if users == data.n_users else 2)
+    # sampled candidates are scored pair by pair, with an embedding of each side, and their products
+    return scores + (3 * config["embedding_size"] * users * candidates if isinstance(negatives, int) else 0)
 
 
 def check(model: str, use: StepMemory, config, data) -> None:
@@ -109,19 +137,42 @@ def check(model: str, use: StepMemory, config, data) -> None:
     wanted = need(use, config, data)
     if free is None or wanted.total <= free:
         return
-    options = []
-    if not config["freeze_features"]:
-        options.append("freeze_features=True")
-    elif wanted.features and config["device"].type == "cpu":
-        options.append("a smaller feature_memory, which leaves features on disk")
-    if wanted.evaluation > wanted.step:
-        options.append("a smaller eval_batch_size, fewer users at a time")
-    options += ["a smaller embedding_size", "a smaller train_batch_size"]
+    advice = _advice(lambda changed: need(use, ChainMap(changed, config), data).total, config, wanted, free)
     raise UserError(
         f"{model} on {data.n_users} users and {data.n_items} items will need about {_gib(wanted.total)} more "
         f"(features {_gib(wanted.features)}, training step {_gib(wanted.step)}, evaluation {_gib(wanted.evaluation)}) "
-        f"but {_gib(free)} are there ({where}): use {', or '.join(options)}; memory_limit=0 tries all the same"
+        f"but {_gib(free)} are there ({where}): {advice}; memory_limit=0 tries all the same"
     )
+
+
+def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> str:
+    """What to change: each setting that is enough alone, else those that help, together.
+
+    Args:
+        total: estimate under changed settings.
+        wanted: what the run needs.
+        free: bytes that are there.
+    """
+    # setting -> what is left to need with it
+    options = {}
+    if not config["freeze_features"]:
+        options["freeze_features=True"] = total({"freeze_features": True})
+    elif config["device"].type == "cpu":
+        left = wanted.total - int(wanted.features * (1 + _OVERHEAD))
+        options["a smaller feature_memory, which leaves features on disk"] = left
+    for key, smallest in (("train_batch_size", 1), ("eval_batch_size", 1), ("embedding_size", 16)):
+        left, value = wanted.total, config[key]
+        while left > free and value > smallest:
+            value //= 2
+            left = total({key: value})
+        options[f"{key}={value}" if left <= free else f"a smaller {key}"] = left
+    enough = [option for option, left in options.items() if left <= free]
+    if enough:
+        return f"use {', or '.join(enough)}"
+    helpful = [option for option, left in options.items() if left < wanted.total * (1 - _WORTH)]
+    if not helpful:
+        return "use a machine with more memory"
+    return f"no one setting is enough; together may be: {', '.join(helpful)}"
 
 
 def _gib(count: float) -> str:

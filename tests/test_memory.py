@@ -1,6 +1,8 @@
 """What a run will need against what there is."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +11,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from recbole.utils import get_model
 
-from recbole_mambarec import memory
+from benchmarks.memory import estimated
+from benchmarks.synthetic import write_dataset
+from recbole_mambarec import memory, registry
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.memory import StepMemory, available, check, need
-from tests.helpers import model_config, random_dataset
+from tests.helpers import InMemoryDataset, model_config, random_dataset
 from tests.planted import write_planted
 
 GIB = 2**30
@@ -25,34 +30,117 @@ def wanted(use=None, on_disk=True, **overrides):
     return need(use or StepMemory(), model_config("MambaRec", **overrides), dataset.training_data())
 
 
+def wide_data(n_users, n_items, n_pairs, dims=None):
+    """As many interactions as wanted, and features on disk."""
+    rng = np.random.default_rng(0)
+    features = {m: np.zeros((n_items, d), dtype=np.float32) + 1 for m, d in (dims or {"image": 32, "text": 16}).items()}
+    users, items = rng.integers(0, n_users, n_pairs), rng.integers(0, n_items, n_pairs)
+    return InMemoryDataset(users, items, n_users, n_items, features, on_disk=True).training_data()
+
+
 def test_the_terms():
-    use = StepMemory(users=(1, 2), items=(3, 4), edges=(5, 6), tables=7)
+    use = StepMemory(users=(1, 2), items=(3, 4), edges=(5, 6), batch=(7, 8), tables=9, picked=(1, 2))
     table, d = 200 * 80 * 4, 10
     found = wanted(use, freeze_features=False, embedding_size=d, train_batch_size=16, eval_batch_size=1000)
-    assert found.features == 7 * table
-    rows = (1 + 2 * 2) * 300 + (3 + 2 * 4) * 200 + (5 + 2 * 6) * 1200
-    assert found.step == rows * d * 4 + 8 * 16 * 16 * 4
-    assert found.evaluation == 3 * 1000 * 4
-    assert found.total == pytest.approx(150 * 2**20 + 1.1 * (found.features + found.graphs + found.step), rel=1e-6)
+    assert found.features == 9 * table
+    rows = (1 + 2 * 2) * 300 + (3 + 2 * 4) * 200 + (5 + 2 * 6) * 1200 + (7 + 2 * 8) * 16
+    assert found.step == (rows * d + 2 * 16 * 80) * 4
+    # five users at a time, and the block before them
+    assert found.evaluation == 2 * 5 * 200 * 4
+    assert found.total == pytest.approx(
+        memory._LIBRARIES + 1.1 * (found.features + found.graphs + found.step), rel=1e-6
+    )
     assert wanted(use, freeze_features=True).features == 0
     assert wanted(use, freeze_features=True, on_disk=False).features == table
     assert wanted(use, freeze_features=True, enable_amp=True).features == table / 2
 
 
-def test_a_run_that_cannot_fit_is_one_sentence_with_the_options(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda device: (2 * GIB, "free memory of the machine"))
-    data = random_dataset().training_data()
-    check("MambaRec", StepMemory(), model_config("MambaRec"), data)
-    large = StepMemory(users=(1e7, 0))
+def test_a_batch_is_no_larger_than_the_data():
+    use = StepMemory(users=(0, 0), items=(0, 0), batch=(1, 0))
+
+    def step(**overrides):
+        return wanted(use, embedding_size=8, **overrides).step / (8 * 4)
+
+    assert step(train_batch_size=1000) == 1000
+    assert step(train_batch_size=10**9) == 1200
+    # each interaction stands there with each of its negatives
+    several = {"distribution": "uniform", "sample_num": 4}
+    assert step(train_batch_size=10**9, train_neg_sample_args=several) == 4 * 1200
+    assert step(train_batch_size=1000, train_neg_sample_args=several) == 1000
+    none = {"distribution": "none", "sample_num": "none"}
+    assert step(train_batch_size=10**9, train_neg_sample_args=none) == 1200
+
+
+def test_blocks_of_the_evaluation():
+    # one block of all users, at least one user, a block and the one before it
+    for size, users in ((10**12, 300), (1, 2), (8000, 80)):
+        assert wanted(eval_batch_size=size).evaluation == users * 200 * 4
+    sampled = {"distribution": "uniform", "sample_num": 99}
+    found = wanted(eval_batch_size=5000, test_neg_sample_args=sampled, embedding_size=8)
+    # 50 users with 100 candidates each, in a row of all items
+    assert found.evaluation == (2 * 50 * 200 + 3 * 8 * 50 * 100) * 4
+
+
+def test_a_batch_of_65536_on_a_small_dataset_is_let_through(monkeypatch):
+    """The size of MovieLens 100K, where the process of such a run takes 1 GiB."""
+    monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
+    data = wide_data(943, 1682, 80_000, {"text": 384, "genre": 19})
+    for name in registry.names():
+        config = model_config(name, train_batch_size=65536)
+        check(name, get_model(name).memory_of(config, data), config, data)
+
+
+def test_a_batch_that_is_too_large_is_one_sentence_with_one_that_fits(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
+    data = wide_data(20_000, 10_000, 1_000_000)
+    config = model_config("MambaRec", train_batch_size=1_000_000)
+    use = get_model("MambaRec").memory_of(config, data)
     with pytest.raises(UserError) as caught:
-        check("MambaRec", large, model_config("MambaRec"), data)
+        check("MambaRec", use, config, data)
     sentence = str(caught.value)
-    assert "\n" not in sentence
-    for part in ("MambaRec on 30 users and 20 items", "but 2 GiB are there (free memory", "freeze_features=True"):
-        assert part in sentence
+    assert "\n" not in sentence and "evaluation" in sentence and "feature" not in sentence.split("): ")[1]
+    size = int(re.search(r"train_batch_size=(\d+)", sentence)[1])
+    assert 50_000 < size < 500_000
+    check("MambaRec", use, model_config("MambaRec", train_batch_size=size), data)
+
+
+def advice(monkeypatch, free, use=None, data=None, **overrides):
+    monkeypatch.setattr(memory, "available", lambda device: (free, "free memory of the machine"))
+    config = model_config("MambaRec", **overrides)
     with pytest.raises(UserError) as caught:
-        check("MambaRec", StepMemory(), model_config("MambaRec", freeze_features=True, eval_batch_size=GIB), data)
-    assert "freeze" not in str(caught.value) and "a smaller eval_batch_size" in str(caught.value)
+        check("MambaRec", use or StepMemory(), config, data or wide_data(3000, 2000, 10_000))
+    return str(caught.value).rsplit(": ", 1)[1].removesuffix("; memory_limit=0 tries all the same")
+
+
+def test_advice_names_what_is_enough(monkeypatch):
+    few = StepMemory(users=(1, 0), items=(1, 0), batch=(1, 0))
+    large = wide_data(3000, 2000, 10_000, {"image": 60_000})
+    assert advice(monkeypatch, GIB, few, large, freeze_features=False) == "use freeze_features=True"
+    blocks = {"freeze_features": True, "eval_batch_size": 10**9}
+    assert advice(monkeypatch, GIB, few, wide_data(90_000, 10_000, 200_000), **blocks) == "use eval_batch_size=31250000"
+    # users, of whom there are as many with every batch
+    assert advice(monkeypatch, GIB, StepMemory(users=(2000, 0)), embedding_size=64) == "use embedding_size=32"
+
+
+def test_advice_where_nothing_is_enough(monkeypatch):
+    free = memory._LIBRARIES + 2**20
+    found = advice(monkeypatch, free, freeze_features=False, data=wide_data(3000, 2000, 10_000, {"image": 2000}))
+    assert found.startswith("no one setting is enough; together may be: freeze_features=True, ")
+    assert "embedding_size" in found and "eval_batch_size" not in found
+    assert advice(monkeypatch, 1, freeze_features=True, data=wide_data(30, 20, 60)) == "use a machine with more memory"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="only Linux counts a peak anew")
+def test_a_process_stays_near_the_estimate(tmp_path):
+    """A batch that is larger than the data."""
+    widths = {"image": 2048, "text": 64}
+    write_dataset(tmp_path / "small", (1200, 1000, 12_000), widths, dtype="float16")
+    task = [str(tmp_path), "VBPR", "small", "frozen", 65_536]
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["data"]["pairs"] < 65_536
+    assert 0.85 < estimated(measured) / measured["growth"] < 1.5
 
 
 def test_the_limit_is_a_key(monkeypatch):

@@ -304,6 +304,8 @@ def nearest_neighbours(
     absent = absent.to(device)
     indices = np.empty((n_items, k), dtype=np.int32)
     cosines = np.empty((n_items, k), dtype=np.float32)
+    # one for all blocks: where freed memory is kept, new ones of this size find no place in it and pile up
+    products = torch.empty(min(block, n_items) * min(others, n_items), device=device)
     starts = range(0, n_items, block)
     for start in tqdm(starts, desc="item neighbours", disable=not progress or len(starts) < 2, delay=2):
         stop = min(start + block, n_items)
@@ -312,7 +314,8 @@ def nearest_neighbours(
         columns = torch.empty(stop - start, 0, dtype=torch.int64, device=device)
         for first in range(0, n_items, others):
             last = min(first + others, n_items)
-            similarity = mine @ (unit if in_memory else unit_rows(features[first:last])).T
+            theirs = unit if in_memory else unit_rows(features[first:last])
+            similarity = torch.mm(mine, theirs.T, out=products[: len(mine) * len(theirs)].view(len(mine), -1))
             similarity[:, absent[first:last]] = -torch.inf
             similarity[absent[start:stop], :] = -torch.inf
             # the item itself always comes first, also among items with equal features

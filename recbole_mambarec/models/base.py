@@ -53,7 +53,7 @@ class MultimodalRecommender(GeneralRecommender):
             "popularity",
         ):
             raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
-        memory.check(type(self).__name__, self.memory_of(config), config, self.data)
+        memory.check(type(self).__name__, self.memory_of(config, self.data), config, self.data)
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.loss_names: tuple[str, ...] = ()
@@ -62,8 +62,8 @@ class MultimodalRecommender(GeneralRecommender):
     # ------------------------------------------------------------------ what a model defines
 
     @classmethod
-    def memory_of(cls, config) -> memory.StepMemory:
-        """What a step holds under a configuration; ``step_memory`` where no key changes it much."""
+    def memory_of(cls, config, data) -> memory.StepMemory:
+        """What a step holds under a configuration; ``step_memory`` where neither keys nor data change it much."""
         return cls.step_memory
 
     @abstractmethod

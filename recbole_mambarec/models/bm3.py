@@ -25,7 +25,7 @@ class BM3(MultimodalRecommender):
     """
 
     input_type = InputType.POINTWISE
-    step_memory = StepMemory(users=(7.5, 0), items=(8.5, 0.5))
+    step_memory = StepMemory(users=(7.5, 0), items=(8.5, 0.5), batch=(10, 4), picked=(1, 2))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

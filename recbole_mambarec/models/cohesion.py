@@ -35,7 +35,7 @@ class COHESION(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(8, 15.5), items=(11.5, 20))
+    step_memory = StepMemory(users=(8, 15.5), items=(11.5, 20), batch=(7, 8))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -58,7 +58,7 @@ class CRANE(PrunedRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(4, 6.5), items=(15, 4))
+    step_memory = StepMemory(users=(4, 6.5), items=(15, 4), batch=(18, 10))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -87,7 +87,7 @@ class CRANE(PrunedRecommender):
         self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
 
     @classmethod
-    def memory_of(cls, config) -> StepMemory:
+    def memory_of(cls, config, data) -> StepMemory:
         """``step_memory`` holds for up to two steps of RCA on all nodes; tokens and each further step take more."""
         more = max(config["rca_layers"] - 2, 0)
         if config["rca_scope"] == "token":

@@ -25,7 +25,7 @@ class FREEDOM(PrunedRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(8, 0), items=(9.5, 0.5))
+    step_memory = StepMemory(users=(8, 0), items=(9.5, 0.5), batch=(6, 1), picked=(2, 4))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

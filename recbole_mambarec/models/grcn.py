@@ -29,7 +29,7 @@ class GRCN(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(9, 7.5), items=(8, 4.5), edges=(3, 2.2))
+    step_memory = StepMemory(users=(9, 7.5), items=(8, 4.5), edges=(3, 2.2), batch=(8, 6))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

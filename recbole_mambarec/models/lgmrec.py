@@ -34,7 +34,7 @@ class LGMRec(MultimodalRecommender):
 
     min_modalities = 1
     temperature = 0.2
-    step_memory = StepMemory(users=(10, 3.5), items=(10.5, 4), tables=6)
+    step_memory = StepMemory(users=(10, 3.5), items=(10.5, 4), batch=(0, 7.5), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -58,7 +58,7 @@ class MambaRec(MultimodalRecommender):
     ``lr_boost`` (3 is good, off by default) has it done sooner (results/time-to-result.md).
     """
 
-    step_memory = StepMemory(users=(8, 2), items=(9, 31))
+    step_memory = StepMemory(users=(8, 2), items=(9, 31), batch=(0, 24))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -23,7 +23,7 @@ class MGCN(TwoViewRecommender):
     not a mean. Without modalities both views are the behaviour.
     """
 
-    step_memory = StepMemory(users=(2, 8.5), items=(4, 10))
+    step_memory = StepMemory(users=(2, 8.5), items=(4, 10), batch=(13, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -59,8 +59,8 @@ class MMGCN(MultimodalRecommender):
     """
 
     min_modalities = 1
-    # with text 384 wide, which enters at its own width
-    step_memory = StepMemory(users=(0, 48), items=(0, 45))
+    # what is as wide as d; memory_of adds what is as wide as the nodes that enter
+    step_memory = StepMemory(users=(0, 19), items=(0, 19), batch=(5, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -75,6 +75,18 @@ class MMGCN(MultimodalRecommender):
             self.towers[m] = Tower(width, d, self.feature_dim(m) if mapped else None)
             self._table(f"preference_{m}", data.n_users, width)
         self.mean_of_neighbours = data.mean_adjacency
+
+    @classmethod
+    def memory_of(cls, config, data) -> StepMemory:
+        """``step_memory``, and the arrays that are as wide as what enters, on average over the modalities."""
+        mapped, width = config["latent_modalities"], config["latent_dim"]
+        widths = [width if m in mapped else data.features(m).shape[1] for m in data.modalities]
+        share = sum(widths) / len(widths) / config["embedding_size"]
+        trained = 3 if config["train_id"] else 0  # gradients and two moments
+        (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
+        return cls.step_memory._replace(
+            users=(users + trained, of_users + (6 + trained) * share), items=(items + trained, of_items + 4.5 * share)
+        )
 
     def _table(self, name: str, rows: int, width: int) -> None:
         values = nn.init.xavier_normal_(torch.empty(rows, width))

@@ -28,7 +28,7 @@ class PGL(PrunedRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(0, 9), items=(0, 7))
+    step_memory = StepMemory(users=(0, 9), items=(0, 7), batch=(0, 16))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

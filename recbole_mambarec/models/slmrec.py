@@ -29,7 +29,7 @@ class SLMRec(MultimodalRecommender):
 
     input_type = InputType.POINTWISE
     min_modalities = 1
-    step_memory = StepMemory(users=(5.5, 3.5), items=(14, 0), tables=9)
+    step_memory = StepMemory(users=(5.5, 3.5), items=(14, 0), batch=(7, 3), tables=9)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -26,7 +26,7 @@ class SMORE(TwoViewRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(13, 8.5), items=(16.5, 14))
+    step_memory = StepMemory(users=(13, 8.5), items=(16.5, 14), batch=(13, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

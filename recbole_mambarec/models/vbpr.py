@@ -23,7 +23,7 @@ class VBPR(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(10, 0), items=(5.5, 0.5), tables=6)
+    step_memory = StepMemory(users=(10, 0), items=(5.5, 0.5), batch=(14, 0), picked=(2, 3), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -282,14 +282,15 @@ class ModelContract(TrainingContract):
             sum(model.calculate_loss(rows)).backward()
         assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
 
-    def memory_share(self, **overrides) -> float:
+    def memory_share(self, n_users: int = 1500, n_items: int = 500, batch_size: int = 64, **overrides) -> float:
         """The estimate of a training step's memory, as a share of what one holds."""
-        dataset = random_dataset(n_users=1500, n_items=500, dims={"image": 256, "text": 64}, on_disk=True)
+        dataset = random_dataset(n_users, n_items, dims={"image": 256, "text": 64}, on_disk=True)
         torch.manual_seed(0)
-        config = model_config(self.name, train_batch_size=64, **overrides)
+        config = model_config(self.name, train_batch_size=batch_size, **overrides)
         model = get_model(self.name)(config, dataset)
-        estimate = need(model.memory_of(config), config, model.data)
-        return (estimate.features + estimate.step) / step_peak(model, self.some_batch(dataset, 64))
+        estimate = need(model.memory_of(config, model.data), config, model.data)
+        rows = self.some_batch(dataset, min(batch_size, len(dataset.users)))
+        return (estimate.features + estimate.step) / step_peak(model, rows)
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_the_memory_estimate_is_near_what_training_holds(self, frozen):
@@ -297,3 +298,7 @@ class ModelContract(TrainingContract):
         assert share > 0.75
         # a model that has not been measured may hold less than it is thought to
         assert share < 1.35 or get_model(self.name).step_memory == StepMemory()
+
+    def test_the_memory_estimate_of_a_batch_beyond_the_data(self):
+        share = self.memory_share(n_users=400, n_items=100, batch_size=65_536, freeze_features=False)
+        assert 0.75 < share < 1.5
