@@ -24,8 +24,9 @@ from recbole_mambarec.errors import UserError
 _FLOAT = 4
 # what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
 _EDGE_BYTES = 48
-# what libraries load with the first step, and what the allocator takes on top, as a share
-_LIBRARIES, _OVERHEAD = 100 << 20, 0.1
+# what libraries load with the first step, and what the process takes on top, as a share: the C library seldom finds
+# room for an aligned array where one of the same size has been freed (results/memory.md)
+_LIBRARIES, _OVERHEAD = 75 << 20, 0.4
 # what an option must save to be worth naming, as a share of the estimate
 _WORTH = 0.05
 
@@ -63,8 +64,8 @@ class Need:
 
     @property
     def total(self) -> int:
-        """Training and evaluation alternate, so the larger of them counts."""
-        held = self.features + self.graphs + max(self.step, self.evaluation)
+        """All of them: what a step has freed seldom has room for the scores."""
+        held = self.features + self.graphs + self.step + self.evaluation
         return _LIBRARIES + int(held * (1 + _OVERHEAD))
 
 
@@ -95,7 +96,9 @@ def need(use: StepMemory, config, data) -> Need:
     return Need(
         features=int(features),
         step=int((rows * d + use.picked[not frozen] * batch * width) * _FLOAT),
-        evaluation=int(max(_block(config, data, phase) for phase in ("valid", "test")) * _FLOAT),
+        # final embeddings, without and with the padding row, and scores
+        evaluation=(2 * (data.n_users + data.n_items) * d + max(_block(config, data, p) for p in ("valid", "test")))
+        * _FLOAT,
         graphs=_EDGE_BYTES * pairs,
     )
 
@@ -109,13 +112,13 @@ def _batch_rows(config, pairs: int) -> int:
 def _block(config, data, phase: str) -> int:
     """Numbers held for the largest block of users that is ranked in ``valid`` or ``test``.
 
-    ``eval_batch_size`` counts pairs, and at least one user is ranked. A block's scores are there until the next one's
-    are.
+    ``eval_batch_size`` counts pairs, and at least one user is ranked. A block's scores are held twice, and those of
+    the block before once, where there are several.
     """
     negatives = (config[f"{phase}_neg_sample_args"] or {}).get("sample_num")
     candidates = negatives + 1 if isinstance(negatives, int) else data.n_items
     users = min(max(config["eval_batch_size"] // candidates, 1), data.n_users)
-    scores = users * data.n_items * (1 if users == data.n_users else 2)
+    scores = users * data.n_items * (2 if users == data.n_users else 3)
     # sampled candidates are scored pair by pair, with an embedding of each side, and their products
     return scores + (3 * config["embedding_size"] * users * candidates if isinstance(negatives, int) else 0)
 
@@ -146,7 +149,7 @@ def check(model: str, use: StepMemory, config, data) -> None:
 
 
 def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> str:
-    """What to change: each setting that is enough alone, else those that help, together.
+    """What to change: each setting that is enough alone; where none is, those that help.
 
     Args:
         total: estimate under changed settings.
