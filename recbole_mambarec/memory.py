@@ -24,9 +24,9 @@ from recbole_mambarec.errors import UserError
 _FLOAT = 4
 # what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
 _EDGE_BYTES = 48
-# what libraries load with the first step, and what the process takes on top, as a share: the C library seldom finds
-# room for an aligned array where one of the same size has been freed (results/memory.md)
-_LIBRARIES, _OVERHEAD = 75 << 20, 0.4
+# what libraries load with the first step, and what the process takes on top of arrays that come and go, as a share: the
+# C library seldom finds room for an aligned array where one of the same size has been freed (results/memory.md)
+_LIBRARIES, _OVERHEAD = 90 << 20, 0.4
 # what an option must save to be worth naming, as a share of the estimate
 _WORTH = 0.05
 
@@ -65,8 +65,7 @@ class Need:
     @property
     def total(self) -> int:
         """All of them: what a step has freed seldom has room for the scores."""
-        held = self.features + self.graphs + self.step + self.evaluation
-        return _LIBRARIES + int(held * (1 + _OVERHEAD))
+        return _LIBRARIES + self.features + self.graphs + int((self.step + self.evaluation) * (1 + _OVERHEAD))
 
 
 def need(use: StepMemory, config, data) -> Need:
@@ -161,8 +160,7 @@ def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> 
     if not config["freeze_features"]:
         options["freeze_features=True"] = total({"freeze_features": True})
     elif config["device"].type == "cpu":
-        left = wanted.total - int(wanted.features * (1 + _OVERHEAD))
-        options["a smaller feature_memory, which leaves features on disk"] = left
+        options["a smaller feature_memory, which leaves features on disk"] = wanted.total - wanted.features
     for key, smallest in (("train_batch_size", 1), ("eval_batch_size", 1), ("embedding_size", 16)):
         left, value = wanted.total, config[key]
         while left > free and value > smallest:

@@ -47,8 +47,8 @@ def test_the_terms():
     assert found.step == (rows * d + 2 * 16 * 80) * 4
     # final embeddings twice; five users at a time, and the block before them
     assert found.evaluation == (2 * 500 * d + 3 * 5 * 200) * 4
-    held = found.features + found.graphs + found.step + found.evaluation
-    assert found.total == pytest.approx(memory._LIBRARIES + (1 + memory._OVERHEAD) * held, rel=1e-6)
+    changing = (1 + memory._OVERHEAD) * (found.step + found.evaluation)
+    assert found.total == pytest.approx(memory._LIBRARIES + found.features + found.graphs + changing, rel=1e-6)
     assert wanted(use, freeze_features=True).features == 0
     assert wanted(use, freeze_features=True, on_disk=False).features == table
     assert wanted(use, freeze_features=True, enable_amp=True).features == table / 2
