@@ -302,5 +302,5 @@ class ModelContract(TrainingContract):
     def test_the_memory_estimate_of_a_batch_beyond_the_data(self, monkeypatch):
         # blocks of pairs have a fixed size, next to which such a batch would not count
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
-        share = self.memory_share(n_users=400, n_items=100, batch_size=65_536, freeze_features=False)
+        share = self.memory_share(n_users=1000, n_items=300, batch_size=65_536, freeze_features=False)
         assert 0.75 < share < 1.5
