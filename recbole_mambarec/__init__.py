@@ -6,7 +6,7 @@ compat.apply()
 
 # RecBole can be imported only now
 from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, resume, run_names  # noqa: E402
-from recbole_mambarec.data import loading, reading, split_check, time_order  # noqa: E402
+from recbole_mambarec.data import loading, reading, reuse, split_check, time_order  # noqa: E402
 
 config.install()
 run_names.install()
@@ -18,6 +18,7 @@ resume.install()
 loading.install()
 reading.install()
 time_order.install()
+reuse.install()
 split_check.install()
 registry.register_built_in()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import hashlib
 import logging
 import multiprocessing
 import os
@@ -35,19 +34,19 @@ from recbole.data import create_dataset, create_samplers, data_preparation
 from recbole.data.dataset import Dataset
 from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
-from tqdm import tqdm
 
 from recbole_mambarec import registry
 from recbole_mambarec.cli import no_command_line, user_errors_of_recbole
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.dataset import wanted_modalities
+from recbole_mambarec.data.fingerprint import data_hash
 from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.processes import end_with_parent, interrupts_ignored
 from recbole_mambarec.experiments.store import NO_EFFECT
 from recbole_mambarec.extras import need
-from recbole_mambarec.files import locked, sha256_file
+from recbole_mambarec.files import locked
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
 
@@ -57,10 +56,6 @@ _REFUSED = {
     "resume_from": "a run that was interrupted continues from its own checkpoint by itself",
     "nproc": "a run that is recorded takes one process",
 }
-# data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
-_DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
-# from here on reading the data takes long enough to show it
-_LARGE = 1 << 31
 # of test scores on record
 _DECIMALS = 6
 # exit statuses of a process that makes a run; others mean that it could not record what happened
@@ -179,36 +174,6 @@ def _without_paths(value: object) -> object:
     if isinstance(value, list):
         return [_without_paths(entry) for entry in value]
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
-    """SHA-256 (hexadecimal) of the data files of a dataset: interactions, split, items, users, features.
-
-    The name of the dataset, its card and files of other kinds (but those with an additional suffix of ``suffixes``)
-    do not count.
-
-    Raises:
-        UserError: the folder holds no data file.
-    """
-    wanted = (*_DATA_SUFFIXES, *(f".{suffix}" for suffix in suffixes))
-    inside = folder.iterdir() if folder.is_dir() else ()
-    files = sorted(path for path in inside if path.name.startswith(f"{name}.") and path.suffix in wanted)
-    if not files:
-        raise UserError(
-            f"there are no data files of '{name}' in {folder}: prepare the dataset, or let "
-            f"`python run_recbole.py --dataset={name}` download it if RecBole offers it"
-        )
-    size = sum(path.stat().st_size for path in files)
-    parts = [
-        f"{path.name[len(name) :]} {_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)}"
-        for path in tqdm(files, desc=f"Fingerprint of {name}", disable=size < _LARGE)
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _file_hash(path: Path, size: int, modified: int) -> str:
-    return sha256_file(path)
 
 
 # ------------------------------------------------------------------------------------------------------------

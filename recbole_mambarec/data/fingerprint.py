@@ -1,0 +1,75 @@
+"""Fingerprints of what a run's data are made of: the files of a dataset, and the code that reads them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.files import sha256_file
+
+# data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
+_DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
+# from here on reading the data takes long enough to show it
+_LARGE = 1 << 31
+# packages whose code turns files into datasets, and libraries that it does so with
+_CODE, _LIBRARIES = ("recbole.data", "recbole.sampler", "recbole_mambarec"), ("recbole", "numpy", "pandas", "torch")
+
+
+def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hexadecimal) of the data files of a dataset: interactions, split, items, users, features.
+
+    The name of the dataset, its card and files of other kinds (but those with an additional suffix of ``suffixes``)
+    do not count.
+
+    Raises:
+        UserError: the folder holds no data file.
+    """
+    wanted = (*_DATA_SUFFIXES, *(f".{suffix}" for suffix in suffixes))
+    inside = folder.iterdir() if folder.is_dir() else ()
+    # an additional suffix may have a dot of its own
+    files = sorted(path for path in inside if path.name.startswith(f"{name}.") and path.name.endswith(wanted))
+    if not files:
+        raise UserError(
+            f"there are no data files of '{name}' in {folder}: prepare the dataset, or let "
+            f"`python run_recbole.py --dataset={name}` download it if RecBole offers it"
+        )
+    size = sum(path.stat().st_size for path in files)
+    parts = [
+        f"{path.name[len(name) :]} {_hash_of(path)}"
+        for path in tqdm(files, desc=f"Fingerprint of {name}", disable=size < _LARGE)
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _hash_of(path: Path) -> str:
+    status = path.stat()
+    # a copy may keep the size and the time of what it replaces, but neither the file nor the time of its last change
+    return _file_hash(path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.cache
+def _file_hash(path: Path, file: int, size: int, modified: int, changed: int) -> str:
+    return sha256_file(path)
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 (hexadecimal) of the code that datasets are made with: that of RecBole's and ours, and the versions of
+    the libraries they use."""
+    digest = hashlib.sha256()
+    for package in _CODE:
+        for folder in importlib.util.find_spec(package).submodule_search_locations:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package} {path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+    for library in _LIBRARIES:
+        try:
+            digest.update(f"{library} {version(library)}\n".encode())
+        except PackageNotFoundError:
+            continue
+    return digest.hexdigest()

@@ -1,0 +1,404 @@
+"""Saved datasets and splits, read back only where building them anew would give the same.
+
+RecBole keeps the dataset that it has read (``save_dataset``) and the loaders that it has made (``save_dataloaders``) as
+pickles, and every later run in the same folder reads them back if a list of settings agrees. It does not look at the
+files of the dataset, at settings that are missing from the list, or at the number of processes that share the data; a
+run that saves its loaders draws other random numbers than one that does not; and a pickle from elsewhere runs code.
+
+Here a file holds tensors and plain values (:mod:`~recbole_mambarec.data.saved`) and names everything that they were
+made of (:func:`_origin`). It is read back where all of it is the same at the moment, and built anew otherwise, which
+the log says in one line. What a run is given is therefore the same with and without the file. Of the loaders the split
+is kept, from which each process makes its own: they have a state, they belong to a process, and to make them is quick.
+
+Where ``dataset_save_path`` or ``dataloaders_save_path`` names a file, one that cannot be used is an error; where it
+names none, the data are built and a warning says so. Files are written under RecBole's names into ``checkpoint_dir``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib
+import json
+import os
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.config import Config
+from recbole.data import dataset as recbole_datasets
+from recbole.data import utils as recbole_data
+from recbole.data.dataset import Dataset
+from recbole.utils import set_color
+
+from recbole_mambarec.checkpoint import plain, random_state, restore_random_state
+from recbole_mambarec.compat import _Overlay, _overlay, wrap
+from recbole_mambarec.data.fingerprint import code_hash, data_hash
+from recbole_mambarec.data.saved import Unkeepable, digest, pack, read, unpack, write
+from recbole_mambarec.errors import UserError
+
+# settings that say where something lies, or that are applied anew to what has been read back
+_NO_PART = ("data_path", "checkpoint_dir", "cache_dir", "topk", "feature_memory")
+# what a dataset is apart from its contents: the features of items are read again, by rows of the data at hand
+_NO_CONTENTS = ("config", "logger", "item_features", "dataset_path", "origin", "kept")
+_GENERATORS = ("python", "numpy", "torch")
+_OURS = ("recbole.", "recbole_mambarec.")
+
+# names of the settings that were read since somebody wanted to know, None: nobody does
+_read: ContextVar[set[str] | None] = ContextVar("recbole_mambarec_settings_read", default=None)
+_building: ContextVar[bool] = ContextVar("recbole_mambarec_building", default=False)
+
+
+def install() -> None:
+    """Put this in the place of RecBole's saving and loading; a second call changes nothing."""
+    wrap(Config, "__getitem__", _note_setting)
+    wrap(Config, "__contains__", _note_setting)
+    _overlay(recbole_data, "importlib", import_module=_import_module)
+    # no file of RecBole's is there for RecBole
+    _overlay(recbole_data, "os", path=_Overlay(os.path, exists=lambda path: False))
+    wrap(Dataset, "save", _save_dataset)
+    for kind in vars(recbole_datasets).values():
+        if isinstance(kind, type) and issubclass(kind, Dataset) and "build" in vars(kind):
+            wrap(kind, "build", _build)
+    for module in (recbole_data, importlib.import_module("recbole.data")):
+        wrap(module, "load_split_dataloaders", _load_split_dataloaders)
+        wrap(module, "save_split_dataloaders", _save_split_dataloaders)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# what data are made of
+
+
+def _note_setting(original: Callable, self: Config, key: str):
+    noted = _read.get()
+    if noted is not None:
+        noted.add(key)
+    return original(self, key)
+
+
+@contextlib.contextmanager
+def _settings_read(config: Config) -> Iterator[dict]:
+    """Fills the dict, when the block has ended, with the settings that were read in it, and their values."""
+    values, noted, found = plain(config.final_config_dict), set(), {}
+    token = _read.set(noted)
+    try:
+        yield found
+    finally:
+        _read.reset(token)
+    found.update({key: values.get(key) for key in sorted(noted.difference(_NO_PART))})
+
+
+def settings_of(dataset: Dataset) -> set[str]:
+    """Names of the settings that ``create_dataset`` read for a dataset; no other one has shaped it."""
+    return set(dataset.origin["settings"])
+
+
+def _origin(source: str | None, kind: type, settings: dict, before: dict[str, str]) -> dict:
+    """Everything that a dataset, or a split of one, is a function of, as plain values and tensors.
+
+    Args:
+        source: fingerprint of the dataset's files, or of the contents of the dataset that was split.
+        kind: the class.
+        settings: those that were read while it was made, with their values.
+        before: fingerprints of the generators before. Of those that were not drawn from, nothing is kept; for the
+            others, ``after`` has the states (as :func:`~recbole_mambarec.checkpoint.random_state`) that it left.
+    """
+    after = _random()
+    drawn = {name: state for name, state in before.items() if state != _digests(after)[name]}
+    origin = {"source": source, "kind": f"{kind.__module__}.{kind.__qualname__}", "settings": settings}
+    return origin | {"code": code_hash(), "random": drawn, "after": {name: after[name] for name in drawn}}
+
+
+def _random() -> dict:
+    return random_state(torch.device("cpu"), None)
+
+
+def _digests(state: dict) -> dict[str, str]:
+    return {name: digest(state[name]) for name in _GENERATORS}
+
+
+def _difference(origin: dict, config: Config, kind: type, source: str | None) -> str | None:
+    """Why what was made of ``origin`` is not what would be made now, as a sentence; None where it is."""
+    values, state = plain(config.final_config_dict), _digests(_random())
+    changed = [key for key, value in origin["settings"].items() if json.dumps(value) != json.dumps(values.get(key))]
+    if origin["code"] != code_hash():
+        return "it was written by other versions of RecBole, this package or their libraries"
+    if origin["kind"] != f"{kind.__module__}.{kind.__qualname__}":
+        return f"it holds a {origin['kind'].rpartition('.')[2]}, and this model takes a {kind.__qualname__}"
+    if changed:
+        return f"it was written with other settings ({', '.join(changed)})"
+    if source is None or origin["source"] != source:
+        return "the data have changed since it was written"
+    if any(state[name] != before for name, before in origin["random"].items()):
+        return (
+            "it was drawn with other random numbers, as with another seed, or where init_seed was not called "
+            "immediately before"
+        )
+    return None
+
+
+def _restore_random(origin: dict) -> None:
+    """Put the generators that were drawn from where making the data anew would leave them."""
+    restore_random_state(_random() | origin["after"], torch.device("cpu"), None)
+
+
+class _File:
+    """A file to read data back from, and to keep them in.
+
+    Args:
+        path: the file of RecBole's name.
+        key: the setting that names another one.
+        what: what it holds, for sentences.
+    """
+
+    def __init__(self, config: Config, path: Path, key: str, what: str) -> None:
+        self.config, self.default, self.key, self.what = config, path, key, what
+        self.named = config[key] or None
+        self.path = Path(self.named or path)
+
+    def there(self) -> bool:
+        """Whether there is something to read."""
+        there = self.path.is_file()
+        if self.named and not there:
+            getLogger().warning(f"{self.key} names {self.path}, which does not exist: the {self.what} is made anew")
+        return there
+
+    def contents(self, kind: type, source: str | None) -> dict | None:
+        """What the file holds, if it would be made the same now; None otherwise, which the log says.
+
+        Args:
+            kind, source: as in :func:`_origin`.
+
+        Raises:
+            UserError: it cannot be used, and the user has named it.
+        """
+        reason, damaged = _unknown(kind), False
+        if reason is None:
+            try:
+                kept = read(self.path)
+                reason = _difference(kept["origin"], self.config, kind, source)
+                if reason is None:
+                    parts = ("contents", "parts") if "parts" in kept else ("contents",)
+                    return kept | {name: unpack(kept[name], self.config) for name in parts}
+            except Exception as error:
+                # whatever is wrong with a file from elsewhere, the run goes on without it
+                reason, damaged = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}", True
+        if self.named:
+            raise UserError(
+                f"{self.key} names {self.path}, which cannot be used ({reason}): leave {self.key} out to have the "
+                f"{self.what} made anew"
+            )
+        say = getLogger().warning if damaged else getLogger().info
+        say(f"The {self.what} is made anew, not read from [{self.path}]: {reason}")
+        return None
+
+    def keep(self, origin: dict, contents: Callable[[], dict]) -> None:
+        """Write the file; of several processes the first one does. What cannot be written is said."""
+        try:
+            kept = contents()
+        except Unkeepable as error:
+            self.not_kept(f"it holds a {error}, which has no form of plain values")
+            return
+        if self.config["local_rank"] in (None, 0):
+            getLogger().info(set_color(f"Saving {self.what} into", "pink") + f": [{self.default}]")
+            write(self.default, {"origin": origin, **kept})
+
+    def not_kept(self, reason: str) -> None:
+        """Say that nothing is written."""
+        getLogger().warning(f"The {self.what} is not saved: {reason}")
+
+
+def _contents(dataset: Dataset) -> dict:
+    """The attributes of a dataset that its contents are."""
+    return {name: value for name, value in vars(dataset).items() if name not in _NO_CONTENTS}
+
+
+def _unknown(kind: type) -> str | None:
+    """A sentence where objects of a class may be made of more than is known here."""
+    if f"{kind.__module__}.".startswith(_OURS):
+        return None
+    return f"{kind.__qualname__} is no dataset of RecBole or this package, so that it is not known what it is made of"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# datasets
+
+
+def _import_module(name: str):
+    """``importlib.import_module`` for ``create_dataset``, which looks the class of a dataset up in a module."""
+    module = importlib.import_module(name)
+    return _Makers(module) if module is recbole_datasets else module
+
+
+class _Makers:
+    """The classes of a module as functions that read an object back where they can."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> object:
+        kind = getattr(self._module, name)
+
+        @functools.wraps(kind, updated=())  # RecBole names the file after the class
+        def make(config: Config) -> Dataset:
+            return _make_dataset(kind, config)
+
+        return make
+
+
+def _files_hash(config: Config) -> str | None:
+    """Fingerprint of the files of a dataset; None where there are none yet."""
+    try:
+        return data_hash(Path(config["data_path"]), config["dataset"], tuple(config["additional_feat_suffix"] or ()))
+    except UserError:
+        return None
+
+
+def _make_dataset(kind: type, config: Config) -> Dataset:
+    """``kind(config)``, or what was saved of it."""
+    path = Path(config["checkpoint_dir"], f"{config['dataset']}-{kind.__name__}.pth")
+    file = _File(config, path, "dataset_save_path", "filtered dataset")
+    source = None
+    if file.there():
+        source = _files_hash(config)
+        kept = file.contents(kind, source)
+        if kept is not None:
+            return _restored_dataset(kind, config, file, kept)
+    keeps = bool(config["save_dataset"])
+    source = source or (_files_hash(config) if keeps else None)
+    before = _digests(_random()) if keeps else {}
+    with _settings_read(config) as settings:
+        dataset = kind(config)
+    dataset.origin = _origin(source, kind, settings, before) if keeps else {"settings": settings}
+    if keeps:
+        _keep_dataset(dataset, file)
+    return dataset
+
+
+def _keep_dataset(dataset: Dataset, file: _File) -> None:
+    now = _files_hash(dataset.config)
+    # RecBole may just have downloaded them
+    dataset.origin["source"] = dataset.origin["source"] or now
+    reason = _unknown(type(dataset))
+    if dataset.origin["source"] != now:
+        reason = "its files have changed while they were read"
+    if reason is None:
+        file.keep(dataset.origin, lambda: {"contents": pack(_contents(dataset))})
+    else:
+        file.not_kept(reason)
+    dataset.kept = True
+
+
+def _restored_dataset(kind: type, config: Config, file: _File, kept: dict) -> Dataset:
+    dataset = kind.__new__(kind)
+    state = kept["contents"] | {"config": config, "logger": getLogger(), "dataset_path": config["data_path"]}
+    state |= {"origin": kept["origin"], "kept": True}
+    if hasattr(kind, "__setstate__"):
+        dataset.__setstate__(state)
+    else:
+        vars(dataset).update(state)
+    _restore_random(kept["origin"])
+    getLogger().info(set_color("Load filtered dataset from", "pink") + f": [{file.path}]")
+    return dataset
+
+
+def _save_dataset(original: Callable, self: Dataset) -> None:
+    """``Dataset.save``, which ``create_dataset`` calls for what has been kept, or read back, already.
+
+    Raises:
+        UserError: somebody else calls it; only at that moment it is known what a dataset was made of.
+    """
+    if not vars(self).pop("kept", False):
+        raise UserError(
+            "save() cannot tell what this dataset was made of, or whether it was changed since: set save_dataset=True, "
+            "with which create_dataset saves it"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------
+# splits
+
+
+def _build(original: Callable, self: Dataset) -> list[Dataset]:
+    """``Dataset.build``, or the split that it was found to make before."""
+    if _building.get():  # the method of the base class
+        return original(self)
+    token = _building.set(True)
+    try:
+        return _split(original, self)
+    finally:
+        _building.reset(token)
+
+
+def _split(original: Callable, dataset: Dataset) -> list[Dataset]:
+    config, kind = dataset.config, type(dataset)
+    path = Path(config["checkpoint_dir"], f"{config['dataset']}-for-{config['model']}-dataloader.pth")
+    file = _File(config, path, "dataloaders_save_path", "split of the data")
+    there, keeps = file.there(), bool(config["save_dataloaders"])
+    if not there and not keeps:
+        return original(dataset)
+    try:
+        source = digest(pack(_contents(dataset)))
+    except Unkeepable as error:
+        source, unkeepable = None, f"the dataset holds a {error}, which has no form of plain values"
+    else:
+        unkeepable = _unknown(kind)
+    if there:
+        kept = file.contents(kind, source)
+        if kept is not None:
+            return _restored_split(dataset, file, kept)
+    if not keeps:
+        return original(dataset)
+    before = _digests(_random())
+    with _settings_read(config) as settings:
+        parts = original(dataset)
+    if unkeepable:
+        file.not_kept(unkeepable)
+    else:
+        file.keep(_origin(source, kind, settings, before), lambda: _packed_split(dataset, parts))
+    return parts
+
+
+def _packed_split(dataset: Dataset, parts: list[Dataset]) -> dict:
+    """The dataset as it is after it was split, and what its parts have for themselves."""
+    whole = _contents(dataset)
+    own = [{k: v for k, v in _contents(part).items() if k not in whole or whole[k] is not v} for part in parts]
+    return {"contents": pack(whole), "parts": pack(own)}
+
+
+def _restored_split(dataset: Dataset, file: _File, kept: dict) -> list[Dataset]:
+    for name in _contents(dataset):
+        del vars(dataset)[name]
+    vars(dataset).update(kept["contents"])
+    parts = []
+    for own in kept["parts"]:
+        parts.append(copy.copy(dataset))
+        vars(parts[-1]).update(own)
+    _restore_random(kept["origin"])
+    getLogger().info(set_color("Load split dataloaders from", "pink") + f": [{file.path}]")
+    return parts
+
+
+def _load_split_dataloaders(original: Callable, config: Config) -> None:
+    """None, by which ``data_preparation`` splits the data and makes the loaders; the split may be a saved one."""
+    return
+
+
+def _save_split_dataloaders(original: Callable, config: Config, dataloaders: tuple) -> None:
+    """Nothing, as the split was saved when it was made.
+
+    Raises:
+        UserError: it was not.
+    """
+    if not config["save_dataloaders"]:
+        raise UserError(
+            "loaders can be saved only where they are made: set save_dataloaders=True, with which data_preparation "
+            "saves them"
+        )
+    kind = type(dataloaders[0]._dataset)
+    if _build.__name__ not in getattr(kind.build, "_wrappers_of_ours", ()):
+        getLogger().warning(f"The split of the data is not saved: {_unknown(kind)}")
