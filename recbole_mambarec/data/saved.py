@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import logging
 import os
+import warnings
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from enum import Enum
@@ -72,7 +73,8 @@ def pack(value: object) -> object:
     if isinstance(value, logging.Logger):
         return ["logger"]
     known = f"{kind.__module__}.".startswith(_CLASSES_OF) and "." not in kind.__qualname__
-    if known and not isinstance(value, torch.utils.data.Dataset):  # of which there is one, whose contents these are
+    # a sampler has the dataset whose contents these are
+    if known and not any(isinstance(held, torch.utils.data.Dataset) for held in (value, *vars(value).values())):
         return ["object", kind.__module__, kind.__qualname__, pack(vars(value))]
     raise Unkeepable(kind.__qualname__)
 
@@ -255,7 +257,9 @@ def read(path: str | os.PathLike) -> dict:
     """
     with open(path, "rb") as stream:
         try:
-            contents = _load(stream, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch doubts the pickles that it is given
+                contents = _load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen types for damaged or foreign files
             raise ValueError("it is damaged, or a pickle, which may run code and is never read") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
