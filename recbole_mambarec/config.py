@@ -28,7 +28,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.yaml_files import check_files
 
 PROTOCOLS = ("published", "recbole")
-# keys that change what a dataset object holds: RecBole compares them before it reuses a saved dataset
+# keys that change what a dataset object holds: RecBole lists them with its own of this kind
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test", "encoding")
 # keys that only our trainer reads: with a built-in model they would be ignored without a word
 _OWN_TRAINER_KEYS = (

@@ -60,10 +60,10 @@ def install() -> None:
     _overlay(recbole_data, "importlib", import_module=_import_module)
     # no file of RecBole's is there for RecBole
     _overlay(recbole_data, "os", path=_Overlay(os.path, exists=lambda path: False))
-    wrap(Dataset, "save", _save_dataset)
+    wrap(Dataset, "save", _already_saved)
     for kind in vars(recbole_datasets).values():
         if isinstance(kind, type) and issubclass(kind, Dataset) and "build" in vars(kind):
-            wrap(kind, "build", _build)
+            wrap(kind, "build", _build_or_read_back)
     for module in (recbole_data, importlib.import_module("recbole.data")):
         wrap(module, "load_split_dataloaders", _load_split_dataloaders)
         wrap(module, "save_split_dataloaders", _save_split_dataloaders)
@@ -306,7 +306,7 @@ def _restored_dataset(kind: type, config: Config, file: _File, kept: dict) -> Da
     return dataset
 
 
-def _save_dataset(original: Callable, self: Dataset) -> None:
+def _already_saved(original: Callable, self: Dataset) -> None:
     """``Dataset.save``, which ``create_dataset`` calls for what has been kept, or read back, already.
 
     Raises:
@@ -323,7 +323,7 @@ def _save_dataset(original: Callable, self: Dataset) -> None:
 # splits
 
 
-def _build(original: Callable, self: Dataset) -> list[Dataset]:
+def _build_or_read_back(original: Callable, self: Dataset) -> list[Dataset]:
     """``Dataset.build``, or the split that it was found to make before."""
     if _building.get():  # the method of the base class
         return original(self)
@@ -400,5 +400,5 @@ def _save_split_dataloaders(original: Callable, config: Config, dataloaders: tup
             "saves them"
         )
     kind = type(dataloaders[0]._dataset)
-    if _build.__name__ not in getattr(kind.build, "_wrappers_of_ours", ()):
+    if _build_or_read_back.__name__ not in getattr(kind.build, "_wrappers_of_ours", ()):
         getLogger().warning(f"The split of the data is not saved: {_unknown(kind)}")

@@ -94,7 +94,10 @@ def unpack(packed: object, config: Config) -> object:
     if kind in _SEQUENCES:
         return _SEQUENCES[kind](unpack(member, config) for member in rest[0])
     if kind in _MAPPINGS:
-        return _MAPPINGS[kind]((unpack(name, config), unpack(value, config)) for name, value in rest[0])
+        made = _MAPPINGS[kind]()
+        for name, value in rest[0]:  # one by one, because a counter would count pairs
+            made[unpack(name, config)] = unpack(value, config)
+        return made
     if kind == "default":
         return defaultdict(rest[0] and _FACTORIES[rest[0]], unpack(rest[1], config))
     if kind == "numbered":
@@ -186,7 +189,7 @@ def _unpack_array(packed: list, config: Config) -> np.ndarray:
 def _pack_column(column: pd.Series) -> list:
     if isinstance(column.dtype, np.dtype):
         return ["plain", _pack_array(column.to_numpy())]
-    return ["cast", str(column.dtype), _pack_array(column.to_numpy(dtype=object))]
+    return ["cast", str(column.dtype), _pack_array(column.to_numpy(dtype=object, na_value=None))]
 
 
 def _unpack_column(packed: list, config: Config) -> pd.Series:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
-from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mambarec.cli import no_command_line
+from recbole_mambarec.data.reuse import settings_of
 from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments.run import Run, failure
 from recbole_mambarec.experiments.trial import trial
@@ -181,11 +181,11 @@ class _Trials:
 
     def _data(self) -> SharedData | None:
         """The dataset, read once here and sent once to each node; None where a tuned key changes it."""
-        if any(parameter.name in dataset_arguments for parameter in self.search.space.parameters):
-            return None
         base = self.search.base
         with no_command_line():
-            return SharedData(create_dataset(Config(base.model, base.dataset, config_dict=dict(base.given))))
+            dataset = create_dataset(Config(base.model, base.dataset, config_dict=dict(base.given)))
+        tuned = {parameter.name for parameter in self.search.space.parameters}
+        return None if tuned & settings_of(dataset) else SharedData(dataset)
 
     def _scheduler(self):
         """Asynchronous successive halving, its rungs filled with what is on record."""

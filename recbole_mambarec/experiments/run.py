@@ -215,15 +215,12 @@ class Session:
     def _ranking_validation_items(self, dataset, test):
         """The test loader under the mask of the published tables, on the same split."""
         built = [loader._dataset for loader in (self.train, self.valid, test)]
-        configs = {id(part.config): part.config for part in (self, *built)}.values()
-        for config in configs:  # one object, but for a dataset that RecBole has read back from a file
-            config["mask_valid_in_test"] = False
+        self.config["mask_valid_in_test"] = False
         try:
             sampler = create_samplers(self.config, dataset, built)[2]
             return get_dataloader(self.config, "test")(self.config, test._dataset, sampler, shuffle=False)
         finally:
-            for config in configs:
-                config["mask_valid_in_test"] = True
+            self.config["mask_valid_in_test"] = True
 
     def evaluate(self, checkpoint: Path) -> tuple[dict[str, dict[str, float]], dict[str, users.TopK]]:
         """Test scores of the checkpoint by mask, and what was recommended (empty where the metrics do not rank)."""
