@@ -152,11 +152,12 @@ class _File:
     Args:
         path: the file of RecBole's name.
         key: the setting that names another one.
+        name: what it holds, as RecBole's log has it.
         what: what it holds, for sentences.
     """
 
-    def __init__(self, config: Config, path: Path, key: str, what: str) -> None:
-        self.config, self.default, self.key, self.what = config, path, key, what
+    def __init__(self, config: Config, path: Path, key: str, name: str, what: str) -> None:
+        self.config, self.default, self.key, self.name, self.what = config, path, key, name, what
         self.named = config[key] or None
         self.path = Path(self.named or path)
 
@@ -204,7 +205,7 @@ class _File:
             self.not_kept(f"it holds a {error}, which has no form of plain values")
             return
         if self.config["local_rank"] in (None, 0):
-            getLogger().info(set_color(f"Saving {self.what} into", "pink") + f": [{self.default}]")
+            getLogger().info(set_color(f"Saving {self.name} into", "pink") + f": [{self.default}]")
             write(self.default, {"origin": origin, **kept})
 
     def not_kept(self, reason: str) -> None:
@@ -261,7 +262,7 @@ def _files_hash(config: Config) -> str | None:
 def _make_dataset(kind: type, config: Config) -> Dataset:
     """``kind(config)``, or what was saved of it."""
     path = Path(config["checkpoint_dir"], f"{config['dataset']}-{kind.__name__}.pth")
-    file = _File(config, path, "dataset_save_path", "filtered dataset")
+    file = _File(config, path, "dataset_save_path", "filtered dataset", "dataset")
     source = None
     if file.there():
         source = _files_hash(config)
@@ -337,7 +338,7 @@ def _build_or_read_back(original: Callable, self: Dataset) -> list[Dataset]:
 def _split(original: Callable, dataset: Dataset) -> list[Dataset]:
     config, kind = dataset.config, type(dataset)
     path = Path(config["checkpoint_dir"], f"{config['dataset']}-for-{config['model']}-dataloader.pth")
-    file = _File(config, path, "dataloaders_save_path", "split of the data")
+    file = _File(config, path, "dataloaders_save_path", "split dataloaders", "split of the data")
     there, keeps = file.there(), bool(config["save_dataloaders"])
     if not there and not keeps:
         return original(dataset)
