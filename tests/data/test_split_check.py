@@ -6,8 +6,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
-from recbole_mambarec.config import config_from_checkpoint
+from recbole_mambarec.checkpoint import plain
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.restored import config_from_checkpoint
 from tests.planted import QUICK, write_planted
 
 RANDOM = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}
@@ -179,7 +180,7 @@ def test_values_that_filter_nothing_pass(tmp_path):
 def test_a_checkpoint_of_a_split_in_files_is_read_back(tmp_path):
     folder = write_planted(tmp_path)
     config = Config("VBPR", folder.name, config_dict=QUICK | {"data_path": str(tmp_path)})
-    again = config_from_checkpoint(dict(config.final_config_dict))
+    again = config_from_checkpoint(plain(config.final_config_dict))
     assert len(create_dataset(again)) == 480
 
 
