@@ -54,8 +54,9 @@ class MambaRec(MultimodalRecommender):
     twice, so BatchNorm's running statistics move once.
 
     The released form starts slowly: the gradient of the contrastive term grows as 1 / norm, and embeddings begin short,
-    so that for a dozen epochs it leaves BPR no say. What it aligns then serves ranking later; the trainer's key
-    ``lr_boost`` (3 is good, off by default) has it done sooner (results/time-to-result.md).
+    so that for some 800 steps at the published rate it leaves BPR no say. The trainer's key ``lr_boost``, 3 here, ends
+    that start in a third of the steps and leaves loss and gradients as they are (results/small-data.md,
+    results/time-to-result.md); 1 is the published schedule.
     """
 
     step_memory = StepMemory(users=(8, 2), items=(9, 31), batch=(0, 24))
