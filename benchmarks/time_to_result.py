@@ -5,8 +5,9 @@
 
 One model: by the values of a key; runs that differ in that key and in the seed alone are compared, others are left out.
 Several models: each at its default settings. ``own``: the share of the run's own best score; ``common``: the share of
-the mean best score of the runs at the key's default value, or of the first model's, so that a run that starts fast and
-ends low gains nothing. Minutes are those on record (training and validation), blank where there are none.
+the mean best score of the runs at the key's neutral value (its default, where it has none), or of the first model's, so
+that a run that starts fast and ends low gains nothing. Minutes are those on record (training and validation), blank
+where there are none.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def main() -> int:
         heading, reference, groups = "model", models[0], {m: at_defaults(records) for m, records in by_model.items()}
     else:
         heading = options.key
-        reference = (default_properties("overall") | default_properties("model", models[0])).get(heading)
+        defaults = default_properties("overall") | default_properties("model", models[0])
+        # what a record stands for that was made before the key existed
+        reference = store.NEUTRAL.get(heading, defaults.get(heading))
         groups = dict(sorted(comparable(by_model[models[0]], heading, reference).items()))
     print("| " + " | ".join((heading, *COLUMNS)) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for value, seed, own, common, spent, *counts, valid, test in rows(groups, reference, options.share):
