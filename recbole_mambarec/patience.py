@@ -23,6 +23,7 @@ FIRST_IS_BEST = (
 def install() -> None:
     """Give the key ``stopping_min_steps`` to all of RecBole's trainers; a second call changes nothing."""
     trainers = importlib.import_module("recbole.trainer.trainer")
+    trainers.Trainer.patience = None
     wrap(trainers.Trainer, "fit", _fit)
     wrap(trainers.NCLTrainer, "fit", _fit)  # a loop of its own
     wrap(trainers.Trainer, "_valid_epoch", _valid_epoch)
@@ -63,6 +64,14 @@ class Patience:
         self.evaluations += 1
         return self.limit + max(0, min(self.early, self.evaluations) - best)
 
+    def first_is_best(self, since_best: int) -> bool:
+        """Whether none of several evaluations is better than the first.
+
+        Args:
+            since_best: evaluations without a better score.
+        """
+        return self.evaluations > 1 and self.evaluations - since_best == 1
+
 
 def _fit(original: Callable, trainer, train_data, *args, **kwargs):
     """RecBole's ``fit`` with :class:`Patience`, and a warning where the best epoch is the first one."""
@@ -72,7 +81,7 @@ def _fit(original: Callable, trainer, train_data, *args, **kwargs):
     finally:
         trainer.stopping_step, trainer.patience = patience.limit, None
     # cur_step counts the evaluations since the best one
-    if patience.evaluations > 1 and patience.evaluations - trainer.cur_step == 1:
+    if patience.first_is_best(trainer.cur_step):
         getLogger().warning(f"{trainer.config['model']} on {trainer.config['dataset']}: {FIRST_IS_BEST}")
     return result
 
@@ -80,7 +89,7 @@ def _fit(original: Callable, trainer, train_data, *args, **kwargs):
 def _valid_epoch(original: Callable, trainer, *args, **kwargs):
     """Called by RecBole right before it asks whether to stop, which ``stopping_step`` decides."""
     result = original(trainer, *args, **kwargs)
-    if getattr(trainer, "patience", None) is not None:
+    if trainer.patience is not None:
         trainer.stopping_step = trainer.patience.evaluated(trainer.cur_step)
     return result
 

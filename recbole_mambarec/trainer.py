@@ -38,8 +38,8 @@ class MultimodalTrainer(Trainer):
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
     lr_decay_rate^(e / lr_decay_epochs)``), ``lr_boost``, ``lr_boost_epochs`` (a further factor on the rate of the first
-    epochs and at least of ``lr_boost_steps`` steps), ``resume_from`` (checkpoint to continue from),
-    ``checkpoint_interval``.
+    epochs, of at least ``lr_boost_steps`` steps, and as long as no evaluation is better than the first),
+    ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
 
     Checkpoints (:mod:`recbole_mambarec.checkpoint`): an improvement copies the parameters in memory. The file, which
     holds that copy and where the run is, is written between two epochs when ``checkpoint_interval`` seconds have passed
@@ -61,7 +61,7 @@ class MultimodalTrainer(Trainer):
         self._boosted_epochs = config["lr_boost_epochs"]
         factor = _schedule(config)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: factor(epoch, self._boosted_epochs)
+            self.optimizer, lambda epoch: factor(epoch, epoch < self._boosted_epochs or self._has_not_begun)
         )
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
@@ -74,6 +74,11 @@ class MultimodalTrainer(Trainer):
         self._fitting = self._saves = self._verbose = False
         self._written_at = -math.inf
         self._written_best: int | None = None
+
+    @property
+    def _has_not_begun(self) -> bool:
+        """No evaluation of this training so far is better than the first of several."""
+        return self.patience is not None and self.patience.first_is_best(self.cur_step)
 
     def _build_optimizer(self, **kwargs):
         optimizer = super()._build_optimizer(**kwargs)
@@ -354,11 +359,11 @@ class MultimodalTrainer(Trainer):
                 group["weight_decay"] = self.weight_decay
 
 
-def _schedule(config) -> Callable[[int, int], float]:
-    """Factor on the learning rate of an epoch, given how many epochs are boosted."""
+def _schedule(config) -> Callable[[int, bool], float]:
+    """Factor on the learning rate of an epoch, given whether it is boosted."""
     keys = ("lr_decay_rate", "lr_decay_epochs", "lr_boost")
     rate, epochs, boost = values = [config[key] for key in keys]
     for key, value in zip(keys, values):
         if not value > 0:
             raise UserError(f"{key} must be positive, got {value}")
-    return lambda epoch, boosted: rate ** (epoch / epochs) * (boost if epoch < boosted else 1.0)
+    return lambda epoch, boosted: rate ** (epoch / epochs) * (boost if boosted else 1.0)

@@ -35,7 +35,8 @@ OF_MODEL = {
     "GRCN": {"reg_weight": 0.1},
     "VBPR": {"reg_weight": 0.5},
     "LGMRec": {"reg_weight": 0.1, "cl_weight": 0.01},
-    "MambaRec": {"reg_weight": 0.1, "cl_weight": 0.5, "mmd_weight": 1.0},
+    # at three times this rate rounding grows to differences
+    "MambaRec": {"reg_weight": 0.1, "cl_weight": 0.5, "mmd_weight": 1.0, "lr_boost": 1.0},
     "MGCN": {"reg_weight": 0.1, "cl_weight": 0.5},
     "GUME": {"reg_weight": 0.1, "cl_weight": 0.5, "user_weight": 0.5},
     "SLMRec": {"ssl_weight": 0.5},

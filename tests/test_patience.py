@@ -132,3 +132,18 @@ def test_records_whose_best_epoch_is_the_first():
     assert not patience.first_is_best({"curve": curve, "best_epoch": 2})
     assert not patience.first_is_best({"curve": curve[:2], "best_epoch": 1})
     assert not patience.first_is_best({"curve": [], "best_epoch": None})
+
+
+def test_the_boost_goes_on_until_the_model_has_begun(folder):
+    """A rate is chosen before the evaluation that precedes its epoch: the boost ends one epoch after the rise."""
+    rates = {}
+    for name, scores in {"rises": [0.5, 0.6, *[0.7] * 8], "starts late": [0.5, 0.4, 0.4, 0.4, 0.6, *[0.7] * 5]}.items():
+        trainer, train, valid = prepare(
+            folder, epochs=10, lr_decay_rate=1.0, lr_boost=2.0, lr_boost_epochs=3, lr_boost_steps=0
+        )
+        scores_of(trainer, scores)
+        rates[name] = []
+        trainer.model.pre_epoch = lambda _, t=trainer, n=name: rates[n].append(t.optimizer.param_groups[0]["lr"])
+        trainer.fit(train, valid, saved=False)
+    assert rates["rises"] == pytest.approx([0.02] * 3 + [0.01] * 7)
+    assert rates["starts late"] == pytest.approx([0.02] * 6 + [0.01] * 4)
