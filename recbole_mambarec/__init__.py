@@ -5,8 +5,18 @@ from recbole_mambarec import compat
 compat.apply()
 
 # RecBole can be imported only now
-from recbole_mambarec import case_study, clipping, config, patience, protocol, registry, resume, run_names  # noqa: E402
-from recbole_mambarec.data import loading, reading, reuse, split_check, time_order  # noqa: E402
+from recbole_mambarec import (  # noqa: E402
+    case_study,
+    clipping,
+    config,
+    mistakes,
+    patience,
+    protocol,
+    registry,
+    resume,
+    run_names,
+)
+from recbole_mambarec.data import checks, loading, reading, reuse, split_check, time_order  # noqa: E402
 
 config.install()
 run_names.install()
@@ -20,6 +30,8 @@ reading.install()
 time_order.install()
 reuse.install()
 split_check.install()
+checks.install()
+mistakes.install()
 registry.register_built_in()
 
 __version__ = "0.1.0"

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from recbole_mambarec.config_checks import PROCESSES, value_fault
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.mistakes import explained
 from recbole_mambarec.yaml_files import read_yaml_mapping
 
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
@@ -68,6 +70,31 @@ def user_errors_of_recbole() -> Iterator[None]:
         if name != f"{UserError.__module__}.{UserError.__name__}":
             raise
         raise UserError(sentence) from error
+    except Exception as error:
+        _raise_explained(error)
+
+
+def _raise_explained(error: Exception) -> None:
+    """``error`` itself, or as a sentence where only the input can be at fault."""
+    sentence = None if isinstance(error, UserError) else explained(error)
+    if sentence is None:
+        raise error
+    raise UserError(sentence) from error
+
+
+def processes(options: dict, files: dict) -> dict:
+    """The arguments of RecBole's ``run`` about processes: options of the command line, else keys of the files.
+
+    Raises:
+        UserError: a value is of another kind.
+    """
+    given = {key: files[key] for key in PROCESSES if files.get(key) is not None}
+    given |= {key: options[key] for key in PROCESSES if options.get(key) is not None}
+    for key, value in given.items():
+        fault = value_fault(key, value)
+        if fault:
+            raise UserError(fault)
+    return given
 
 
 def run_recbole(argv: list[str] | None = None) -> int:
@@ -87,11 +114,11 @@ def run_recbole(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", "-m", default=None, help=f"model name (default {DEFAULT_MODEL})")
     parser.add_argument("--dataset", "-d", default=None, help=f"dataset name (default {DEFAULT_DATASET})")
     parser.add_argument("--config_files", default=None, help="YAML files, separated by blanks")
-    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--ip", default="localhost", help="address of the master node")
-    parser.add_argument("--port", default="5678", help="port of the master node")
-    parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
-    parser.add_argument("--group_offset", type=int, default=0, help="global rank offset of this machine")
+    parser.add_argument("--nproc", type=int, help="processes on this machine (default 1)")
+    parser.add_argument("--ip", help="address of the master node (default localhost)")
+    parser.add_argument("--port", help="port of the master node (default 5678)")
+    parser.add_argument("--world_size", type=int, help="processes on all machines (default: those on this machine)")
+    parser.add_argument("--group_offset", type=int, help="global rank offset of this machine (default 0)")
     options, rest = parser.parse_known_args(argv)
     configuration(argv, rest)  # RecBole reads it from the command line by itself
     config_files, files = read_config_files(options.config_files)
@@ -103,11 +130,7 @@ def run_recbole(argv: list[str] | None = None) -> int:
             options.model or files.get("model") or DEFAULT_MODEL,
             options.dataset or files.get("dataset") or DEFAULT_DATASET,
             config_file_list=config_files or None,
-            nproc=options.nproc,
-            world_size=options.world_size,
-            ip=options.ip,
-            port=options.port,
-            group_offset=options.group_offset,
+            **processes(vars(options), files),
         )
     if result is not None:
         for part in ("best_valid_result", "test_result"):

@@ -7,7 +7,6 @@ wherever it is called: model look-up, internal defaults, final values, device.
 from __future__ import annotations
 
 import difflib
-import math
 from collections import ChainMap
 from collections.abc import Callable
 from logging import getLogger
@@ -19,12 +18,13 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import argument_list
 
-from recbole_mambarec import registry
+from recbole_mambarec import config_checks, registry
 from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.data.keys import check_data_keys
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.mistakes import not_installed
 from recbole_mambarec.yaml_files import check_files
 
 PROTOCOLS = ("published", "recbole")
@@ -41,9 +41,8 @@ _OTHER_KEYS = (
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
 )
-LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-# our keys that take values of several kinds (checked where they are read), and that make no sense at 0
-_OTHER_KINDS = ("reduction_factor", "metrics", "topk", "eval_args", "eval_batch_size", "stopping_step")
+# our keys that take values of several kinds, checked where they are read, and those that make no sense at 0
+_OTHER_KINDS = ("reduction_factor",)
 _AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
 # what the key beyond_accuracy adds to the metrics
 BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage")
@@ -81,13 +80,20 @@ def install() -> None:
 
 
 def _explain_unknown_model(original: Callable, config: Config, model, dataset):
+    name = model or config.external_config_dict.get("model")
     try:
-        return original(config, model, dataset)
+        found = original(config, model, dataset)
+    except KeyError as error:
+        raise UserError(f"no {error.args[0].split()[0]} is named: give it on the command line or in a file") from error
     except (ValueError, AttributeError, ImportError) as error:
-        # ImportError: the look-up ends in a family that needs lightgbm
-        name = model or config.external_config_dict.get("model")
+        # ImportError: the look-up ends in a family that needs lightgbm and xgboost
+        if not isinstance(name, str):
+            raise UserError(f"model must be the name of a model, got {config_checks.short(name)}") from error
+        lacking = registry.packages_missing_for(name)
+        if lacking:
+            raise UserError(not_installed(name, lacking)) from error
         known = [*registry.names(), *registry.recbole_models()]
-        if not isinstance(name, str) or name in known:
+        if name in known:
             raise
         near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.6)
         names = [k for k in known if k.lower() in near]
@@ -97,6 +103,9 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
             else f"ours are {', '.join(registry.names())}; RecBole's own can be named, too"
         )
         raise UserError(f"there is no model '{name}': {advice}") from error
+    if not config_checks.is_name(found[2]):
+        raise UserError(f"dataset must be the name of a dataset, got {config_checks.short(found[2])}")
+    return found
 
 
 def _add_our_defaults(original: Callable, config: Config, model, model_class, dataset) -> None:
@@ -104,8 +113,9 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     given = config.external_config_dict
     internal = config.internal_config_dict
     ours = model in registry.names()
-    folder = _check_dataset_folder(Path(given.get("data_path", internal["data_path"])), dataset)
     check_data_keys(given)
+    _check_values(config)
+    folder = _check_dataset_folder(Path(given.get("data_path", internal["data_path"])), dataset)
     settings = ChainMap(given, default_properties("dataset", dataset), internal)
     parts = (given["benchmark_filename"] or ()) if "benchmark_filename" in given else None
     described = None if folder is None else describe(folder, dataset, Layout.of(settings), parts)
@@ -134,7 +144,7 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
             described["load_col"] = {**(internal["load_col"] or {}), **described["load_col"]}
             internal.update(described)
         _check_keys(config)
-        _check_values(given, overall | of_model)
+        _check_our_values(given, overall | of_model)
     if not ours:
         useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
         if useless:
@@ -191,38 +201,43 @@ def _check_keys(config: Config) -> None:
         getLogger().warning(f"configuration key '{key}' is read by nothing in RecBole or here: it may be misspelt")
 
 
-def _check_values(given: dict, defaults: dict) -> None:
-    """Refuse values of our keys that are of another kind than the default, negative or not finite."""
+def _check_values(config: Config) -> None:
+    """Refuse values that a key of RecBole's cannot have, and names that are none."""
+    for key, value in config.external_config_dict.items():
+        if not isinstance(key, str):
+            raise UserError(f"configuration keys must be names, got {config_checks.short(key)}: mend the YAML file")
+        fault = config_checks.value_fault(key, value, config.internal_config_dict.get(key))
+        if fault:
+            raise UserError(fault)
+
+
+def _check_our_values(given: dict, defaults: dict) -> None:
+    """Refuse values of this package's keys that are of another kind than the default or negative."""
     for key, default in defaults.items():
         if key not in given or default is None or key in _OTHER_KINDS:
             continue
-        value = given[key]
-        if isinstance(default, bool):
-            fits, kind = isinstance(value, bool), "True or False"
-        elif isinstance(default, int):
-            least = int(key in _AT_LEAST_ONE)
-            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            kind = f"a whole number from {least}"
-        elif isinstance(default, float):
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-            kind = "a number from 0"
-        else:
-            fits, kind = isinstance(value, type(default)), f"a {type(default).__name__}"
-        if not fits:
-            raise UserError(f"{key} must be {kind}, got {value!r}")
+        if key in config_checks.CHECKS and key not in _AT_LEAST_ONE:
+            continue
+        fault = _of_our_kind(key, default)(key, given[key])
+        if fault:
+            raise UserError(fault)
 
 
-def _check_choices(final: dict) -> None:
-    """Refuse what RecBole would replace without stopping, or stumble over hours later."""
-    if str(final["learner"]).lower() not in LEARNERS:
-        raise UserError(f"learner '{final['learner']}' is unknown: use one of {', '.join(LEARNERS)}")
-    metric, _, cutoff = str(final["valid_metric"]).partition("@")
-    metrics = [str(name).lower() for name in final["metrics"]]
-    if metric.lower() not in metrics or (cutoff and cutoff not in [str(k) for k in final["topk"]]):
-        raise UserError(
-            f"valid_metric '{final['valid_metric']}' is not computed: choose one of the metrics "
-            f"{', '.join(final['metrics'])} at one of the cut-offs {', '.join(map(str, final['topk']))}"
-        )
+def _of_our_kind(key: str, default: object) -> config_checks.Check:
+    """What a value of our key may be, by its default."""
+    if isinstance(default, bool):
+        return config_checks.kind("True or False", lambda value: isinstance(value, bool))
+    if isinstance(default, int):
+        return config_checks.whole(int(key in _AT_LEAST_ONE))
+    if isinstance(default, float):
+        return config_checks.number(0)
+    return config_checks.kind(f"a {type(default).__name__}", lambda value: isinstance(value, type(default)))
+
+
+def _check_learner(final: dict) -> None:
+    """Refuse what RecBole would replace with Adam."""
+    if str(final["learner"]).lower() not in config_checks.LEARNERS:
+        raise UserError(f"learner '{final['learner']}' is unknown: use one of {', '.join(config_checks.LEARNERS)}")
 
 
 def _add_metrics(final: dict) -> None:
@@ -237,20 +252,28 @@ def _add_metrics(final: dict) -> None:
 
 
 def _finish(original: Callable, config: Config) -> None:
-    _add_metrics(config.final_config_dict)
+    final = config.final_config_dict
+    _add_metrics(final)
+    fault = config_checks.incomplete_fault(
+        final | {"model": config.model}, getattr(config.model_class, "input_type", None)
+    )
+    if fault:
+        raise UserError(fault)
     try:
         original(config)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
-        # RecBole checks metrics, topk and evaluation arguments here
-        if not config.checked_by_recbole_mambarec:
-            raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        # what RecBole refuses besides
         raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
-    final = config.final_config_dict
     if config.checked_by_recbole_mambarec:
-        _check_choices(final)
-    value = final.get("eval_batch_size")
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"eval_batch_size must be a positive number of user x item pairs, got {value!r}")
+        _check_learner(final)
+    fault = config_checks.combination_fault(final, config.external_config_dict)
+    if fault:
+        raise UserError(fault)
+    unused = config_checks.labels_without_use(final)
+    if unused and config.checked_by_recbole_mambarec:
+        raise UserError(unused)
+    if unused:
+        getLogger().warning(unused)
 
 
 def _check_gpu(original: Callable, config: Config) -> None:

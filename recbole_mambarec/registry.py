@@ -7,6 +7,7 @@ three look-ups and changes none of RecBole's functions.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -95,6 +96,29 @@ def recbole_models() -> list[str]:
             if isinstance(value, type) and issubclass(value, AbstractRecommender) and value.__name__.lower() in files:
                 found.add(value.__name__)
     return sorted(found)
+
+
+def packages_missing_for(name: str) -> list[str]:
+    """Packages without which RecBole cannot even look ``name`` up, a model of its own; empty for other names."""
+    for family, files in _recbole_files().items():
+        if name.lower() not in files:
+            continue
+        try:
+            importlib.import_module(f"recbole.model.{family}")
+        except ImportError:
+            # the family is imported as a whole
+            folder = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "model" / family
+            needed = set().union(*(_imports(folder / f"{file}.py") for file in files))
+            return sorted(package for package in needed if importlib.util.find_spec(package) is None)
+    return []
+
+
+def _imports(file: Path) -> set[str]:
+    """The packages that a module imports when it is imported itself."""
+    statements = ast.parse(file.read_text(encoding="utf-8")).body
+    named = [alias.name for s in statements if isinstance(s, ast.Import) for alias in s.names]
+    named += [s.module for s in statements if isinstance(s, ast.ImportFrom) and s.module and not s.level]
+    return {module.partition(".")[0] for module in named}
 
 
 def _recbole_files() -> dict[str, set[str]]:
