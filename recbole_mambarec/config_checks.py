@@ -7,7 +7,6 @@ stand before RecBole's own models, where a wrong value ends in a traceback, ofte
 
 from __future__ import annotations
 
-import codecs
 import importlib.util
 import math
 import os
@@ -138,10 +137,10 @@ def is_name(value: object) -> bool:
 
 
 def _is_interval(value: object) -> bool:
-    """RecBole's ``[1,5)``, or several of them between semicolons."""
-    if not isinstance(value, str):
+    """RecBole's ``[1,5)``, or several of them between semicolons; a command line makes a list of ``[1,5]``."""
+    if not isinstance(value, (str, list, tuple)):
         return False
-    for part in value.split(";"):
+    for part in str(value).split(";"):
         found = _INTERVAL.fullmatch(part)
         try:
             ends = [float(end) for end in found.groups()] if found else []
@@ -150,13 +149,6 @@ def _is_interval(value: object) -> bool:
         if not ends or not ends[0] <= ends[1]:
             return False
     return True
-
-
-def _is_encoding(value: object) -> bool:
-    try:
-        return bool(codecs.lookup(value))
-    except (LookupError, TypeError, ValueError):
-        return False
 
 
 def _first(faults) -> str | None:
@@ -346,16 +338,15 @@ CHECKS: dict[str, Check] = {
     "metric_decimal_place": whole(0, 100),
     "eval_batch_size": kind("a positive number of user x item pairs", lambda value: is_whole(value, 1)),
     # data
-    "field_separator": _TEXT,
     "seq_separator": _TEXT,
-    "encoding": unset_or(kind("the name of an encoding, such as utf-8", _is_encoding)),
     **dict.fromkeys(("USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD"), unset_or(_NAME)),
     **dict.fromkeys(("LABEL_FIELD", "NEG_PREFIX", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"), _NAME),
     **dict.fromkeys(("HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD"), _NAME),
     "seq_len": unset_or(mapping_of(whole(1), "a mapping of columns to lengths")),
     "threshold": unset_or(mapping_of(number(), "a mapping of one column to a number, such as {'rating': 4}")),
     "numerical_features": _NAMES,
-    # recbole_mambarec.data.keys has brought them into form
+    **dict.fromkeys(("encoding", "field_separator"), _elsewhere),
+    # recbole_mambarec.data looks at them where it brings them into form
     **dict.fromkeys(
         ("load_col", "unload_col", "unused_col", "benchmark_filename", "additional_feat_suffix"), _elsewhere
     ),
@@ -537,11 +528,7 @@ def _sequences_are_in_order(final: Mapping, given: Mapping) -> str | None:
     return None
 
 
-def _columns_are_either_named_or_left_out(final: Mapping, given: Mapping) -> str | None:
-    load, unload = final.get("load_col") or {}, final.get("unload_col") or {}
-    both = [suffix for suffix in unload if load.get(suffix) not in (None, "*", []) and unload[suffix]]
-    if both:
-        return f"load_col and unload_col both name columns of .{both[0]}: give one of the two"
+def _keys_of_columns_agree(final: Mapping, given: Mapping) -> str | None:
     if final.get("normalize_field") and final.get("normalize_all"):
         return "normalize_field and normalize_all exclude each other: give one of the two"
     if (final.get("USER_ID_FIELD") is None) != (final.get("ITEM_ID_FIELD") is None):
@@ -581,7 +568,7 @@ _TOGETHER = (
     _chosen_by_a_computed_metric,
     _split_is_known,
     _sequences_are_in_order,
-    _columns_are_either_named_or_left_out,
+    _keys_of_columns_agree,
     _wandb_is_there,
 )
 

@@ -12,6 +12,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoa
 from recbole.data.dataset import Dataset
 from recbole.sampler import RepeatableSampler, Sampler
 from recbole.sampler.sampler import KGSampler
+from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, FeatureType, ModelType
 
 from recbole_mambarec.compat import wrap
@@ -30,7 +31,8 @@ def install() -> None:
     wrap(RepeatableSampler, "get_used_ids", _check_another_item_exists)
     wrap(KGSampler, "get_used_ids", _check_entities)
     for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
-        wrap(loader, "__init__", _check_catalogue)
+        wrap(loader, "__init__", _check_ranking)
+    wrap(Trainer, "fit", _check_labels)
     for loader in (TrainDataLoader, UserDataLoader):
         wrap(loader, "__init__", _check_training_split)
 
@@ -88,27 +90,10 @@ def _column_faults(dataset: Dataset) -> Iterator[str]:
                 f"{key} needs times, and '{name}' has no column '{dataset.time_field}': name it with TIME_FIELD and "
                 f"load_col (loaded columns are {columns}), or use the order RO"
             )
-    yield from _label_faults(dataset, columns)
 
 
 def _no_number(key: str, column: str, types: dict) -> str:
     return f"{key} names the column '{column}', which is no number (type {types[column].value}): name another"
-
-
-def _label_faults(dataset: Dataset, columns: str) -> Iterator[str]:
-    config, label = dataset.config, dataset.label_field
-    if config["threshold"] or label in dataset.inter_feat:
-        return
-    make = f"make labels with threshold, such as {{'rating': 4}}, or name a column with LABEL_FIELD (loaded: {columns})"
-    if "labeled" in config["eval_args"]["mode"].values():
-        yield f"eval_args['mode'] 'labeled' needs labels, and '{dataset.dataset_name}' has no column '{label}': {make}"
-    if config["MODEL_TYPE"] in (ModelType.CONTEXT, ModelType.DECISIONTREE) and not samples_negatives(
-        config.final_config_dict
-    ):
-        yield (
-            f"{config['model']} learns from labels, and '{dataset.dataset_name}' has no column '{label}': {make}; "
-            "or draw negative items with train_neg_sample_args={'distribution': 'uniform', 'sample_num': 1}"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -130,6 +115,7 @@ def _check_something_is_left(original: Callable, dataset: Dataset) -> None:
 
 
 def _check_training_split(original: Callable, loader, config, dataset, *args, **kwargs) -> None:
+    """Refuse training on nothing."""
     if len(dataset) == 0:
         raise UserError(
             f"no interaction of '{dataset.dataset_name}' is left for training: change eval_args['split'], "
@@ -138,7 +124,7 @@ def _check_training_split(original: Callable, loader, config, dataset, *args, **
     original(loader, config, dataset, *args, **kwargs)
 
 
-def _check_catalogue(original: Callable, loader, config, dataset, *args, **kwargs) -> None:
+def _check_ranking(original: Callable, loader, config, dataset, *args, **kwargs) -> None:
     """Refuse cut-offs that no ranking of these items reaches."""
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) > dataset.item_num:
         raise UserError(
@@ -146,6 +132,28 @@ def _check_catalogue(original: Callable, loader, config, dataset, *args, **kwarg
             "give smaller cut-offs"
         )
     original(loader, config, dataset, *args, **kwargs)
+
+
+def _check_labels(original: Callable, trainer: Trainer, train_data, valid_data=None, *args, **kwargs):
+    """Refuse training on labels, or comparing scores with labels, that are not there."""
+    config, dataset = trainer.config, train_data._dataset
+    learns = config["MODEL_TYPE"] in (ModelType.CONTEXT, ModelType.DECISIONTREE)
+    if learns and not samples_negatives(config.final_config_dict) and dataset.label_field not in dataset.inter_feat:
+        raise UserError(
+            f"{config['model']} learns from labels, and {_no_label(dataset)}; or draw negative items with "
+            "train_neg_sample_args={'distribution': 'uniform', 'sample_num': 1}"
+        )
+    if "labeled" in config["eval_args"]["mode"].values() and dataset.label_field not in dataset.inter_feat:
+        raise UserError(f"eval_args['mode'] 'labeled' needs labels, and {_no_label(dataset)}")
+    return original(trainer, train_data, valid_data, *args, **kwargs)
+
+
+def _no_label(dataset: Dataset) -> str:
+    columns = ", ".join(dataset.inter_feat.columns)
+    return (
+        f"'{dataset.dataset_name}' has no column '{dataset.label_field}': make labels with threshold, such as "
+        f"{{'rating': 4}}, or name a column with LABEL_FIELD (loaded: {columns})"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------

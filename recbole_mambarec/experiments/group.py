@@ -227,13 +227,15 @@ def summary(runs: list[Run], records: list[dict]) -> str:
     made: dict[tuple[str, str], list[dict]] = {}
     for record in records:
         made.setdefault((record["dataset"], record["label"]), []).append(record)
+    tested = {mask for record in records for mask in record["test"]}
+    masks = [*store.MASKS, *(mask for mask in (store.UNMASKED,) if mask in tested)]
     lines = []
     for (dataset, label), group in {(run.dataset, run.label): run for run in runs}.items():
         done = [record for record in made.get((dataset, label), []) if record["status"] == "finished"]
         metric = group.config["valid_metric"].lower()
         asked = sum((run.dataset, run.label) == (dataset, label) for run in runs)
         columns = [[record["valid"][metric] for record in done]]
-        columns += [[record["test"][mask][metric] for record in done] for mask in store.MASKS]
+        columns += [[record["test"][m][metric] for record in done if m in record["test"]] for m in masks]
         costs = [[record[field] / unit for record in done] for field, unit in (("seconds", 60), ("peak_memory_gib", 1))]
         lines.append(
             [
@@ -241,7 +243,7 @@ def summary(runs: list[Run], records: list[dict]) -> str:
                 *(_mean(values, 1, spread=False) for values in costs),
             ]
         )
-    header = ["model", "dataset", "seeds", "metric", "valid", *(f"test, {mask} masked" for mask in store.MASKS)]
+    header = ["model", "dataset", "seeds", "metric", "valid", *(f"test, {mask} masked" for mask in masks)]
     failed = [
         f"failed: {record['label']}, {record['dataset']}, seed {record['seed']}: {record['error']}"
         for record in records

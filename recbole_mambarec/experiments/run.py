@@ -129,6 +129,7 @@ def resolve(
     Raises:
         UserError: whatever can be found wrong with the configuration or the dataset's folder without reading the data.
     """
+    _check_allowed(overrides or {})
     with no_command_line():
         try:
             config = Config(model, dataset, config_files, dict(overrides or {}))
@@ -138,9 +139,7 @@ def resolve(
             reason = str(error).strip() or type(error).__name__
             raise UserError(f"the configuration of {model} on {dataset} is not valid: {reason}") from error
     given = dict(config.external_config_dict)
-    for key, reason in _REFUSED.items():
-        if given.get(key) not in (None, 1):
-            raise UserError(f"{key} cannot be given here: {reason}")
+    _check_allowed(given)
     effective, data = _what_counts(config)
     if model in registry.names():
         wanted_modalities(config, Path(config["data_path"]), dataset)
@@ -158,6 +157,13 @@ def resolve(
         checkpoint_dir=str(config["checkpoint_dir"]),
     )
     return run.with_seed(given.get("seed", DEFAULT_SEED) if seed is None else seed)
+
+
+def _check_allowed(given: dict) -> None:
+    """Refuse configuration that a recorded run decides on itself."""
+    for key, reason in _REFUSED.items():
+        if str(given.get(key)) not in ("None", "1"):
+            raise UserError(f"{key} cannot be given here: {reason}")
 
 
 def _what_counts(config: Config) -> tuple[dict, str]:
@@ -206,7 +212,10 @@ class Session:
         else:
             dataset.config = self.config
         self.train, self.valid, test = data_preparation(self.config, dataset)
-        self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
+        if self.config["repeatable"]:
+            self.test = {store.UNMASKED: test}
+        else:
+            self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
         init_seed(*seeds)
         self.model = get_model(run.model)(self.config, self.train._dataset).to(self.config["device"])
         self.trainer = get_trainer(self.config["MODEL_TYPE"], run.model)(self.config, self.model)
@@ -239,7 +248,7 @@ class Session:
         """Write the results per user; the path as a record names it, None where there are none."""
         if not tops:
             return None
-        users.write(path, users.table(self.train._dataset, self.test["train"], tops, self.config))
+        users.write(path, users.table(self.train._dataset, next(iter(self.test.values())), tops, self.config))
         return f"{path.parent.name}/{path.name}"
 
 

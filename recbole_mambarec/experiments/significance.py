@@ -25,6 +25,7 @@ from scipy import stats
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import users
+from recbole_mambarec.experiments.store import UNMASKED
 
 ALPHA = 0.05
 CONFIDENCE = 0.95
@@ -325,12 +326,18 @@ def _score(record: dict, mask: str, metric: str) -> float:
     try:
         return record["test"][mask][metric.lower()]
     except KeyError:
-        have = ", ".join(record["test"].get(mask, {})) or f"nothing under the mask '{mask}'"
+        if mask not in record["test"]:
+            raise UserError(
+                f"{record['label']} was not tested under the mask '{mask}': it has {', '.join(record['test'])}"
+                + (", as nothing is masked under repeatable: True" if UNMASKED in record["test"] else "")
+            ) from None
+        have = ", ".join(record["test"][mask])
         raise UserError(f"the record of {record['label']} has no '{metric}': it has {have}") from None
 
 
 def _users(record: dict, folder: str | Path, mask: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """User tokens in ascending order and their values; a user with several test cases stands there several times."""
+    _score(record, mask, metric)  # says which masks there are
     if record["per_user"] is None:
         raise UserError(
             f"there are no results per user of {record['label']}, {record['dataset']}, seed {record['seed']}: "

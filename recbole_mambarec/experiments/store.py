@@ -14,7 +14,7 @@ A record holds everything that a table, a test or a curve is made of:
 ``device``         ``cpu``, or the name of the GPU
 ``status, error``  ``finished`` and None, or ``failed`` and a sentence (what was not reached is None or empty)
 ``valid``          metric -> value on the validation split at the best epoch, in RecBole's four decimals
-``test``           mask (:data:`MASKS`) -> metric -> value at the best epoch, in six decimals
+``test``           mask (:data:`MASKS`, or :data:`UNMASKED` alone) -> metric -> value at the best epoch, in six decimals
 ``curve``          one entry per epoch: ``{"epoch", "valid": metric -> value or None, "loss": part -> value,
                    "train_seconds", "valid_seconds"}``
 ``best_epoch, epochs, seconds``  the epoch that validation chose (from 0), epochs trained, their seconds in all
@@ -39,6 +39,8 @@ from recbole_mambarec.files import locked
 FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it
 MASKS = ("train", "train+valid")
+# the only one under `repeatable: True` (RecBole's setting for sequential models): users may be recommended what they had
+UNMASKED = "none"
 
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
 # into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
@@ -184,8 +186,17 @@ def read(path: str | os.PathLike) -> list[dict]:
         fault = _fault(record)
         if fault:
             raise UserError(f"line {number} of {path} is no record of a run in the format '{FORMAT}': {fault}")
-        records.append(record)
+        records.append(_as_masked(record))
     return records
+
+
+def _as_masked(record: dict) -> dict:
+    """Scores under the mask that they were computed with: early records have unmasked ones under :data:`MASKS`."""
+    if not record["config"].get("repeatable") or not set(MASKS) & set(record["test"]):
+        return record
+    scores = next(record["test"][mask] for mask in MASKS if mask in record["test"])
+    # the columns of the results per user are named in the same way
+    return record | {"test": {UNMASKED: scores}, "per_user": None}
 
 
 def finished(records: list[dict]) -> dict[str, dict]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments.store import MASKS
+from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.extras import need
 from recbole_mambarec.files import atomic_file
 from recbole_mambarec.report import latex, load, markdown, page
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--notes", help="hand-written Markdown for --page (default: notes/<page> beside it, if there is one)")
     add("--dataset", "-d", help="only these datasets, separated by commas")
     add("--group", "-g", help="the group of the main table (default: all that compare models)")
-    add("--mask", choices=MASKS, default=MASKS[0], help="taken out of the ranking at test (default %(default)s)")
+    masks = (*MASKS, UNMASKED)
+    add("--mask", choices=masks, default=masks[0], help="taken out of the ranking at test (default %(default)s)")
     add("--metrics", help="columns, separated by commas (default: all recorded)")
     add("--reference", help="model or label that differences are taken to (default: the best other one)")
     add("--published", choices=("True", "False"), default="True", help="show published scores (default %(default)s)")

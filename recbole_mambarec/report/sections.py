@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.group import unlike
-from recbole_mambarec.experiments.store import MASKS
+from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.report import buckets, charts, metrics, provenance, published, sweeps, tables
 from recbole_mambarec.report.document import (
     Chart,
@@ -190,7 +190,9 @@ class Builder:
 
     def _other_masks(self) -> list[Table]:
         caption = "The same runs under the other mask."
-        masks = [mask for mask in MASKS if mask != self.mask] if self.options.brief else []
+        # under repeatable: True nothing is masked, and there is no other one
+        masks = [mask for mask in MASKS if mask != self.mask and metrics.recorded(self.rows, mask)[0]]
+        masks = masks if self.options.brief else []
         made = [tables.scores(f"main-{slug(m)}", caption, self.rows, self.metrics, m) for m in masks]
         return [replace(table, notes=[*table.notes, "Significance is not tested under this mask."]) for table in made]
 
@@ -256,10 +258,10 @@ class Builder:
             raise Nothing("the records have no accuracy metric")
         section = Section("groups", title)
         for dataset, rows in self._by_dataset():
-            known = [row for row in rows if row.has_users]
+            known = [row for row in rows if row.has_users and row.test(self.mask, self.leading)]
             if len(known) < len(rows):
-                lacking = listing([row.label for row in rows if not row.has_users])
-                section.text.append(f"Left out on {dataset}: {lacking}, without results per user.")
+                lacking = listing([row.label for row in rows if row not in known])
+                section.text.append(f"Left out on {dataset}: {lacking}, without results per user under this mask.")
             if not known:
                 continue
             try:
@@ -305,7 +307,7 @@ class Builder:
         section = Section("sensitivity", title)
         for sweep in self.sweeps:
             rows = [point.row for point in sweep.points]
-            section.tables.append(self._traced(tables.sweep(sweep, MASKS), rows))
+            section.tables.append(self._traced(tables.sweep(sweep, (*MASKS, UNMASKED)), rows))
             if not self.options.brief:
                 section.charts.extend(self._drawn([(charts.sweep(sweep), rows)]))
         return section

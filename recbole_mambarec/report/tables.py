@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from recbole_mambarec.experiments.significance import INTERVAL, Family
+from recbole_mambarec.experiments.store import UNMASKED
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
 from recbole_mambarec.report.load import Row, datasets, mean, spread, text
@@ -16,6 +17,7 @@ from recbole_mambarec.report.sweeps import Point, Sweep
 MASKED = {
     "train": "validation items are ranked at test, as in published tables",
     "train+valid": "validation items are masked at test, RecBole's default",
+    "none": "nothing is masked at test, as under RecBole's repeatable: True",
 }
 
 
@@ -77,6 +79,11 @@ def scores(
             sources.setdefault(known[model].source, {})[model] = None
         blocks.append(Block(dataset, lines))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
+    unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r["test"] for r in row.records)]
+    if unmasked:
+        notes.append(
+            f"{listing(unmasked)}: tested under repeatable: True, where nothing is masked; see the mask '{UNMASKED}'."
+        )
     if ranked:
         notes.append("Bold: best of the column on a dataset; underlined: second.")
     if tests is not None:

@@ -115,7 +115,7 @@ def test_configurations_that_cannot_be_run(data, overrides, sentence):
 
 
 def test_what_recbole_refuses_gets_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="the configuration of SASRec on ml-100k is not valid: train_neg_sample_args"):
+    with pytest.raises(UserError, match="SASRec with loss_type CE compares with all items.*train_neg_sample_args=None"):
         run.resolve("SASRec", "ml-100k")
 
 
