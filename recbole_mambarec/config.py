@@ -269,8 +269,8 @@ def _finish(original: Callable, config: Config) -> None:
     fault = config_checks.combination_fault(final, config.external_config_dict)
     if fault:
         raise UserError(fault)
-    unused = config_checks.labels_without_use(final)
-    if unused and config.checked_by_recbole_mambarec:
+    unused, everywhere = config_checks.labels_without_use(final)
+    if unused and everywhere and config.checked_by_recbole_mambarec:
         raise UserError(unused)
     if unused:
         getLogger().warning(unused)

@@ -573,23 +573,25 @@ _TOGETHER = (
 )
 
 
-def labels_without_use(final: Mapping) -> str | None:
-    """Where ``threshold`` makes labels: a sentence about a part of the run that does not look at them, or None.
+def labels_without_use(final: Mapping) -> tuple[str | None, bool]:
+    """Where ``threshold`` makes labels: a sentence about a part of the run that does not look at them, or None; and
+    whether nothing does.
 
     Interactions below the threshold are then positive like all others.
     """
     if not final.get("threshold"):
-        return None
+        return None, False
     # negatives that are drawn get the label 0, everything in the data 1
     trained = not samples_negatives(final) and _reads_labels(final)
     tested = set(final["eval_args"]["mode"].values()) == {"labeled"}
     if trained and tested:
-        return None
+        return None, False
     if not trained and not tested:
         where = "training nor evaluation looks at the labels it makes: interactions below it count"
-        return f"threshold has no effect here, neither {where} like the others; {_instead(final)}"
+        return f"threshold has no effect here, neither {where} like the others; {_instead(final)}", True
     part = "evaluation" if trained else "training"
-    return f"threshold has no effect on {part}, where interactions below it count like the others; {_instead(final)}"
+    said = f"threshold has no effect on {part}, where interactions below it count like the others"
+    return f"{said}; {_instead(final)}", False
 
 
 def samples_negatives(final: Mapping) -> bool:

@@ -326,12 +326,10 @@ def _score(record: dict, mask: str, metric: str) -> float:
     try:
         return record["test"][mask][metric.lower()]
     except KeyError:
-        if mask not in record["test"]:
-            raise UserError(
-                f"{record['label']} was not tested under the mask '{mask}': it has {', '.join(record['test'])}"
-                + (", as nothing is masked under repeatable: True" if UNMASKED in record["test"] else "")
-            ) from None
-        have = ", ".join(record["test"][mask])
+        others = ", ".join(other for other in record["test"] if other != mask)
+        why = ", as nothing is masked under repeatable: True" if UNMASKED in record["test"] else ""
+        have = ", ".join(record["test"].get(mask, {})) or f"nothing under the mask '{mask}'"
+        have += f" (but under {others}{why})" if mask not in record["test"] and others else ""
         raise UserError(f"the record of {record['label']} has no '{metric}': it has {have}") from None
 
 

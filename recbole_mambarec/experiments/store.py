@@ -39,7 +39,7 @@ from recbole_mambarec.files import locked
 FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it
 MASKS = ("train", "train+valid")
-# the only one under `repeatable: True` (RecBole's setting for sequential models): users may be recommended what they had
+# the only one under `repeatable: True`, RecBole's setting for sequential models: known items may be recommended again
 UNMASKED = "none"
 
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,

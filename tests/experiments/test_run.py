@@ -17,7 +17,8 @@ from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import run, store
+from recbole_mambarec.experiments import group, run, store, users
+from recbole_mambarec.experiments.significance import over_seeds
 from recbole_mambarec.files import locked
 from recbole_mambarec.trainer import MultimodalTrainer
 from tests.planted import QUICK, write_planted
@@ -115,7 +116,9 @@ def test_configurations_that_cannot_be_run(data, overrides, sentence):
 
 
 def test_what_recbole_refuses_gets_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="SASRec with loss_type CE compares with all items.*train_neg_sample_args=None"):
+    with pytest.raises(
+        UserError, match=r"SASRec with loss_type CE compares with all items.*train_neg_sample_args=None"
+    ):
         run.resolve("SASRec", "ml-100k")
 
 
@@ -303,7 +306,18 @@ def test_a_sequential_model(tmp_path):
     settings = {"topk": [10], "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"]}
     record = run.execute(planned(data, "GRU4Rec", epochs=1, **split, **own, **settings), RUNS)
     assert record["error"] is None and record["per_user"]
-    assert record["test"]["train"] == record["test"]["train+valid"]  # nothing is masked
+    assert list(record["test"]) == [store.UNMASKED] == ["none"]  # nothing is masked
+    assert store.read(RUNS) == [record]
+    frame = users.read(RUNS.parent / record["per_user"])
+    assert users.values(frame, "none", "ndcg@10").mean() == pytest.approx(record["test"]["none"]["ndcg@10"], abs=1e-5)
+    with pytest.raises(UserError, match="under none, as nothing is masked under repeatable: True"):
+        over_seeds([record | {"label": name, "seed": n} for name in "AB" for n in (1, 2)], "train", "ndcg@10")
+    plan = planned(data, "GRU4Rec", epochs=1, **split, **own, **settings)
+    assert "test, none masked" in group.summary([plan], [record])
+    # a record of an earlier version calls the same scores by the names of the masks
+    before = record | {"test": dict.fromkeys(store.MASKS, record["test"]["none"])}
+    store.append("early.jsonl", before)
+    assert store.read("early.jsonl") == [record | {"per_user": None}]
 
 
 def test_a_model_that_predicts_clicks_has_no_ranks(tmp_path):
