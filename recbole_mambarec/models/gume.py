@@ -29,7 +29,7 @@ class GUME(TwoViewRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(0, 15.5), items=(0, 13.5), batch=(30, 0))
+    step_memory = StepMemory(users=(0, 15.5), items=(0, 13.5), batch=(32, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

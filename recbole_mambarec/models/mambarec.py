@@ -59,7 +59,7 @@ class MambaRec(MultimodalRecommender):
     results/time-to-result.md); 1 is the published schedule.
     """
 
-    step_memory = StepMemory(users=(8, 2), items=(9, 31), batch=(0, 24))
+    step_memory = StepMemory(users=(8, 2), items=(9, 31), batch=(0, 27))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
