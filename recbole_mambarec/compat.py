@@ -371,6 +371,10 @@ def load_checkpoint(f, *args, **kwargs):
         UserError: the file is missing, damaged, or can run code and is not trusted.
     """
     kwargs.pop("weights_only", None)
+    if f is None:
+        raise UserError(
+            "a checkpoint is to be loaded and none is named: give the path of its file in the configuration"
+        )
     if not isinstance(f, (str, os.PathLike)):
         return _torch_load(f, *args, weights_only=True, **kwargs)
     path = os.fspath(f)

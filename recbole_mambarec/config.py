@@ -7,6 +7,7 @@ wherever it is called: model look-up, internal defaults, final values, device.
 from __future__ import annotations
 
 import difflib
+import math
 from collections import ChainMap
 from collections.abc import Callable
 from logging import getLogger
@@ -43,6 +44,7 @@ _OTHER_KEYS = (
 )
 # our keys that take values of several kinds, checked where they are read, and those that make no sense at 0
 _OTHER_KINDS = ("reduction_factor",)
+_SHARES = ("dropout_prob", "keep_rate", "prune_rate")
 _AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
 # what the key beyond_accuracy adds to the metrics
 BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage")
@@ -73,10 +75,24 @@ def install() -> None:
     """Put our steps into RecBole's ``Config``; a second call changes nothing."""
     argument_list.dataset_arguments += [k for k in DATASET_KEYS if k not in argument_list.dataset_arguments]
     wrap(Config, "_load_config_files", check_files)
+    wrap(Config, "_convert_config_dict", _convert)
     wrap(Config, "_get_model_and_dataset", _explain_unknown_model)
     wrap(Config, "_load_internal_config_dict", _add_our_defaults)
     wrap(Config, "_set_default_parameters", _finish)
     wrap(Config, "_init_device", _check_gpu)
+
+
+def _convert(original: Callable, config: Config, values: dict) -> dict:
+    """Leave text as it is that cannot be evaluated, whatever the error: RecBole expects three kinds of them only.
+
+    ``1/0`` and ``os.name``, which its ``eval`` runs in RecBole's own module, ended in tracebacks.
+    """
+    for key, value in values.items():
+        try:
+            values[key] = original(config, {key: value})[key]
+        except Exception:  # of a program that a user did not mean to write
+            values[key] = value
+    return values
 
 
 def _explain_unknown_model(original: Callable, config: Config, model, dataset):
@@ -145,6 +161,8 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
             internal.update(described)
         _check_keys(config)
         _check_our_values(given, overall | of_model)
+    else:
+        _check_our_values(given, {key: value for key, value in overall.items() if key not in recbole_defaults})
     if not ours:
         useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
         if useless:
@@ -230,7 +248,7 @@ def _of_our_kind(key: str, default: object) -> config_checks.Check:
     if isinstance(default, int):
         return config_checks.whole(int(key in _AT_LEAST_ONE))
     if isinstance(default, float):
-        return config_checks.number(0)
+        return config_checks.number(0, 1 if key.endswith(_SHARES) else math.inf)
     return config_checks.kind(f"a {type(default).__name__}", lambda value: isinstance(value, type(default)))
 
 

@@ -155,6 +155,7 @@ def _first(faults) -> str | None:
     return next((fault for fault in faults if fault), None)
 
 
+ABOVE_ZERO = kind("a number above 0", lambda value: is_number(value, 0) and value > 0)
 _FLAG = kind("True or False", lambda value: isinstance(value, bool) or (is_whole(value) and value in (0, 1)))
 _NAME = kind("a name", is_name)
 _TEXT = kind("a text", lambda value: isinstance(value, str) and value != "")
@@ -233,7 +234,7 @@ def _recipe(name: str, value: object) -> str | None:
 
 _CLIP = fields(
     {
-        "max_norm": kind("a number above 0", lambda value: is_number(value, 0) and value > 0),
+        "max_norm": ABOVE_ZERO,
         "norm_type": kind("a number above 0, or inf", lambda v: v == math.inf or (is_number(v, 0) and v > 0)),
         "error_if_nonfinite": _FLAG,
         "foreach": unset_or(_FLAG),
@@ -296,7 +297,7 @@ CHECKS: dict[str, Check] = {
     "dataset_save_path": unset_or(_PATH),
     "dataloaders_save_path": unset_or(_PATH),
     "wandb_project": unset_or(_TEXT),
-    **dict.fromkeys(("reproducibility", "shuffle", "require_pow", "enable_amp", "enable_scaler", "use_gpu"), _FLAG),
+    **dict.fromkeys(("reproducibility", "shuffle", "require_pow", "use_gpu"), _FLAG),
     **dict.fromkeys(("show_progress", "save_dataset", "save_dataloaders", "log_wandb"), _FLAG),
     "nproc": whole(1, 4096),
     "world_size": kind("a whole number from 1, or -1", lambda v: is_whole(v, 1, 2**16) or (is_whole(v) and v == -1)),
@@ -310,6 +311,7 @@ CHECKS: dict[str, Check] = {
     "learning_rate": number(0),
     "weight_decay": number(0),
     "train_neg_sample_args": _sampling,
+    **dict.fromkeys(("enable_amp", "enable_scaler"), kind("True or False", lambda value: isinstance(value, bool))),
     "eval_step": whole(0),
     "stopping_step": kind("a number from 0", lambda v: v == math.inf or is_number(v, 0)),
     "clip_grad_norm": _clip,
@@ -375,6 +377,8 @@ CHECKS: dict[str, Check] = {
     "MAX_ITEM_LIST_LENGTH": whole(1),
     # this package
     "memory_limit": unset_or(number(0)),
+    **dict.fromkeys(("temperature", "user_temperature", "ssl_temperature"), unset_or(ABOVE_ZERO)),
+    "mmd_bandwidth": ABOVE_ZERO,
     "knn_search": unset_or(one_of("exact", "approximate")),
     "cache_dir": unset_or(_PATH),
     "resume_from": unset_or(_PATH),
@@ -391,7 +395,8 @@ def value_fault(key: str, value: object, default: object = None) -> str | None:
     """
     if key in CHECKS:
         return CHECKS[key](key, value)
-    return None if default is None or value == default else by_default(key, default)(key, value)
+    same = type(value) is type(default) and value == default
+    return None if default is None or same else by_default(key, default)(key, value)
 
 
 # whole numbers among the keys of RecBole's models by their names, where RecBole's defaults do not tell (250.0, 1)
@@ -511,6 +516,20 @@ def _split_is_known(final: Mapping, given: Mapping) -> str | None:
     return None
 
 
+def _transform_does_something(final: Mapping, given: Mapping) -> str | None:
+    if final.get("transform") != "user_defined":
+        return None
+    from recbole.data.transform import UserDefinedTransform
+
+    code = UserDefinedTransform.__call__.__code__
+    if not code.co_names and set(code.co_consts) <= {None}:
+        return (
+            "transform 'user_defined' stands for a class that RecBole leaves empty: give "
+            "recbole.data.transform.UserDefinedTransform a __call__(dataset, interaction), or leave it out"
+        )
+    return None
+
+
 def _sequences_are_in_order(final: Mapping, given: Mapping) -> str | None:
     if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         named = final.get("transform")
@@ -567,6 +586,7 @@ _TOGETHER = (
     _metrics_fit_the_mode,
     _chosen_by_a_computed_metric,
     _split_is_known,
+    _transform_does_something,
     _sequences_are_in_order,
     _keys_of_columns_agree,
     _wandb_is_there,

@@ -12,8 +12,11 @@ class UserError(ValueError):
     """The input is at fault, not the program.
 
     The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
-    print it without a traceback (:func:`run_main`).
+    print it without a traceback (:func:`run_main`). A value with line breaks that it quotes is put into one line.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))
 
 
 def sentence(error: BaseException) -> str:

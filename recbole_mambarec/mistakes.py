@@ -27,7 +27,7 @@ _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
 }
 # what RecBole raises where it refuses its input; its `assert`s and look-ups are not meant as messages
-_REFUSALS = (ValueError, NotImplementedError, TypeError, RuntimeError, ImportError)
+_REFUSALS = (Exception, ValueError, NotImplementedError, TypeError, RuntimeError, ImportError)
 
 
 def install() -> None:

@@ -74,6 +74,62 @@ def test_a_configuration_file_that_is_no_mapping(tmp_path, monkeypatch, capsys):
     assert "no YAML mapping" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("nproc: 2\nport: 5701\n", [], {"nproc": 2, "port": 5701}),
+        ("nproc: 2\nworld_size: 4\ngroup_offset: 2\n", ["--nproc=3"], {"nproc": 3, "world_size": 4, "group_offset": 2}),
+        ("epochs: 1\n", [], {}),
+    ],
+)
+def test_processes_of_a_configuration_file_are_started(tmp_path, monkeypatch, content, options, expected):
+    write_planted(tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    started = []
+    monkeypatch.setattr("recbole.quick_start.run", lambda *args, **kwargs: started.append(kwargs))
+    assert door(monkeypatch, "--dataset=planted", f"--config_files={file}", *options, *quick(tmp_path)) == 0
+    (given,) = started
+    assert {key: value for key, value in given.items() if key != "config_file_list"} == expected
+
+
+def test_processes_that_cannot_be(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("nproc: several\n")
+    assert door(monkeypatch, f"--config_files={file}") == 2
+    assert "nproc must be a whole number from 1" in capsys.readouterr().err
+
+
+def test_a_mistake_that_only_a_process_notices_is_a_sentence(tmp_path, monkeypatch, capsys):
+    write_planted(tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text("nproc: 2\nport: 5703\n")
+    arguments = ["--model=BPR", "--dataset=planted", f"--data_path={tmp_path}", f"--config_files={file}", "--topk=9999"]
+    assert door(monkeypatch, *arguments, "--valid_metric=Recall@9999", "--show_progress=False") == 2
+    assert "topk [9999] asks for more items than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["LightGBM", "XGBoost", "lightgbm"])
+def test_a_model_whose_package_is_not_there(monkeypatch, capsys, model):
+    # as if they were not installed; a module that is None cannot be imported
+    for name in ("lightgbm", "xgboost"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, f"recbole.model.exlib_recommender.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "recbole.model.exlib_recommender", raising=False)
+    assert door(monkeypatch, f"--model={model}", "--dataset=ml-100k") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {model} needs the packages lightgbm and xgboost, which are not installed: pip inst")
+
+
+def test_a_package_that_a_model_needs_later(tmp_path, monkeypatch, capsys):
+    write_planted(tmp_path)
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    arguments = ["--model=NNCF", "--neigh_info_method=louvain", "--dataset=planted", *quick(tmp_path)]
+    arguments = [a for a in arguments if not a.startswith(("--knn_k", "--embedding_size"))]
+    assert door(monkeypatch, *arguments) == 2
+    assert "NNCF needs the package networkx, which is not installed: pip install networkx" in capsys.readouterr().err
+
+
 def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
     folder = write_planted(tmp_path)
     with open(folder / "planted.train.inter", "a") as stream:

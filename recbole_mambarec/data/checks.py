@@ -72,6 +72,19 @@ def _column_faults(dataset: Dataset) -> Iterator[str]:
             yield lacks("threshold", column)
         elif types[column] != FeatureType.FLOAT:
             yield _no_number("threshold", column, types)
+    for column in config["numerical_features"]:
+        if column in types and types[column] not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
+            yield _no_number("numerical_features", column, types)
+    for suffix in config["unused_col"] or {}:
+        if getattr(dataset, f"{suffix}_feat", None) is None:
+            yield f"unused_col names the file .{suffix} of '{name}', of which nothing is loaded: leave it out"
+    for key in ("alias_of_user_id", "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id"):
+        for column in config[key] or ():
+            if column not in types:
+                yield lacks(key, column)
+            elif types[column] not in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
+                kind = types[column].value
+                yield f"{key} names the column '{column}', which holds no ids (type {kind}): name another"
     for key in ("normalize_field", "discretization"):
         for column in config[key] or ():
             if column not in types:

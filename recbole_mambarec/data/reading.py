@@ -104,6 +104,12 @@ def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
         return original(self, str(path), source)
     except UnicodeError as error:
         raise undecodable(path, layout.encoding) from error
+    except KeyError as error:
+        if source != "link":
+            raise
+        raise UserError(
+            f"{path} has a column {error}, which is no id: name its columns by ITEM_ID_FIELD and ENTITY_ID_FIELD"
+        ) from error
     except ParserError as error:
         raise UserError(
             f"RecBole cannot read an atomic file of this dataset, {path} ({one_line(error)}): remove quotation "

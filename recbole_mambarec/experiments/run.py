@@ -140,6 +140,10 @@ def resolve(
             raise UserError(f"the configuration of {model} on {dataset} is not valid: {reason}") from error
     given = dict(config.external_config_dict)
     _check_allowed(given)
+    if config["eval_step"] < 1:
+        raise UserError(
+            "eval_step must be at least 1 here: the epoch of a recorded run is chosen on the validation split"
+        )
     effective, data = _what_counts(config)
     if model in registry.names():
         wanted_modalities(config, Path(config["data_path"]), dataset)

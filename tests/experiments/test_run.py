@@ -104,6 +104,7 @@ def test_the_fingerprint_of_the_data(data):
     [
         ({"resume_from": "x.pth"}, "continues from its own checkpoint"),
         ({"nproc": 2}, "takes one process"),
+        ({"eval_step": 0}, "eval_step must be at least 1 here"),
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"seed": "first"}, "seed must be a whole number from 0"),
         ({"beyond_accuracy": "some"}, "beyond_accuracy must be True or False"),
