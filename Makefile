@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 run: $(VENV)/installed
 	$(BIN)/python run_recbole.py
 
+# in the order of the folders: by number of tests, the searches on ray, few but long, would come last and on one core
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -275,8 +275,8 @@ def test_a_run_that_another_process_makes_is_left_to_it(data):
 def test_a_model_that_is_never_validated_is_no_result(data):
     record = run.execute(planned(data, "BPR", epochs=2, eval_step=5, stopping_step=1), RUNS)
     assert record["status"] == "finished"  # RecBole lowers eval_step to epochs
-    record = run.execute(planned(data, "BPR", epochs=1, eval_step=0), RUNS)
-    assert "without a score on the validation split" in record["error"]
+    with pytest.raises(UserError, match="eval_step must be at least 1 here"):
+        planned(data, "BPR", epochs=1, eval_step=0)
 
 
 # ------------------------------------------------------------------------------------------------------------
