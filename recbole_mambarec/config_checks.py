@@ -26,6 +26,8 @@ MODES = "full, labeled, uniN or popN with the number N of negative items"
 # keys that RecBole's function `run` takes as arguments, and reads nowhere else
 PROCESSES = ("nproc", "world_size", "ip", "port", "group_offset")
 _TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
+# sizes and counts stay below this
+_TOO_MANY = 2**31
 _INTERVAL = re.compile(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*")
 # what RecBole itself writes where there is no sampling; a checkpoint gives it back
 _NO_SAMPLING = (None, "None", "none")
@@ -62,8 +64,17 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
 
 
 def whole(least: int, most: float = math.inf) -> Check:
-    """A whole number from ``least`` to ``most``."""
-    return kind(_range("a whole number", least, most), lambda value: is_whole(value, least, most))
+    """A whole number from ``least`` to ``most``; without ``most``, below what sizes of arrays may be."""
+    check = kind(_range("a whole number", least, most), lambda value: is_whole(value, least, most))
+    if most < math.inf:
+        return check
+
+    def fault(name: str, value: object) -> str | None:
+        if is_whole(value, _TOO_MANY):
+            return f"{name} must be below 2^31, got {short(value)}"
+        return check(name, value)
+
+    return fault
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Check:
@@ -89,12 +100,12 @@ def one_of(*allowed: object, fold: bool = False) -> Check:
     return kind(f"one of {', '.join(map(str, allowed))}", fits)
 
 
-def list_of(check: Check, described: str, count: int | None = None, empty: bool = True) -> Check:
-    """A list (or tuple) of values that pass ``check``."""
+def list_of(check: Check, described: str, count: int | None = None, empty: bool = True, tuples: bool = True) -> Check:
+    """A list of values that pass ``check``, or with ``tuples`` a tuple."""
 
     def fits(value: object) -> bool:
         return (
-            isinstance(value, (list, tuple))
+            isinstance(value, (list, tuple) if tuples else list)
             and (empty or len(value) > 0)
             and count in (None, len(value))
             and all(check("", entry) is None for entry in value)
@@ -263,7 +274,8 @@ _SAMPLING = fields(
     {
         "distribution": _or_no_sampling(one_of("uniform", "popularity")),
         "sample_num": _or_no_sampling(whole(1, 10**6)),
-        "alpha": _or_no_sampling(number(0)),
+        # popularities to a higher power vanish
+        "alpha": _or_no_sampling(number(0, 10)),
         "dynamic": _FLAG,
         "candidate_num": whole(0, 10**6),
     }
@@ -418,9 +430,9 @@ def by_default(key: str, default: object) -> Check:
         return kind("a text", lambda value: isinstance(value, str))
     if isinstance(default, list):
         if default and all(is_whole(entry, 1) for entry in default):
-            return list_of(whole(1), "a list of whole numbers from 1")
+            return list_of(whole(1), "a list of whole numbers from 1", tuples=False)
         if default and all(is_number(entry) for entry in default):
-            return list_of(number(), "a list of numbers")
+            return list_of(number(), "a list of numbers", tuples=False)
         return kind("a list", lambda value: isinstance(value, (list, tuple)))
     if isinstance(default, dict):
         return kind("a mapping", lambda value: isinstance(value, Mapping))

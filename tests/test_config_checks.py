@@ -25,6 +25,12 @@ CANNOT_BE = [
     ("data_path", None, "data_path must be a path"),
     ("show_progress", "no", "show_progress must be True or False"),
     ("epochs", 2.5, "epochs must be a whole number"),
+    ("train_batch_size", 2**40, r"train_batch_size must be below 2\^31, got"),
+    (
+        "train_neg_sample_args",
+        {"distribution": "popularity", "alpha": 1e6},
+        r"\['alpha'\] must be a number from 0 to 10",
+    ),
     ("train_batch_size", 0, "train_batch_size must be a whole number from 1"),
     ("learner", "sparse_adam", "'sparse_adam' needs sparse gradients, which no model here has: use adam"),
     ("learner", ["adam"], "learner must be the name of an optimizer"),
