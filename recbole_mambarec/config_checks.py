@@ -25,7 +25,14 @@ SPLITS = {"RS": "three shares", "TS": "three shares", "LS": "valid_and_test, val
 MODES = "full, labeled, uniN or popN with the number N of negative items"
 # keys that RecBole's function `run` takes as arguments, and reads nowhere else
 PROCESSES = ("nproc", "world_size", "ip", "port", "group_offset")
-_TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
+# what changes sequences, and the key that says how much of one
+_TRANSFORMS = {
+    "mask_itemseq": "mask_ratio",
+    "inverse_itemseq": None,
+    "crop_itemseq": "eta",
+    "reorder_itemseq": "beta",
+    "user_defined": None,
+}
 # sizes and counts stay below this
 _TOO_MANY = 2**31
 _INTERVAL = re.compile(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*")
@@ -415,7 +422,7 @@ def value_fault(key: str, value: object, default: object = None) -> str | None:
 _COUNTS = re.compile(
     r"(^|_)(n|num|size|dim|dims|dimension|layers?|heads|length|len|rank|epochs?|steps?|k|depth|hops?)($|_)"
 )
-_NOT_EMPTY = re.compile(r"(size|dim|dimension|heads|rank)$")
+_NOT_EMPTY = re.compile(r"(size|dim|dimension|heads|rank|num_layers)$")
 
 
 def by_default(key: str, default: object) -> Check:
@@ -430,7 +437,7 @@ def by_default(key: str, default: object) -> Check:
         return kind("a text", lambda value: isinstance(value, str))
     if isinstance(default, list):
         if default and all(is_whole(entry, 1) for entry in default):
-            return list_of(whole(1), "a list of whole numbers from 1", tuples=False)
+            return list_of(whole(1), "a list of whole numbers from 1, one at least", empty=False, tuples=False)
         if default and all(is_number(entry) for entry in default):
             return list_of(number(), "a list of numbers", tuples=False)
         return kind("a list", lambda value: isinstance(value, (list, tuple)))
@@ -529,7 +536,11 @@ def _split_is_known(final: Mapping, given: Mapping) -> str | None:
 
 
 def _transform_does_something(final: Mapping, given: Mapping) -> str | None:
-    if final.get("transform") != "user_defined":
+    named = final.get("transform")
+    key = _TRANSFORMS.get(named)
+    if key is not None and not is_number(final.get(key), 0, 1):
+        return f"transform '{named}' needs {key}, a number from 0 to 1: give it, such as {key}: 0.2"
+    if named != "user_defined":
         return None
     from recbole.data.transform import UserDefinedTransform
 
@@ -598,8 +609,8 @@ _TOGETHER = (
     _metrics_fit_the_mode,
     _chosen_by_a_computed_metric,
     _split_is_known,
-    _transform_does_something,
     _sequences_are_in_order,
+    _transform_does_something,
     _keys_of_columns_agree,
     _wandb_is_there,
 )

@@ -124,6 +124,21 @@ def test_what_recbole_can_work_with_passes_unchanged(values):
             assert made[key] == value
 
 
+@pytest.mark.parametrize(
+    ("model", "values", "sentence"),
+    [
+        ("GRU4Rec", {"transform": "mask_itemseq"}, "transform 'mask_itemseq' needs mask_ratio, a number from 0 to 1"),
+        ("SASRec", {"transform": "crop_itemseq", "eta": 3}, "transform 'crop_itemseq' needs eta"),
+        ("GRU4Rec", {"num_layers": 0}, "num_layers must be a whole number from 1"),
+        ("NeuMF", {"mlp_hidden_size": []}, "mlp_hidden_size must be a list of whole numbers from 1, one at least"),
+        ("NeuMF", {"mlp_hidden_size": (8, 4)}, "mlp_hidden_size must be a list"),
+    ],
+)
+def test_values_that_a_model_of_recboles_cannot_work_with(model, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Config(model, "ml-100k", config_dict=values | {"train_neg_sample_args": None} if model != "NeuMF" else values)
+
+
 def test_threshold_where_nothing_looks_at_labels(tmp_path, caplog):
     write_planted(tmp_path)
     with pytest.raises(UserError, match=r"threshold has no effect here.*val_interval={'rating': '\[4,inf\)'}"):
