@@ -123,7 +123,7 @@ def test_the_commit_is_told(checkout, capfd):
 
 
 def test_bad_checkouts(checkout, tmp_path, capfd):
-    with pytest.raises(UserError, match="there is no folder '.*nowhere': give the path"):
+    with pytest.raises(UserError, match=r"there is no folder '.*nowhere': give the path"):
         main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"'.*data' is no checkout of RecBole's repository"):
         main([str(checkout / "tests" / "data")])
