@@ -1,37 +1,70 @@
 """Multimodal recommendation models for RecBole: importing this package makes RecBole know them."""
 
-from recbole_mambarec import compat
+import sys
 
-compat.apply()
+from recbole_mambarec_command import __version__, requirements
 
-# RecBole can be imported only now
-from recbole_mambarec import (  # noqa: E402
-    case_study,
-    clipping,
-    config,
-    mistakes,
-    patience,
-    protocol,
-    registry,
-    resume,
-    run_names,
-)
-from recbole_mambarec.data import checks, loading, reading, reuse, split_check, time_order  # noqa: E402
+__all__ = ["__version__", "start"]
 
-config.install()
-run_names.install()
-clipping.install()
-case_study.install()
-protocol.install()
-patience.install()
-resume.install()
-loading.install()
-checks.install()
-reading.install()
-time_order.install()
-reuse.install()
-split_check.install()
-mistakes.install()
-registry.register_built_in()
 
-__version__ = "0.1.0"
+def start() -> None:
+    """Mend RecBole and make it know the models: importing this package does it, and a second call changes nothing.
+
+    Raises:
+        MissingRequirement: what is needed is not installed or broken (an ImportError, its message is one sentence).
+    """
+    requirements.check()
+    try:
+        _start()
+    except Exception as error:
+        missing = requirements.explained(error)
+        if missing is None:
+            raise
+        raise missing from error
+
+
+def _start() -> None:
+    from recbole_mambarec import compat
+
+    compat.apply()
+
+    # RecBole can be imported only now
+    from recbole_mambarec import (
+        case_study,
+        clipping,
+        config,
+        mistakes,
+        patience,
+        protocol,
+        registry,
+        resume,
+        run_names,
+    )
+    from recbole_mambarec.data import checks, loading, reading, reuse, split_check, time_order
+
+    config.install()
+    run_names.install()
+    clipping.install()
+    case_study.install()
+    protocol.install()
+    patience.install()
+    resume.install()
+    loading.install()
+    checks.install()
+    reading.install()
+    time_order.install()
+    reuse.install()
+    split_check.install()
+    mistakes.install()
+    registry.register_built_in()
+
+
+def _is_looked_for_as_command() -> bool:
+    """Whether Python is about to run ``python -m recbole_mambarec``, which calls :func:`start` where it needs it."""
+    # "-m" stands there while a module is being located: https://docs.python.org/3/using/cmdline.html#cmdoption-m
+    return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].replace("-m", "", 1) == __name__
+
+
+requirements.check_python()
+if not _is_looked_for_as_command():
+    start()

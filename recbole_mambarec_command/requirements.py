@@ -1,0 +1,298 @@
+"""What has to be installed: where it is declared, whether it is there, and one sentence where it is not.
+
+Bounds are read from the metadata of the installed package, or from ``setup.cfg`` in a source tree that is not
+installed: they are written down once.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+DISTRIBUTION = "recbole-mambarec"
+OLDEST_PYTHON = (3, 10)
+#: the newest Python that the test suite was run with; newer ones are not refused
+NEWEST_PYTHON = (3, 14)
+RECBOLE = "1.2.1"
+#: RecBole's metadata asks for a ray that has no build for current Pythons; its other requirements are ours, too
+INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE}"
+OUR_PACKAGES = ("recbole_mambarec", "recbole_mambarec_command", "dataset_prep")
+
+# modules of distributions that have another name
+_MODULES = {
+    "faiss-cpu": "faiss",
+    "kmeans-pytorch": "kmeans_pytorch",
+    "pillow": "PIL",
+    "python-louvain": "community",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "sentence-transformers": "sentence_transformers",
+    "torch-geometric": "torch_geometric",
+    "torch-scatter": "torch_scatter",
+}
+_DISTRIBUTIONS = {module: name for name, module in _MODULES.items()}
+
+
+class MissingRequirement(ImportError):
+    """This package cannot be used as it is installed; the message is one sentence that says what to do about it."""
+
+
+class Requirement(NamedTuple):
+    """A distribution that this package declares.
+
+    Attributes:
+        name: what pip calls it.
+        bounds: ``>=1.2,<3``, may be empty.
+        extra: the extra that brings it, None for what is always needed.
+    """
+
+    name: str
+    bounds: str
+    extra: str | None
+
+    @property
+    def module(self) -> str:
+        """What it is imported as."""
+        return _MODULES.get(self.name, self.name.replace("-", "_"))
+
+    @property
+    def command(self) -> str:
+        """What installs it, or a release within the bounds."""
+        if self.name == "recbole":
+            return INSTALL_RECBOLE
+        return f'pip install "{self.name}{self.bounds}"' if self.bounds else f"pip install {self.name}"
+
+
+def distribution_of(module: str) -> str:
+    """What pip calls the package that ``module`` belongs to."""
+    top = module.partition(".")[0]
+    return _DISTRIBUTIONS.get(top, top)
+
+
+def declared() -> list[Requirement]:
+    """All requirements for this Python, RecBole first, then what is always needed, then those of extras."""
+    found = [_parsed(line) for line in _lines()]
+    needed = [each for each in found if each is not None and each.name != "recbole"]
+    needed.sort(key=lambda each: each.extra is not None)
+    return [Requirement("recbole", f"=={RECBOLE}", None), *needed]
+
+
+def version_of(name: str) -> str | None:
+    """The installed version of a distribution; None where there is none, or none that says so."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def is_there(module: str) -> bool:
+    """Whether ``import module`` would find something, without importing it."""
+    top = module.partition(".")[0]
+    if top in sys.modules:
+        return sys.modules[top] is not None
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def satisfies(version: str, bounds: str) -> bool:
+    """Whether a version is within bounds such as ``>=1.2,<3``, by their numbers; True where that cannot be told."""
+    for bound in filter(None, (part.strip() for part in bounds.split(","))):
+        match = re.match(r"(>=|<=|==|!=|<|>|~=)\s*([\d.]+)", bound)
+        numbers = _numbers(version)
+        if match is None or not numbers:
+            continue
+        operator, limit = match[1], _numbers(match[2])
+        length = max(len(numbers), len(limit))
+        left, right = ((*part, *[0] * (length - len(part))) for part in (numbers, limit))
+        held = {
+            ">=": left >= right,
+            "~=": left >= right and left[: len(limit) - 1] == right[: len(limit) - 1],
+            "<=": left <= right,
+            "==": left == right,
+            "!=": left != right,
+            "<": left < right,
+            ">": left > right,
+        }[operator]
+        if not held:
+            return False
+    return True
+
+
+def check() -> None:
+    """Look whether this Python and this RecBole can be used at all; the rest is seen when it is imported.
+
+    Raises:
+        MissingRequirement: Python is too old, or RecBole is missing or another release.
+    """
+    check_python()
+    if not is_there("recbole"):
+        raise MissingRequirement(
+            f"recbole_mambarec needs RecBole {RECBOLE}, which is not installed: {_install(missing())}"
+        )
+    found = version_of("recbole")
+    if found is not None and found != RECBOLE:
+        raise MissingRequirement(
+            f"recbole_mambarec needs RecBole {RECBOLE}, and {found} is installed: {INSTALL_RECBOLE}"
+        )
+
+
+def check_python() -> None:
+    """Refuse a Python that is too old.
+
+    Raises:
+        MissingRequirement: it is.
+    """
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        raise MissingRequirement(
+            f"recbole_mambarec needs Python {_dotted(OLDEST_PYTHON)} or newer, and this is "
+            f"{_dotted(sys.version_info[:3])} ({sys.executable}): make an environment with a newer one, such as "
+            "python3.12 -m venv .venv"
+        )
+
+
+def missing() -> list[Requirement]:
+    """What is always needed and is not there."""
+    return [each for each in declared() if each.extra is None and not is_there(each.module)]
+
+
+def explained(error: BaseException) -> MissingRequirement | None:
+    """What an exception raised while this package was imported says about its requirements; None for a defect of ours.
+
+    Recognised are modules that are not there, and packages whose own import failed, whatever they raised.
+    """
+    if isinstance(error, MissingRequirement):
+        return error
+    module = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module not in ("", *OUR_PACKAGES) and not is_there(module):
+        known = missing()
+        if all(each.module != module for each in known):
+            known.insert(0, Requirement(distribution_of(module), "", None))
+        names = ", ".join(each.name for each in known)
+        one = len(known) == 1
+        sentence = (
+            f"recbole_mambarec needs the package{'' if one else 's'} {names}, which {'is' if one else 'are'} not "
+            f"installed: {_install(known)}"
+        )
+    else:
+        broken = broken_package(error)
+        if broken is None:
+            return None
+        sentence = f"recbole_mambarec needs the package {broken_sentence(broken, error)}"
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        sentence += (
+            f" (Python {_dotted(sys.version_info[:2])} is newer than {_dotted(NEWEST_PYTHON)}, the last that "
+            "recbole_mambarec was tried with: where there is no build for it, use that one)"
+        )
+    return MissingRequirement(sentence)
+
+
+def broken_package(error: BaseException) -> str | None:
+    """The top-level module whose own import raised ``error``; None where it was not raised while one was imported."""
+    importing = [
+        frame.f_globals.get("__name__", "").partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "<module>"
+    ]
+    theirs = importing[-1:] if importing and importing[-1] not in ("__main__", *OUR_PACKAGES) else []
+    if theirs:
+        return theirs[0]
+    # an extension module has no frame of its own
+    module = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    return module if module and module not in OUR_PACKAGES else None
+
+
+def broken_sentence(module: str, error: BaseException) -> str:
+    """A part of a sentence: name, version, what was raised, and the command that mends it."""
+    name = distribution_of(module)
+    version = version_of(name)
+    return (
+        f"{name}{f' {version}' if version else ''}, which is installed but cannot be imported ({reason(error)}): "
+        f"{mending(name)}"
+    )
+
+
+def mending(name: str) -> str:
+    """The command that installs a broken distribution once more."""
+    if name == "recbole":
+        return INSTALL_RECBOLE.replace("--no-deps", "--no-deps --force-reinstall")
+    extra = next((each.extra for each in declared() if each.name == name and each.extra is not None), None)
+    needed = any(each.name == name and each.extra is None for each in declared())
+    what = next((f"{name}{each.bounds}" for each in declared() if each.name == name), name)
+    if extra is not None and not needed:
+        # its own requirements, which are what is usually at odds with it, are looked at as well
+        return f'pip install --upgrade --force-reinstall "{what}"'
+    return f'pip install --force-reinstall --no-deps "{what}"'
+
+
+def reason(error: BaseException) -> str:
+    """Type and message of an exception in one line that is not too long."""
+    words = " ".join(str(error).split())
+    words = words if len(words) <= 200 else words[:197] + "..."
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _install(requirements: list[Requirement]) -> str:
+    """One command line for all of them."""
+    others = [each for each in requirements if each.name != "recbole"]
+    words = [f'"{each.name}{each.bounds}"' if each.bounds else each.name for each in others]
+    commands = [f"pip install {' '.join(words)}"] if others else []
+    if any(each.name == "recbole" for each in requirements):
+        commands.append(INSTALL_RECBOLE)
+    return ", then ".join(commands)
+
+
+def _lines() -> Iterator[str]:
+    """Requirements in the form of metadata: ``name>=1.2; extra == "prep"``."""
+    source = Path(__file__).resolve().parents[1] / "setup.cfg"
+    if source.is_file():
+        # what a source tree was installed with may be older than the tree
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(source, encoding="utf-8")
+        if parser.get("metadata", "name", fallback="").replace("-", "_") == "recbole_mambarec":
+            yield from _of_option(parser.get("options", "install_requires", fallback=""))
+            extras = parser["options.extras_require"] if parser.has_section("options.extras_require") else {}
+            for extra, text in extras.items():
+                for line in _of_option(text):
+                    name, _, marker = line.partition(";")
+                    yield f'{name}; extra == "{extra}"' + (f" and {marker.strip()}" if marker.strip() else "")
+            return
+    try:
+        yield from metadata.requires(DISTRIBUTION) or ()
+    except metadata.PackageNotFoundError:
+        return
+
+
+def _of_option(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def _parsed(line: str) -> Requirement | None:
+    """A line of metadata; None where it is for another Python."""
+    what, _, marker = line.partition(";")
+    match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^)]*)\)?\s*$", what)
+    if match is None:
+        return None
+    for operator, limit in re.findall(r"python_version\s*([<>=!]+)\s*[\"']([\d.]+)[\"']", marker):
+        if not satisfies(_dotted(sys.version_info[:2]), f"{operator}{limit}"):
+            return None
+    extra = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", marker)
+    name = re.sub(r"[-_.]+", "-", match[1]).lower()
+    return Requirement(name, ",".join(sorted(match[2].replace(" ", "").split(","), reverse=True)), extra and extra[1])
+
+
+def _numbers(version: str) -> tuple:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def _dotted(version: tuple) -> str:
+    return ".".join(map(str, version))
