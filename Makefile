@@ -1,34 +1,35 @@
 # make run: environment, install, train MambaRec on the embedded data. make test: environment, install, test suite.
+# Both for another Python: PYTHON=python3.13. With another build of torch: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
+TORCH_INDEX ?=
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+
+# an environment that is there will do for any Python, unless one was asked for
+INSTALL = $(PYTHON) tools/install.py --venv=$(VENV) --make=$@ \
+	$(if $(filter file,$(origin PYTHON)),--any-python) $(if $(TORCH_INDEX),--torch-index=$(TORCH_INDEX))
+STARTS = $(PYTHON) -c pass 2> /dev/null || { echo "error: there is no $(PYTHON) that starts: install it, or name \
+	another Python (make $@ PYTHON=python3.12)" | tr -d '\t' >&2; exit 2; }
+export PYTHON
 
 .PHONY: run test lint clean
-.DELETE_ON_ERROR:
 
-run: $(VENV)/installed
+run:
+	@$(STARTS)
+	@$(INSTALL)
 	$(BIN)/python run_recbole.py
 
 # in the order of the folders: by number of tests, the searches on ray, few but long, would come last and on one core
-test: $(VENV)/installed-dev
+test:
+	@$(STARTS)
+	@$(INSTALL) --extras=dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/installed-dev
+lint:
+	@$(STARTS)
+	@$(INSTALL) --extras=dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-# constraints.txt holds torch to one build, so that no other (CUDA) one is downloaded
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e .
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
