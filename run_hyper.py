@@ -1,7 +1,6 @@
 """Search for hyper-parameters: python run_hyper.py --model=MambaRec --dataset=baby"""
 
-from recbole_mambarec.errors import run_main
-from recbole_mambarec.experiments.hyper import main
+from recbole_mambarec_command.command import door
 
 if __name__ == "__main__":
-    run_main(main)
+    door("tune", "run_hyper.py")

@@ -1,7 +1,6 @@
 """Train and test one model: python run_recbole.py --model=MambaRec --dataset=baby"""
 
-from recbole_mambarec.cli import run_recbole
-from recbole_mambarec.errors import run_main
+from recbole_mambarec_command.command import door
 
 if __name__ == "__main__":
-    run_main(run_recbole)
+    door("run", "run_recbole.py")

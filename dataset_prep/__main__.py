@@ -1,4 +1,4 @@
-"""Commands: ``python -m dataset_prep --help``.
+"""Commands: ``recbole-mambarec prepare --help``, ``python -m dataset_prep --help``.
 
 Only the standard library is imported before the arguments are understood, so that ``--help`` answers at once.
 """
@@ -11,11 +11,14 @@ import sys
 _SPLITS = ("mmrec", "leave-one-out", "temporal-user", "temporal-global", "none")
 
 
-def parser() -> argparse.ArgumentParser:
+_PROG = "python -m dataset_prep"
+
+
+def parser(prog: str = _PROG) -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(
-        prog="python -m dataset_prep",
-        description="Turn raw files into a dataset that run_recbole.py can train on.",
+        prog=prog,
+        description="Turn raw files into a dataset that models can be trained on.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
@@ -40,8 +43,8 @@ def _add(
         aliases=aliases,
         help=summary,
         description=description,
-        epilog=f"example: python -m dataset_prep {example}",
     )
+    command.epilog = f"example: {command.prog.removesuffix(name)}{example}"
     command.set_defaults(run=run)
     return command
 
@@ -441,14 +444,18 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = _PROG) -> int:
     """Run the command line ``argv`` (default: that of the process); gives the exit status.
+
+    Args:
+        prog: what was typed before it.
 
     Raises:
         UserError: the input is at fault.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    # answers --help and refuses wrong arguments before anything else is imported
+    args = parser(prog).parse_args(argv)
     from recbole_mambarec.errors import UserError
 
     from .tokens import only_path_names
@@ -465,7 +472,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parser().parse_args()  # answers --help and refuses wrong arguments before anything else is imported
-    from recbole_mambarec.errors import run_main
+    from recbole_mambarec_command.command import door
 
-    run_main(main)
+    door("prepare", _PROG)

@@ -1,7 +1,6 @@
-"""python -m recbole_mambarec: the same as run_recbole.py, where the package is installed without it."""
+"""python -m recbole_mambarec: the same as the command recbole-mambarec, where that is not on the PATH."""
 
-from recbole_mambarec.cli import run_recbole
-from recbole_mambarec.errors import run_main
+from recbole_mambarec_command.command import main
 
 if __name__ == "__main__":
-    run_main(run_recbole)
+    main()

@@ -11,6 +11,7 @@ from recbole_mambarec.config_checks import PROCESSES, value_fault
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import explained
 from recbole_mambarec.yaml_files import read_yaml_mapping
+from recbole_mambarec_command.doors import example
 
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 
@@ -97,7 +98,7 @@ def processes(options: dict, files: dict) -> dict:
     return given
 
 
-def run_recbole(argv: list[str] | None = None) -> int:
+def run_recbole(argv: list[str] | None = None, prog: str = "run_recbole.py") -> int:
     """Train and test one model: options as RecBole's ``run_recbole.py``; other ``--key=value`` are configuration.
 
     Raises:
@@ -105,10 +106,11 @@ def run_recbole(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="run_recbole.py",
+        prog=prog,
         description="Train, validate and test a model with RecBole, the models of recbole_mambarec included.",
-        epilog="Any other --key=value sets a configuration key of RecBole, the model or the dataset, "
-        "e.g. --learning_rate=0.0005 --variant=paper. Without arguments: MambaRec on ml-100k.",
+        epilog="Any other --key=value sets a configuration key of RecBole, the model or the dataset. "
+        f"Without arguments: MambaRec on ml-100k. Example: {example(prog)} --model=MambaRec --dataset=baby "
+        "--learning_rate=0.0005 --variant=paper",
         allow_abbrev=False,
     )
     parser.add_argument("--model", "-m", default=None, help=f"model name (default {DEFAULT_MODEL})")

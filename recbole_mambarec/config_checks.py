@@ -17,6 +17,8 @@ from recbole.evaluator import metric_types
 from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType, ModelType
 
+from recbole_mambarec_command.doors import typed
+
 # name and value -> a sentence about what is wrong with it, or None
 Check = Callable[[str, object], "str | None"]
 
@@ -599,7 +601,7 @@ def _processes_are_asked_for_elsewhere(final: Mapping, given: Mapping) -> str | 
         key = several[0]
         return (
             f"{key}={given[key]} in a configuration starts no processes: give it to recbole.quick_start.run"
-            f"(..., {key}={given[key]}) or, on the command line, as run_recbole.py --{key}={given[key]}"
+            f"(..., {key}={given[key]}) or, on the command line, as {typed('run')} --{key}={given[key]}"
         )
     return None
 

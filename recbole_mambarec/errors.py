@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from recbole_mambarec_command.doors import Sentence, run_main
 
-class UserError(ValueError):
+__all__ = ["UserError", "names_of", "one_line", "one_of", "run_main", "sentence", "share"]
+
+
+class UserError(Sentence, ValueError):
     """The input is at fault, not the program.
 
     The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
@@ -71,20 +74,3 @@ def names_of(key: str, value: object) -> list[str] | None:
     if len(set(names)) < len(names):
         raise UserError(f"{key} names one twice: {', '.join(names)}")
     return names
-
-
-def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line ``main`` and leave the process with its exit status.
-
-    A :class:`UserError` becomes one line on standard error and status 2, an interrupt status 130; anything
-    else is a defect and keeps its traceback.
-    """
-    try:
-        status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status or 0)

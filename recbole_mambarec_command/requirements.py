@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from recbole_mambarec_command.doors import Sentence
+
 DISTRIBUTION = "recbole-mambarec"
 OLDEST_PYTHON = (3, 10)
 #: the newest Python that the test suite was run with; newer ones are not refused
@@ -40,7 +42,7 @@ _MODULES = {
 _DISTRIBUTIONS = {module: name for name, module in _MODULES.items()}
 
 
-class MissingRequirement(ImportError):
+class MissingRequirement(Sentence, ImportError):
     """This package cannot be used as it is installed; the message is one sentence that says what to do about it."""
 
 

@@ -72,7 +72,7 @@ CANNOT_BE = [
     ("item_inter_num_interval", "[a,b]", "item_inter_num_interval must be an interval"),
     ("numerical_features", None, "numerical_features must be a list of names"),
     ("log_wandb", 5, "log_wandb must be True or False"),
-    ("nproc", 2, r"nproc=2 in a configuration starts no processes.*run_recbole.py --nproc=2"),
+    ("nproc", 2, r"nproc=2 in a configuration starts no processes.*recbole_mambarec run --nproc=2"),
     ("derive_modalities", {"text": {"kind": "tfidf"}}, r"derive_modalities\['text'\] lacks the key 'fields'"),
     ("derive_modalities", {"text": "title"}, "must be a recipe such as"),
     ("derive_modalities", {"genre": {"kind": "category"}}, "names no column"),

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import sha256_file
+from recbole_mambarec_command.doors import typed
 
 # data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
 _DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
@@ -37,7 +38,7 @@ def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
     if not files:
         raise UserError(
             f"there are no data files of '{name}' in {folder}: prepare the dataset, or let "
-            f"`python run_recbole.py --dataset={name}` download it if RecBole offers it"
+            f"`{typed('run')} --dataset={name}` download it if RecBole offers it"
         )
     size = sum(path.stat().st_size for path in files)
     parts = [

@@ -21,12 +21,14 @@ from recbole_mambarec.cli import (
     user_errors_of_recbole,
 )
 from recbole_mambarec.config import keys_read, properties_folder
-from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
 from recbole_mambarec.extras import need
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.text import table
+from recbole_mambarec_command.command import door
+from recbole_mambarec_command.doors import example, typed
 
 DEFAULT_RUNS = "results/runs.jsonl"
 # configuration that decides what is measured: rows that differ in it do not belong into one table
@@ -273,17 +275,18 @@ def termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line of ``run_recbole_group.py``; exit status 1 where a run failed.
+def main(argv: list[str] | None = None, prog: str = "run_recbole_group.py") -> int:
+    """Command line of ``recbole-mambarec compare`` and ``run_recbole_group.py``; exit status 1 where a run failed.
 
     Raises:
         UserError: an option is not understood, or a run cannot be configured; nothing has been run by then.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="run_recbole_group.py",
+        prog=prog,
         description="Train and test several models and record every run; what is recorded is never run again.",
-        epilog="Any other --key=value sets a configuration key for all runs, e.g. --epochs=100.",
+        epilog="Any other --key=value sets a configuration key for all runs. "
+        f"Example: {example(prog)} --models=BPR,LightGCN,MambaRec --dataset=baby --seeds=3 --epochs=100",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -299,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     overrides: dict = configuration(argv, rest)
     for key in _ELSEWHERE:
         if key in overrides:
-            raise UserError(f"--{key} is not an option here: `python -m recbole_mambarec.report` writes the tables")
+            raise UserError(f"--{key} is not an option here: `{typed('report')}` writes the tables")
     _, settings = read_config_files(options.config_files)
     if options.group is None and options.models is None:
         options.models = settings.get("model")
@@ -345,4 +348,4 @@ def _names(text: str, option: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    door("compare", "python -m recbole_mambarec.experiments.group")

@@ -19,7 +19,7 @@ from recbole_mambarec.cli import (
     read_config_files,
     user_errors_of_recbole,
 )
-from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.group import termination_as_interrupt
 from recbole_mambarec.experiments.processes import Pool
@@ -29,6 +29,8 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
 from recbole_mambarec.files import atomic_file, locked
+from recbole_mambarec_command.command import door
+from recbole_mambarec_command.doors import example, typed
 
 if TYPE_CHECKING:
     from recbole_mambarec.experiments.on_ray import RaySettings
@@ -153,17 +155,18 @@ def write_chosen(tuning: Tuning, path: str | Path) -> None:
 # command line
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line of ``run_hyper.py``.
+def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
+    """Command line of ``recbole-mambarec tune`` and ``run_hyper.py``.
 
     Raises:
         UserError: an option is not understood, or whatever :func:`tune` finds wrong.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="run_hyper.py",
+        prog=prog,
         description="Search for hyper-parameters on the validation split; what is on record is never tried again.",
-        epilog="Any other --key=value sets a configuration key for all trials, e.g. --epochs=100.",
+        epilog="Any other --key=value sets a configuration key for all trials. "
+        f"Example: {example(prog)} --model=MambaRec --dataset=baby --jobs=2 --epochs=100",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -233,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
             tuning.display_file = options.display_file
             tuning.plot_hyper()
     best_file = options.write_best or tuning.search.folder / "best.yaml"
-    print(f"use it: python run_recbole.py --config_files={best_file}")
+    print(f"use it: {typed('run')} --config_files={best_file}")
     return 0
 
 
@@ -242,4 +245,4 @@ def _print_scores(name: str, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    door("tune", "python -m recbole_mambarec.experiments.hyper")

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.files import locked
+from recbole_mambarec_command.doors import typed
 
 FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it
@@ -165,7 +166,7 @@ def read(path: str | os.PathLike) -> list[dict]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
-        raise UserError(f"there is no file of runs {path}: make some with run_recbole_group.py") from None
+        raise UserError(f"there is no file of runs {path}: make some with {typed('compare')}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read as a file of runs: {error.strerror}") from None
     records = []

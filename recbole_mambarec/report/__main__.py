@@ -1,7 +1,6 @@
 """python -m recbole_mambarec.report results/runs.jsonl --out report/"""
 
-from recbole_mambarec.errors import run_main
-from recbole_mambarec.report.cli import main
+from recbole_mambarec_command.command import door
 
 if __name__ == "__main__":
-    run_main(main)
+    door("report", "python -m recbole_mambarec.report")

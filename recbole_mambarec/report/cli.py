@@ -1,4 +1,4 @@
-"""Command line of ``python -m recbole_mambarec.report``."""
+"""Command line of ``recbole-mambarec report`` and ``python -m recbole_mambarec.report``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from recbole_mambarec.files import atomic_file
 from recbole_mambarec.report import latex, load, markdown, page
 from recbole_mambarec.report.document import Report
 from recbole_mambarec.report.sections import SECTIONS, Builder, Options
+from recbole_mambarec_command.doors import example
 
 CHARTS = "charts"
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.report") -> int:
     """Write a report, or the page of one dataset.
 
     Raises:
@@ -28,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="python -m recbole_mambarec.report",
+        prog=prog,
         description="Tables and charts from the records of runs: one HTML page, Markdown and LaTeX.",
+        epilog=f"Example: {example(prog)} results/runs.jsonl --out report",
         allow_abbrev=False,
     )
     add = parser.add_argument

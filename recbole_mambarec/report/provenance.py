@@ -19,6 +19,7 @@ from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
+from recbole_mambarec_command.doors import MODULE
 
 # libraries that a caption names; the page lists all
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
@@ -45,7 +46,7 @@ class Provenance:
     """Commands in order, and by which one each row was made.
 
     Attributes:
-        commands: (name, command line), e.g. ``("C1", "python run_recbole_group.py ...")``.
+        commands: (name, command line), e.g. ``("C1", "python -m recbole_mambarec compare ...")``.
     """
 
     commands: list[tuple[str, str]]
@@ -109,11 +110,11 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     models = ",".join(dict.fromkeys(row.model for row in rows))
     shipped = command.group is not None and bool(_shipped(command.group))
     if command.searched:
-        parts = ["run_hyper.py", f"--model={models}"]
+        parts = ["tune", f"--model={models}"]
     elif command.group is None:
-        parts = ["run_recbole_group.py", f"--models={models}"]
+        parts = ["compare", f"--models={models}"]
     else:
-        parts = ["run_recbole_group.py", f"--group={command.group}{'' if shipped else '.yaml'}"]
+        parts = ["compare", f"--group={command.group}{'' if shipped else '.yaml'}"]
     parts.append(f"--dataset{'s' * (len(datasets) > 1)}={','.join(datasets)}")
     if command.label is not None:
         parts.append(f"--label={command.label}")
@@ -124,7 +125,7 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
         parts.append(f"--seeds={','.join(map(str, command.seeds))}{',' * (len(command.seeds) == 1)}")
     common = json.loads(command.overrides)
     parts += [f"--{key}={value}" for key, value in common.items()]
-    line = shlex.join(["python", *parts])
+    line = f"{MODULE} {shlex.join(parts)}"
     if command.searched:
         return line + _space(rows)
     if command.group is None or shipped:

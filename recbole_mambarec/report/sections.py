@@ -282,7 +282,7 @@ class Builder:
 
     def ablation(self, title: str) -> Section:
         if not self.ablations:
-            raise Nothing("no group of runs is of one model in several forms (run_recbole_group.py --group=FILE)")
+            raise Nothing("no group of runs is of one model in several forms (compare --group=FILE)")
         if self.leading is None:
             raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
         section = Section("ablation", title)
@@ -302,7 +302,7 @@ class Builder:
         if not self.sweeps:
             raise Nothing(
                 "no runs of one model differ in a few numbers alone, and there is no record of a search (give the "
-                "trials.jsonl of run_hyper.py, too)"
+                "trials.jsonl of tune, too)"
             )
         section = Section("sensitivity", title)
         for sweep in self.sweeps:

@@ -35,7 +35,7 @@ def test_a_report_has_all_its_files_and_nothing_is_left_out(report):
     for name in (name for name in charts if name.endswith(".png")):
         assert f"]({name})" in text
     assert "Failed: GRCN on baby, seed 999: the process of the run was killed" in text
-    assert "run\\_recbole\\_group" not in text and "python run_recbole_group.py --models=BPR," in text
+    assert "recbole\\_mambarec compare" not in text and "python -m recbole_mambarec compare --models=BPR," in text
 
 
 def test_the_same_records_give_the_same_bytes(files, report, tmp_path):
@@ -184,11 +184,11 @@ def test_commands_make_the_same_runs_again(files, tmp_path):
     traced = provenance.trace([*comparison, *runs.ablations()["mambarec-ablation"], *grid, *load.rows(runs.trials)])
     commands = dict(traced.commands)
     models = "BPR,LightGCN,VBPR,FREEDOM,MGCN,LGMRec,CRANE,MambaRec"
-    script, seeds = "python run_recbole_group.py", "--seeds=999,1000,1001"
+    script, seeds = "python -m recbole_mambarec compare", "--seeds=999,1000,1001"
     assert commands["C1"] == f"{script} --models={models} --datasets=baby,sports {seeds}"
     assert commands["C2"] == f"{script} --group=mambarec-ablation --dataset=baby {seeds}"
     line, _, *tried = commands["C4"].splitlines()
-    assert line == "python run_hyper.py --model=MambaRec --dataset=sports"
+    assert line == "python -m recbole_mambarec tune --model=MambaRec --dataset=sports"
     assert tried[0] == "#   mmd_weight: 0.05, 0.1, 0.2"  # none of the shipped space
     line, _, *file = commands["C3"].splitlines()
     assert line == f"{script} --group=grid.yaml --dataset=baby"
@@ -206,10 +206,10 @@ def test_overrides_and_single_seeds_are_in_the_command(tmp_path):
     rows = load.rows(store.read(made.runs))
     ((_, command),) = provenance.trace(rows).commands
     options = "--dataset=baby --seeds=7, --epochs=3 '--modalities=['\"'\"'image'\"'\"']'"
-    assert command == f"python run_recbole_group.py --models=BPR,VBPR {options}"
+    assert command == f"python -m recbole_mambarec compare --models=BPR,VBPR {options}"
     made.add("BPR", "baby", 999, 0.1, "BPR (paper)", overrides={"variant": "paper"})
     _, (_, command) = provenance.trace(load.rows(store.read(made.runs))).commands
-    assert command == "python run_recbole_group.py --models=BPR --dataset=baby --label=paper --variant=paper"
+    assert command == "python -m recbole_mambarec compare --models=BPR --dataset=baby --label=paper --variant=paper"
 
 
 def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
@@ -217,7 +217,9 @@ def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
     point = {"point": {"mmd_weight": 0.1, "mmd_bandwidth": 2}}
     shipped = [replace(row, records=tuple(record | point for record in row.records)) for row in rows[:1]]
     ((_, command),) = provenance.trace(shipped).commands
-    assert command.startswith("python run_hyper.py --model=MambaRec --dataset=sports") and "\n" not in command
+    assert (
+        command.startswith("python -m recbole_mambarec tune --model=MambaRec --dataset=sports") and "\n" not in command
+    )
 
 
 def test_synthetic_files_are_records(tmp_path):
