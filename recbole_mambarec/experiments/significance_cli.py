@@ -46,29 +46,37 @@ def main(argv: list[str] | None = None, prog: str = "recbole-mambarec significan
     rows = _chosen((runs if names is None else runs.of(names)).comparison(options.group), _names(options.models))
     if not rows:
         raise UserError(f"there are no finished runs to compare in {', '.join(options.runs)}")
-    parts = []
+    parts, obstacles = [], []
     for dataset, here in load.datasets(rows).items():
-        by = options.by or ("user" if all(row.has_users for row in here) else "seed")
-        left_out = [row.label for row in here if by == "seed" and len(row.seeds) < 2]
-        records = [record for row in here if row.label not in left_out for record in row.named()]
         try:
-            if by == "user":
-                family = over_users(records, "", options.mask, options.metric, options.alpha)
-            else:
-                family = over_seeds(records, options.mask, options.metric, options.alpha) if records else None
+            found = _tested(here, options)
         except UserError as error:
-            raise UserError(f"{dataset}: {error}") from None
-        if family is None:
-            labels = ", ".join(row.label for row in here)
-            raise UserError(
-                f"{dataset}: {labels} have fewer than two seeds in common, and nothing can be tested over seeds: run "
-                "more of them (--seeds), name those that have several (--models), or compare by user (--by=user)"
-            )
-        parts.append(f"{dataset}, {options.metric.lower()} (mask: {options.mask})\n\n{text(family)}")
-        if left_out:
-            parts[-1] += f"\nleft out, with one seed: {', '.join(left_out)}"
-    print("\n\n".join(parts))
+            obstacles.append(f"{dataset}: {error}")
+        else:
+            parts.append(f"{dataset}, {options.metric.lower()} (mask: {options.mask})\n\n{found}")
+    if not parts:
+        raise UserError("; ".join(obstacles))
+    print("\n\n".join([*parts, *(f"not tested: {obstacle}" for obstacle in obstacles)]))
     return 0
+
+
+def _tested(rows: list[load.Row], options: argparse.Namespace) -> str:
+    """The rows of one dataset."""
+    by = options.by or ("user" if all(row.has_users for row in rows) else "seed")
+    if by == "user":
+        records = [record for row in rows for record in row.named()]
+        return text(over_users(records, "", options.mask, options.metric, options.alpha))
+    several = [row for row in rows if len(row.seeds) > 1]
+    records = [record for row in several for record in row.named()]
+    family = over_seeds(records, options.mask, options.metric, options.alpha) if several else None
+    if family is None:
+        raise UserError(
+            f"{', '.join(row.label for row in rows)} have fewer than two seeds in common, and nothing can be tested "
+            "over seeds: run more of them (--seeds), name those that have several (--models), or compare by user "
+            "(--by=user)"
+        )
+    single = [row.label for row in rows if len(row.seeds) < 2]
+    return text(family) + (f"\nleft out, with one seed: {', '.join(single)}" if single else "")
 
 
 def text(family: Family) -> str:

@@ -291,7 +291,7 @@ def door(monkeypatch, *arguments):
         (["--models=BPR", "--epochs=1", "--epochs=2"], "--epochs is given more than once"),
         (["--models=BPR", "--config_files=none.yaml"], "configuration file 'none.yaml' not found"),
         (["--models=BPR", "--nproc=2"], "nproc cannot be given here"),
-        (["--models=BPR", "--test_latex=x.tex"], "python -m recbole_mambarec.report"),
+        (["--models=BPR", "--test_latex=x.tex"], "recbole_mambarec report` writes the tables"),
         (["--models=BPR,VBPR", "--modalities=['audio']"], "VBPR on planted: dataset 'planted' has no modality 'audio'"),
     ],
 )
