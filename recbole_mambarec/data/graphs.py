@@ -208,29 +208,27 @@ def bipartite_with_items(
     return SparseGraph(scale @ matrix @ scale)
 
 
-def principal_bipartite(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
+def principal_bipartite(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, rank: int) -> SparseGraph:
     """The user-item adjacency rebuilt from few singular vectors, ``(U + I, U + I)``, symmetric, not normalised again.
 
-    Of the 64 leading singular values s_0 >= s_1 ... of the normalised adjacency, the vectors of the first 16 are kept,
-    each weighted with s_j * s_(48+j); entries below 0.001 in magnitude are dropped. The singular values of a bipartite
-    adjacency are those of its user x item block, each twice, so the block's 32 are computed, and 8 vectors kept. At
-    most 8 million entries can reach the threshold, and they are found in blocks of users.
+    Of the ``rank`` leading singular values s_0 >= s_1 ... of the normalised adjacency, the vectors of the first quarter
+    (q of them) are kept, each weighted with s_j * s_(rank - q + j); entries below 0.001 in magnitude are dropped. The
+    singular values of a bipartite adjacency are those of its user x item block, each twice, so half of them are
+    computed. Both numbers are rounded down to pairs: which of a pair's vectors would be left out is chance. At most 8
+    million entries can reach the threshold at rank 64, and they are found in blocks of users.
     Source: the global form of PGL (AAAI 2025).
 
     Raises:
-        ValueError: there are not more than 32 users and 32 items.
+        ValueError: there are not more users and items than vectors of the block, or less than one pair is kept.
     """
-    rank, kept, threshold = 32, 8, 1e-3
-    if min(n_users, n_items) <= rank:
-        raise ValueError(f"{rank} singular vectors need more than {rank} users and items, got {n_users} and {n_items}")
-    block = _normalised_block(users, items, n_users, n_items)
-    # the starting vector is given, so that the result does not depend on numpy's global generator
-    start = np.ones(min(n_users, n_items))
-    left, values, right = scipy.sparse.linalg.svds(block, k=rank, v0=start)
-    order = np.argsort(-values)
-    values = values[order]
-    left = left[:, order[:kept]] * (values[:kept] * values[rank - kept :])
-    right = right[order[:kept]]
+    half, kept, threshold = rank // 2, rank // 8, 1e-3
+    if kept == 0:
+        raise ValueError(f"a quarter of {rank} singular vectors is no pair of them")
+    if min(n_users, n_items) <= half:
+        raise ValueError(f"{half} singular vectors need more than {half} users and items, got {n_users} and {n_items}")
+    left, values, right = leading_singular_vectors(users, items, n_users, n_items, half)
+    left = left[:, :kept] * (values[:kept] * values[half - kept :])
+    right = right[:kept]
     parts = []
     step = max(1, _BLOCK_VALUES // n_items)
     for first in range(0, n_users, step):
@@ -239,6 +237,22 @@ def principal_bipartite(users: np.ndarray, items: np.ndarray, n_users: int, n_it
         parts.append(sp.csr_array(dense))
     block = sp.vstack(parts, format="csr")
     return SparseGraph(sp.block_array([[None, block], [block.T, None]], format="csr"), symmetric=True)
+
+
+def leading_singular_vectors(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Singular vectors and values of the user x item block of :func:`bipartite_adjacency`, largest first.
+
+    Returns:
+        Left vectors ``(n_users, count)``, values ``(count,)``, right vectors ``(count, n_items)``.
+    """
+    block = _normalised_block(users, items, n_users, n_items)
+    # the starting vector is given, so that the result does not depend on numpy's global generator
+    start = np.ones(min(n_users, n_items))
+    left, values, right = scipy.sparse.linalg.svds(block, k=count, v0=start)
+    order = np.argsort(-values)
+    return left[:, order], values[order], right[order]
 
 
 def _normalised_block(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
@@ -408,13 +422,18 @@ class CoUsers:
                 (COHESION); a neighbour that is there n times weighs n-fold in the softmax.
         """
         sizes = np.diff(self.starts)
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        times = np.ones(len(rows))
+        times = np.ones(len(self.users))
         if fill:
             lacking = np.where(sizes > 0, self.k - sizes, 0)
             drawn_for = np.repeat(np.arange(len(sizes)), lacking)
             place = torch.rand(len(drawn_for), dtype=torch.float64).numpy() * sizes[drawn_for]
             np.add.at(times, self.starts[drawn_for] + place.astype(np.int64), 1.0)
+        return self.weighted(times)
+
+    def weighted(self, times: np.ndarray) -> SparseGraph:
+        """:meth:`graph` with each neighbour there as often as ``times`` says, in the order of ``users``."""
+        sizes = np.diff(self.starts)
+        rows = np.repeat(np.arange(len(sizes)), sizes)
         # the first count is the largest of a user's
         powers = times * np.exp((self.counts - self.counts[self.starts[rows]]).astype(np.float64))
         weights = powers / np.bincount(rows, weights=powers, minlength=len(sizes))[rows]

@@ -130,9 +130,9 @@ class TrainingData:
         kept = prune_edges(users, items, self.n_users, self.n_items, rate)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
-    def principal_bipartite(self) -> SparseGraph:
+    def principal_bipartite(self, rank: int) -> SparseGraph:
         """:func:`principal_bipartite` of the training interactions."""
-        return principal_bipartite(self.users, self.items, self.n_users, self.n_items)
+        return principal_bipartite(self.users, self.items, self.n_users, self.n_items, rank)
 
     def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
         """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""

@@ -60,6 +60,8 @@ NO_EFFECT = frozenset(
 # as they were belongs here, so that earlier runs are still known as the same ones (cl_warmup_epochs came and went)
 NEUTRAL = {
     **{"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1},
+    # COHESION's runs had one propagation over the item graph before it had the key
+    "n_mm_layers": 1,
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
 }

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr
-from recbole_mambarec.layers.propagation import split_nodes
+from recbole_mambarec.layers.propagation import propagate, split_nodes
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -40,7 +40,8 @@ class COHESION(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data, branches = self.embedding_size, self.data, [_IDS, *self.modalities]
-        self.n_ui_layers, self.reg_weight = config["n_ui_layers"], config["reg_weight"]
+        self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
+        self.reg_weight = config["reg_weight"]
         self.train_ids, self.user_knn_k = config["train_ids"], config["user_knn_k"]
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.item_embedding = nn.Parameter(torch.empty(data.n_items, d))
@@ -80,7 +81,7 @@ class COHESION(MultimodalRecommender):
         nodes = torch.cat([self._branch(branch) for branch in self.mlp], dim=1)
         users, items = split_nodes(nodes, self.data.n_users)
         user_graph = self.training_user_graph if self.training else self.user_graph
-        return users + user_graph.propagate(users), items + self.item_graph.propagate(items)
+        return users + user_graph.propagate(users), items + propagate(self.item_graph, items, self.n_mm_layers)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR with a weight per branch and pair, and squares of the modalities' preferences."""

@@ -24,7 +24,8 @@ class PGL(PrunedRecommender):
     graph. A contrastive term makes users and items recognise themselves under another dropout mask.
 
     Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
-    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term.
+    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term; as many singular vectors as
+    ``embedding_size`` are sought for the global graph, and a quarter of them kept.
     """
 
     min_modalities = 1
@@ -38,7 +39,7 @@ class PGL(PrunedRecommender):
         if config["subgraph"] == "global":
             self.prune_rate = 0.0
             try:
-                self.training_graph = data.principal_bipartite()
+                self.training_graph = data.principal_bipartite(d)
             except ValueError as error:
                 raise UserError(f"subgraph global: {error}; use subgraph local") from None
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]

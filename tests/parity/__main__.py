@@ -1,48 +1,87 @@
 """python -m tests.parity FILE...: compare files of golden numbers with our models.
 
-Prints the largest error per group of quantities (``--all``: of every array) and exits with 1 when one is beyond its
-tolerance.
+Prints the largest error per group of quantities (``--all``: of every array). Files of models that this package does not
+have are named and left out. Exits with 1 when an array is beyond its tolerance, with 2 when nothing could be compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from itertools import groupby
 from pathlib import Path
 
-from recbole_mambarec.errors import run_main
-from tests.parity.adapters import ADAPTERS
-from tests.parity.runner import Result, check
+from recbole_mambarec.errors import UserError, run_main
+from tests.parity.adapter import NoAdapter, adapter_of
+from tests.parity.runner import Result, check, model_of
 
 
 def _group(result: Result) -> str:
-    top, _, rest = result.quantity.partition("/")
-    return (
-        f"{top}/{rest.split('/')[0]}" if top in ("train", "dream") else f"{top}/*" if top == "grad" else result.quantity
-    )
+    """The quantity, for gradients and buffers the folder that they are in."""
+    name = re.sub(r"^((?:[^/]+/)?grad|params_without_grad)/.*", r"\1/*", result.quantity)
+    top, _, rest = name.partition("/")
+    return f"{top}/{rest.split('/')[0]}" if top in ("train", "dream") else name
 
 
-def main() -> int:
-    """Check the files named on the command line."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.splitlines()[0])
     fixtures = sorted((Path(__file__).parent / "fixtures").glob("*.npz"))
     parser.add_argument(
         "files", nargs="*", metavar="FILE", default=fixtures, help="default: the files beside the tests"
     )
     parser.add_argument("--all", action="store_true", help="a line per array instead of per group")
-    options = parser.parse_args()
-    failed = 0
-    for file in options.files:
-        results = check(file, ADAPTERS)
-        failed += sum(not result.ok for result in results)
-        print(f"{file}: {len(results)} arrays, {sum(not r.ok for r in results)} beyond tolerance")
+    parser.add_argument(
+        "--models",
+        metavar="NAME,...",
+        help="compare the files of these models only; each must have an adapter and a file",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Check the files named on the command line."""
+    options = _arguments()
+    files = {file: model_of(file) for file in options.files}
+    if options.models is not None:
+        wanted = [name.strip() for name in options.models.split(",") if name.strip()]
+        for name in wanted:
+            if name not in files.values():
+                raise UserError(
+                    f"none of the {len(files)} files is about {name}: there are {', '.join(sorted(set(files.values())))}"
+                )
+            adapter_of(name)
+        files = {file: model for file, model in files.items() if model in wanted}
+
+    shares: dict[str, float] = {}
+    beyond, arrays, left_out = 0, 0, {}
+    for file, model in files.items():
+        try:
+            results = check(file)
+        except NoAdapter as error:
+            left_out[file] = str(error)
+            continue
+        failed = [result for result in results if not result.ok]
+        arrays, beyond = arrays + len(results), beyond + len(failed)
+        shares[model] = max([shares.get(model, 0.0), *(result.share for result in results)])
+        print(f"{file}: {len(results)} arrays, {len(failed)} beyond tolerance")
         key = (lambda r: r.quantity) if options.all else _group
         for name, group in groupby(sorted(results, key=key), key=key):
-            worst = max(group, key=lambda r: r.error / r.allowed if r.allowed else (r.error > 0) * 1e9 or r.error)
+            worst = max(group, key=lambda r: r.share)
             print(
                 f"  {'ok  ' if worst.ok else 'FAIL'} {name:42} error {worst.error:9.2e}  allowed {worst.allowed:9.2e}"
+                f"  {worst.reason}".rstrip()
             )
-    return 1 if failed else 0
+    for file, reason in left_out.items():
+        print(f"{file}: not compared, {reason}")
+    if not shares:
+        raise UserError("nothing was compared: none of the files is about a model that has an adapter")
+
+    print("largest error as a share of the tolerance: " + ", ".join(f"{m} {s:.3f}" for m, s in sorted(shares.items())))
+    print(
+        f"{len(files) - len(left_out)} files of {len(shares)} models: {arrays} arrays, {beyond} beyond tolerance; "
+        f"{len(left_out)} files of models without an adapter"
+    )
+    return 1 if beyond else 0
 
 
 if __name__ == "__main__":

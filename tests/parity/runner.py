@@ -1,14 +1,17 @@
 """Recompute a file of golden numbers with our model and measure the difference of every array in it.
 
 A file holds data, parameters, a batch, and what a published implementation made of them. Its keys say what an array is:
-``data/``, ``batch_*`` and ``param/`` are inputs, everything else is a result to reproduce.
+:data:`INPUTS` and what the model's adapter adds to them are inputs, everything else is a result to reproduce.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -17,100 +20,111 @@ from recbole.utils import get_model
 from torch import Tensor, nn
 
 import recbole_mambarec  # noqa: F401  (RecBole's look-ups must know our models)
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
-from tests.helpers import InMemoryDataset, batch, model_config
+from recbole_mambarec.models.base import MultimodalRecommender
+from tests.parity.adapter import Adapter, Run, TrainingPass, adapter_of
+from tests.parity.dataset import InMemoryDataset, batch, model_config
+from tests.parity.recorded import calls_of, recorded
 
 # published in the README of the golden files
 OUTPUT_TOLERANCE = 2e-5
 GRADIENT_SHARE = 1e-5
 
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis.
-
-    ``transposed``: the published code has the matrix the other way round.
-    """
-
-    name: str
-    rows: slice = field(default_factory=lambda: slice(None))
-    transposed: bool = False
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The part of ``tensor`` (a view), as the published code has it."""
-        part = tensor[self.rows] if tensor.ndim else tensor
-        return part.T if self.transposed else part
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What the runner must know of one model.
-
-    Attributes:
-        config: configuration of the file -> our configuration keys.
-        slots: model -> published parameter name -> :class:`Slot`; None for one that the published code never uses.
-        results: (model, fixture) -> pairs of a result's key and our value for it, beyond those every model has.
-        part_names: published loss part -> function of our (weighted) parts and configuration that gives it.
-        prepare: takes the chance out of a fresh model where the published numbers were made without it.
-        embeddings: model -> final embeddings of users and items, padding row first.
-        scores: our scores -> published ones.
-        missing_loss: (model, batch, configuration) -> terms of the published loss that the model lacks by definition.
-    """
-
-    config: Callable[[dict], dict]
-    slots: Callable[[nn.Module], dict[str, Slot | None]]
-    results: Callable[[nn.Module, Fixture], Iterator[tuple[str, object]]]
-    part_names: dict[str, Callable[[dict, dict], object]]
-    prepare: Callable[[nn.Module], object] = lambda model: None
-    embeddings: Callable[[nn.Module], tuple[Tensor, Tensor]] = lambda model: model.scored_embeddings()
-    scores: Callable[[Tensor], Tensor] = lambda scores: scores
-    missing_loss: Callable[[nn.Module, dict, dict], dict[str, Tensor]] = lambda model, batch, config: {}
+# what the published code was given or drew, in files of any model
+INPUTS = (
+    *("config", "data/*", "batch_*", "param/*"),
+    *("dropout/rate*", "dropout/mask_*", "noise/draw_*", "prune/rate", "prune/kept_edges"),
+    *("user_graph/index", "user_graph/weights", "club/perm_*", "edges/rate", "edges/draw", "edges/order"),
+)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One compared array: the largest absolute difference and what is allowed."""
+    """One compared array: the largest absolute difference, what is allowed, and why it could not be compared."""
 
     quantity: str
     error: float
     allowed: float
+    reason: str = ""
 
     @property
     def ok(self) -> bool:
         """Within the tolerance; a NaN is not."""
         return bool(self.error <= self.allowed)
 
+    @property
+    def share(self) -> float:
+        """The error as a share of what is allowed, infinite where nothing was to be compared."""
+        if np.isnan(self.error):
+            return np.inf
+        return self.error / self.allowed if self.allowed else np.inf if self.error else 0.0
+
+
+def _read(path: str | Path, only: tuple[str, ...] | None = None) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays (of the names ``only``) and description of a golden file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in (only or stored.files)}
+        meta = json.loads(str(arrays["config"]))
+        if not (isinstance(meta["model"], str) and isinstance(meta["config"], dict)):
+            raise ValueError("its config names no model")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable file of golden numbers ({error})") from None
+    return arrays, meta
+
+
+def model_of(path: str | Path) -> str:
+    """The model that a golden file is about.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return _read(path, only=("config",))[1]["model"]
+
 
 class Fixture:
-    """A golden file and the model built from it."""
+    """A golden file and the model built from it.
 
-    def __init__(self, path: str | Path, adapters: dict[str, Adapter]) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                self.arrays = {key: stored[key] for key in stored.files}
-            self.meta = json.loads(str(self.arrays["config"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is no readable file of golden numbers ({error})") from None
-        self.model_name = self.meta["model"]
-        if self.model_name not in adapters:
-            known = ", ".join(sorted(adapters))
-            raise UserError(f"{path} is about {self.model_name}, for which no adapter exists: there are {known}")
-        self.adapter = adapters[self.model_name]
-        self.config = self.adapter.config(self.meta["config"])
+    Args:
+        path: the file.
+        find: name of the published model -> its adapter.
+
+    Raises:
+        NoAdapter: the file is about a model that ``find`` does not know.
+        UserError: the file cannot be read, or has a hyper-parameter that the adapter has no place for.
+    """
+
+    def __init__(self, path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> None:
+        self.path = Path(path)
+        self.arrays, self.meta = _read(path)
+        self.model_name, self.published = self.meta["model"], self.meta["config"]
+        self.adapter = find(self.model_name)
+        self.config = self.adapter.config({k: v for k, v in self.published.items() if k not in self.adapter.unused})
+        if issubclass(get_model(self.model_name), MultimodalRecommender):
+            known = default_properties("overall") | default_properties("model", self.model_name)
+            unknown = ", ".join(sorted(self.config.keys() - known.keys()))
+            if unknown:
+                raise UserError(f"{path}: {self.model_name} has no key {unknown}: name it in the model's adapter")
 
     def dataset(self) -> InMemoryDataset:
         """The file's training interactions and features."""
         rows = self.arrays["data/interactions"]
         rows = rows[rows[:, 2] == 0]
-        features = {key[len("data/") : -len("_feat")]: self.arrays[key] for key in self.arrays if key.endswith("_feat")}
+        features = {
+            key[len("data/") : -len("_feat")]: self.arrays[key] for key in self.keys("data/") if key.endswith("_feat")
+        }
         return InMemoryDataset(rows[:, 0], rows[:, 1], self.meta["n_users"], self.meta["n_items"], features)
 
     def build(self, **overrides) -> nn.Module:
         """A fresh model with the file's configuration and parameters."""
         config = model_config(self.model_name, **(self.config | overrides))
         model = get_model(self.model_name)(config, self.dataset())
-        self.load(model, "param/")
-        self.adapter.prepare(model)
+        self.adapter.prepare(model, self)
+        if self.keys("param/"):
+            left = {name for name, _ in model.named_parameters()} - self.load(model, "param/")
+            if left:
+                raise UserError(f"{self.path} has no values for {', '.join(sorted(left))} of {self.model_name}")
         return model
 
     def losses(self, model: nn.Module) -> dict[str, Tensor]:
@@ -126,16 +140,28 @@ class Fixture:
             scores = model.eval().full_sort_predict({"user_id": torch.arange(1, n_users + 1)})
         return self.adapter.scores(scores.view(n_users, n_items + 1)[:, 1:])
 
-    def load(self, model: nn.Module, prefix: str) -> None:
-        """Copy the file's arrays under ``prefix`` into the model; every one must have a place."""
+    def load(self, model: nn.Module, prefix: str) -> set[str]:
+        """Copy the file's arrays under ``prefix`` into the model; every one must have a place.
+
+        Returns:
+            The names of the model's tensors that got a value.
+        """
         state = dict(model.named_parameters()) | dict(model.named_buffers())
         slots = self.adapter.slots(model)
+        filled = set()
         for key in self.keys(prefix):
-            slot = slots[key[len(prefix) :]]
+            name = key[len(prefix) :]
+            if name not in slots:
+                raise UserError(f"{self.path}: {self.model_name}'s adapter has no slot for {name}")
+            slot = slots[name]
             if slot is None:
                 continue
-            target = slot.of(state[slot.name].data)
-            target.copy_(torch.as_tensor(self.arrays[key]).reshape(target.shape))
+            values, target = torch.as_tensor(self.arrays[key]), slot.of(state[slot.name].data)
+            if values.squeeze().shape != target.squeeze().shape:
+                raise UserError(f"{self.path}: {key} is {tuple(values.shape)}, {slot.name} {tuple(target.shape)}")
+            target.copy_(values.reshape(target.shape))
+            filled.add(slot.name)
+        return filled
 
     def keys(self, prefix: str) -> list[str]:
         """Keys of the file under ``prefix``."""
@@ -145,63 +171,104 @@ class Fixture:
         """The file's batch in RecBole's ids."""
         return batch(*(self.arrays[f"batch_{name}"] for name in ("users", "pos", "neg")))
 
+    def is_input(self, key: str) -> bool:
+        """``key`` is something that the published code was given or drew."""
+        return any(fnmatchcase(key, pattern) for pattern in (*INPUTS, *self.adapter.inputs))
 
-def check(path: str | Path, adapters: dict[str, Adapter]) -> list[Result]:
+
+def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list[Result]:
     """Compare every result of a file.
 
     Raises:
-        UserError: the file is unreadable or of a model without adapter.
+        NoAdapter: the file is about a model that ``find`` does not know.
+        UserError: the file is unreadable, or does not fit the adapter of its model.
     """
-    fixture = Fixture(path, adapters)
+    fixture = Fixture(path, find)
     arrays = fixture.arrays
-    computed = dict(_common_results(fixture))
-    model = fixture.build()
-    computed.update(fixture.adapter.results(model, fixture))
+    computed = dict(_evaluation(fixture))
+    passes = [key[: -len("/loss")] for key in arrays if re.fullmatch(r"[^/]+/loss", key)]
+    unwanted = {}
+    for prefix in passes:
+        run = _run_of(fixture, prefix)
+        if run is not None:
+            model = _train(fixture, prefix, run, computed)
+            unwanted |= _gradients_of_untrained(fixture, model) if prefix == "train" else {}
+    computed.update(fixture.adapter.results(fixture.build(), fixture))
 
-    largest_gradient = max((np.abs(arrays[key]).max() for key in fixture.keys("grad/")), default=0.0)
     results = []
     for key, golden in arrays.items():
-        if key == "config" or key.startswith(("data/", "batch_", "param/", "dream/param/")) or key in INPUTS:
+        if fixture.is_input(key):
             continue
         if key not in computed:
-            results.append(Result(key, float("nan"), 0.0))  # a result that nothing here recomputes is a failure
+            # a result that nothing here recomputes is a failure
+            results.append(Result(key, float("nan"), 0.0, "nothing recomputes it"))
             continue
-        golden = np.asarray(golden, dtype=np.float64)
-        ours = np.asarray(computed[key], dtype=np.float64).reshape(golden.shape)
-        allowed = OUTPUT_TOLERANCE * np.abs(golden).max()
-        if key.startswith("grad/"):
-            allowed += GRADIENT_SHARE * largest_gradient
-        results.append(Result(key, float(np.abs(ours - golden).max()), float(allowed)))
-    return results
+        golden, ours = (np.asarray(values, dtype=np.float64) for values in (golden, computed[key]))
+        if golden.squeeze().shape != ours.squeeze().shape:
+            results.append(Result(key, float("nan"), 0.0, f"its shape is {golden.shape}, ours {ours.shape}"))
+            continue
+        allowed = OUTPUT_TOLERANCE * np.abs(golden).max(initial=0.0)
+        prefix = re.match(r"(?:[^/]+/)?grad/", key)
+        if prefix:
+            allowed += GRADIENT_SHARE * max(np.abs(arrays[other]).max() for other in fixture.keys(prefix[0]))
+        error = np.abs(ours.reshape(golden.shape) - golden).max(initial=0.0)
+        results.append(Result(key, float(error), float(allowed)))
+    return results + [Result(f"params_without_grad/{name}", error, 0.0) for name, error in unwanted.items()]
 
 
-# arrays that feed a result of another key
-INPUTS = frozenset(
-    ["mmd/x", "mmd/y", "infonce/alone_view1", "infonce/alone_view2", "prune/rate", "prune/kept_edges"]
-    + [f"gumbel/noise_{modality}_{side}" for modality in ("image", "text") for side in ("item", "user")]
-    + [f"dream/{shape}_x" for shape in ("vec", "map", "tallmap", "widemap", "seq")]
-)
-
-
-def _common_results(fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """Scores, embeddings, loss, its parts and the gradients, which every file has."""
+def _evaluation(fixture: Fixture) -> Iterator[tuple[str, object]]:
+    """Scores and embeddings in evaluation mode."""
+    if not fixture.keys("eval/"):
+        return
     model = fixture.build().eval()
-    with torch.no_grad():
-        users, items = fixture.adapter.embeddings(model)
-    yield "eval/user_embeddings", users[1:].detach()
-    yield "eval/item_embeddings", items[1:].detach()
+    if fixture.keys("eval/user_embeddings"):
+        with torch.no_grad():
+            users, items = fixture.adapter.embeddings(model)
+        yield "eval/user_embeddings", users[1:].detach()
+        yield "eval/item_embeddings", items[1:].detach()
     yield "eval/scores", fixture.scores(model)
 
-    model = fixture.build().train()
-    parts = fixture.losses(model)
+
+def _run_of(fixture: Fixture, prefix: str) -> Run | None:
+    """How the pass of a prefix is made; ``train_bs<n>`` is the plain one with another configured batch size."""
+    runs = {"train": Run()} | dict(fixture.adapter.runs)
+    size = re.fullmatch(r"train_bs(\d+)", prefix)
+    if prefix in runs or size is None:
+        return runs.get(prefix)
+    return Run(lambda fixture: {"train_batch_size": int(size[1])}, runs["train"].change, runs["train"].draws)
+
+
+def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object]) -> nn.Module:
+    """One training pass: its loss, parts and gradients go to ``computed``; the model with its gradients."""
+    model = fixture.build(**run.settings(fixture)).train()
+    run.change(model, fixture)
+    with recorded(run.draws(fixture)), calls_of(fixture.adapter.watched) as calls:
+        parts = fixture.losses(model)
     loss = sum(parts.values())
     loss.backward()
-    yield "train/loss", loss.item()
-    for name, compute in fixture.adapter.part_names.items():
-        yield f"train/part/{name}", compute({k: v.item() for k, v in parts.items()}, fixture.config)
+    computed[f"{prefix}/loss"] = loss.item()
+    made = TrainingPass(model, fixture.config, fixture.batch(), {k: v.item() for k, v in parts.items()}, calls)
+    for name, compute in fixture.adapter.parts.items():
+        value = compute(made)
+        value = value.detach() if isinstance(value, Tensor) else value
+        # train_bs32/ has its parts without the folder
+        computed[f"{prefix}/part/{name}"] = computed[f"{prefix}/{name}"] = value
 
     parameters = dict(model.named_parameters())
+    folder = "grad" if prefix == "train" else f"{prefix}/grad"
     for name, slot in fixture.adapter.slots(model).items():
         gradient = parameters[slot.name].grad if slot is not None and slot.name in parameters else None
         if gradient is not None:
-            yield f"grad/{name}", slot.of(gradient)
+            computed[f"{folder}/{name}"] = slot.of(gradient)
+    return model
+
+
+def _gradients_of_untrained(fixture: Fixture, model: nn.Module) -> dict[str, float]:
+    """Largest gradient of each parameter that gets none in the published code."""
+    parameters, slots = dict(model.named_parameters()), fixture.adapter.slots(model)
+    largest = {}
+    for name in fixture.meta.get("params_without_grad", []):
+        slot = slots.get(name)
+        gradient = parameters[slot.name].grad if slot is not None and slot.name in parameters else None
+        largest[name] = 0.0 if gradient is None else slot.of(gradient).abs().max().item()
+    return largest

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs import bipartite_adjacency
 from recbole_mambarec.layers.losses import info_nce
-from tests.parity.runner import Fixture, Slot
+from tests.parity.adapter import Run, Slot, TrainingPass
+from tests.parity.runner import Fixture
+
+# hyper-parameters that several published models read without effect
+FEATURE_WIDTH = "always embedding_size: the published code adds projected features to ids"
+EPOCH_DRAW = "drawn before an epoch: the files hold the edges that were drawn"
+
+
+def renamed(names: dict[str, str], **more: object) -> Callable[[dict], dict]:
+    """An :attr:`Adapter.config` that gives hyper-parameters our names and adds ``more`` keys of ours."""
+    return lambda published: {names.get(key, key): value for key, value in published.items()} | more
 
 
 def pair(published: str, ours: str, parts=("weight", "bias"), rows: slice = slice(None)) -> dict[str, Slot]:
@@ -16,20 +27,73 @@ def pair(published: str, ours: str, parts=("weight", "bias"), rows: slice = slic
     return {f"{published}.{part}": Slot(f"{ours}.{part}", rows) for part in parts}
 
 
-def weighted(part: str, weight: str) -> Callable[[dict, dict], float]:
+def weighted(part: str, weight: str) -> Callable[[TrainingPass], float]:
     """A published loss part that is stored without its weight."""
-    return lambda parts, config: parts[part] / config[weight]
+    return lambda made: made.parts[part] / made.config[weight]
 
 
-def same(part: str) -> Callable[[dict, dict], float]:
+def same(part: str) -> Callable[[TrainingPass], float]:
     """A published loss part that is one of ours."""
-    return lambda parts, config: parts[part]
+    return lambda made: made.parts[part]
+
+
+def call(function: str, number: int) -> Callable[[TrainingPass], Tensor]:
+    """A published loss part that is what a watched function returned the ``number``-th time (from 0)."""
+    return lambda made: made.calls[function][number].result
 
 
 def dense(graph) -> object:
     """A :class:`SparseGraph` as an array."""
     return graph.scipy().toarray()
 
+
+def item_tables(modalities=("image", "text"), projection: str = "{}_trs") -> dict[str, Slot]:
+    """Slots of ids, trained feature tables, and one linear map per modality, as most of MMRec's models name them."""
+    slots = {"item_id_embedding.weight": Slot("item_embedding.weight")}
+    for modality in modalities:
+        slots[f"{modality}_embedding.weight"] = Slot(f"features.{modality}.weight")
+        slots |= pair(projection.format(modality), f"projection.{modality}")
+    return slots
+
+
+def neighbour_graphs(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    """The user-item graph, FREEDOM's item graph and its parts."""
+    yield "graph/norm_adj", dense(model.bipartite)
+    yield "graph/item_item", dense(model.item_graph)
+    for modality in model.modalities:
+        yield f"graph/{modality}_knn", dense(model.data.item_graph(modality, fixture.config["knn_k"], "uniform"))
+
+
+def prune(model: nn.Module, fixture: Fixture) -> None:
+    """Train on the edges that the file says were kept."""
+    users, items = fixture.arrays["prune/kept_edges"]
+    model.training_graph = bipartite_adjacency(users, items, fixture.meta["n_users"], fixture.meta["n_items"])
+
+
+def pruned_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    """With which weights edges are drawn, and the graph of those that were."""
+    # an edge is drawn with the weight that it has in the normalised graph
+    yield "graph/edge_weights", dense(model.data.user_item)
+    prune(model, fixture)
+    yield "prune/graph", dense(model.training_graph)
+
+
+def masks(*names: str, rows: dict[str, str] | None = None) -> Run:
+    """The run with recorded dropout, whose rate goes by our key ``dropout_prob``.
+
+    Args:
+        names: of the masks, in our order of drawing.
+        rows: name of a mask of a whole table -> which nodes of the batch we draw it for: ``users`` or ``pos``.
+    """
+
+    def draws(fixture: Fixture) -> list:
+        nodes = {name: fixture.arrays[f"batch_{side}"] for name, side in (rows or {}).items()}
+        return [fixture.arrays[f"dropout/mask_{name}"][nodes.get(name, slice(None))] for name in names]
+
+    return Run(settings=lambda fixture: {"dropout_prob": float(fixture.arrays["dropout/rate"])}, draws=draws)
+
+
+# ---------------------------------------------------------------------- models with two views
 
 # published name of each modality's item gate and preference gate
 _GATES = {"image": ("gate_v.0", "gate_image_prefer.0"), "text": ("gate_t.0", "gate_text_prefer.0")}
@@ -49,37 +113,33 @@ def view_slots() -> dict[str, Slot]:
     return slots
 
 
-def _both_views(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Side and behaviour view of all nodes; MambaRec leaves the fusion of the former to its callers."""
-    views = model._views()
-    side = views.side if hasattr(views, "side") else model.fusion(views.modal, views.behaviour)
-    return side, views.behaviour
+def view_parts(contrast: str, items: int, users: int) -> dict[str, Callable[[TrainingPass], object]]:
+    """Loss parts that MGCN and its successors have; ``contrast`` is watched, and of its calls these are the two."""
+    return {
+        "bpr": same("bpr"),
+        "reg_weighted": same("reg"),
+        "reg_raw": weighted("reg", "reg_weight"),
+        "cl_item": call(contrast, items),
+        "cl_user": call(contrast, users),
+    }
 
 
 def view_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """Graphs, views and their contrast, which the files of MGCN and MambaRec have in common."""
+    """Graphs, views and the contrast of the views alone."""
     arrays, n_users = fixture.arrays, fixture.meta["n_users"]
-    for modality in model.modalities:
-        yield f"graph/{modality}_knn", dense(model.item_graph[modality])
+    for name, graph in model.item_graph.items():
+        yield f"graph/{name}_knn", dense(graph)
     yield "graph/norm_adj", dense(model.bipartite)
     yield "graph/user_item", dense(model.user_item)
 
     model.eval()
     with torch.no_grad():
-        views = _both_views(model)
-    yield "eval/side_embeddings", views[0]
-    yield "eval/content_embeddings", views[1]
-    side, behaviour = (view[n_users:][arrays["batch_pos"]] for view in views)
+        views = model._views()
+        # MambaRec leaves the fusion to its callers
+        side = views.side if hasattr(views, "side") else model.fusion(views.modal, views.behaviour)
+    yield "eval/side_embeddings", side
+    yield "eval/content_embeddings", views.behaviour
+    side, behaviour = (view[n_users:][arrays["batch_pos"]] for view in (side, views.behaviour))
     yield "infonce/view1", side
     yield "infonce/view2", behaviour
     yield "infonce/value_t0.2", info_nce(side, behaviour, 0.2)
-
-    training = _both_views(fixture.build().train())
-    users = (view[:n_users][arrays["batch_users"]] for view in training)
-    items = (view[n_users:][arrays["batch_pos"]] for view in training)
-    yield "train/part/cl_user", info_nce(*users, 0.2).item()
-    yield "train/part/cl_item", info_nce(*items, 0.2).item()
-
-    losses = fixture.losses(fixture.build(train_batch_size=32).train())
-    yield "train_bs32/loss", sum(losses.values()).item()
-    yield "train_bs32/reg_weighted", losses["reg"].item()

@@ -9,8 +9,13 @@ from torch import nn
 
 from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.losses import info_nce, mmd_gaussian
-from tests.parity.adapters.common import pair, view_results, view_slots, weighted
-from tests.parity.runner import Adapter, Fixture, Slot
+from tests.parity.adapter import Adapter, Slot
+from tests.parity.adapters.common import pair, renamed, view_parts, view_results, view_slots, weighted
+from tests.parity.runner import Fixture
+
+_CONTRAST = "recbole_mambarec.models.mambarec.info_nce"
+# of the inputs of the stand-alone DREAM
+_SHAPES = ("vec", "map", "tallmap", "widemap", "seq")
 
 
 def dream_slots(published: str, ours: str, dim: int) -> dict[str, Slot]:
@@ -28,11 +33,6 @@ def dream_slots(published: str, ours: str, dim: int) -> dict[str, Slot]:
     slots[f"{published}fusion.channel.fc.weight"] = Slot(f"{ours}channel.weight")
     slots[f"{published}fusion.spatial.Conv1x1.weight"] = Slot(f"{ours}spatial.weight")
     return slots
-
-
-def _config(published: dict) -> dict:
-    renamed = {"cl_loss": "cl_weight", "mmd_kernel_bandwidth": "mmd_bandwidth"}
-    return {renamed.get(key, key): value for key, value in published.items()} | {"dropout_prob": 0.0}
 
 
 def _slots(model: nn.Module) -> dict[str, Slot]:
@@ -83,7 +83,7 @@ def _after_training(fixture: Fixture) -> Iterator[tuple[str, object]]:
 def _dream_alone(fixture: Fixture) -> Iterator[tuple[str, object]]:
     """The stand-alone DREAM on vectors, maps and sequences."""
     arrays = fixture.arrays
-    inputs = [key for key in fixture.keys("dream/") if key.endswith("_x") and "grad" not in key]
+    inputs = [key for key in fixture.keys("dream/") if fixture.is_input(key) and key.endswith("_x")]
     if not inputs:
         return
     dim = arrays["dream/vec_x"].shape[1]
@@ -117,13 +117,13 @@ def _dream_alone(fixture: Fixture) -> Iterator[tuple[str, object]]:
 
 
 ADAPTER = Adapter(
-    config=_config,
+    config=renamed({"cl_loss": "cl_weight", "mmd_kernel_bandwidth": "mmd_bandwidth"}, dropout_prob=0.0),
     slots=_slots,
     results=_results,
-    part_names={
-        "bpr": lambda parts, config: parts["bpr"],
-        "reg_weighted": lambda parts, config: parts["reg"],
-        "reg_raw": weighted("reg", "reg_weight"),
+    parts={
+        **view_parts(_CONTRAST, items=1, users=0),
         "mmd": weighted("mmd", "mmd_weight"),
     },
+    watched=(_CONTRAST,),
+    inputs=("mmd/x", "mmd/y", "infonce/alone_view*", "dream/param/*", *(f"dream/{shape}_x" for shape in _SHAPES)),
 )

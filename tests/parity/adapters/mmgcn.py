@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tests.parity.adapters.common import pair, same, weighted
-from tests.parity.runner import Adapter, Fixture, Slot
+from tests.parity.adapter import Adapter, Slot
+from tests.parity.adapters.common import pair, renamed, same, weighted
+from tests.parity.runner import Fixture
 
 _TOWERS = {"v_gcn": "image", "t_gcn": "text"}
-
-
-def _config(published: dict) -> dict:
-    return {"latent_dim" if key == "dim_latent" else key: value for key, value in published.items()}
 
 
 def _slots(model: nn.Module) -> dict[str, Slot]:
@@ -37,10 +34,11 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
 
 
 ADAPTER = Adapter(
-    config=_config,
+    config=renamed({"dim_latent": "latent_dim"}),
+    unused={"n_layers": "there are always three"},
     slots=_slots,
     results=_results,
-    part_names={
+    parts={
         "bpr": same("bpr"),
         "reg_id": weighted("reg_id", "reg_weight"),
         "reg_image_pref_table": weighted("reg_preference", "reg_weight"),

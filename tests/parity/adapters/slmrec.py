@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from tests.parity.adapters.common import dense, pair, same, weighted
-from tests.parity.runner import Adapter, Fixture, Slot
+from tests.parity.adapter import Adapter, Slot
+from tests.parity.adapters.common import dense, pair, renamed, same, weighted
+from tests.parity.runner import Fixture
 
 _KEYS = {
     "recdim": "embedding_size",
@@ -17,12 +18,6 @@ _KEYS = {
     "ssl_alpha": "ssl_weight",
     "ssl_temp": "ssl_temperature",
 }
-
-
-def _config(published: dict) -> dict:
-    # embedding_size is in the files too, but recdim is what counts
-    kept = {key: value for key, value in published.items() if key != "embedding_size"}
-    return {_KEYS.get(key, key): value for key, value in kept.items()}
 
 
 def _slots(model: nn.Module) -> dict[str, Slot | None]:
@@ -52,11 +47,18 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
 
 
 ADAPTER = Adapter(
-    config=_config,
+    config=renamed(_KEYS),
+    unused={
+        "embedding_size": "the width is recdim",
+        "ssl_task": "FAC is the only task here",
+        "mm_fusion_mode": "the released form concatenates",
+        "init": "parameters are given",
+        "adj_type": "the released form has no other",
+    },
     slots=_slots,
     results=_results,
     scores=torch.sigmoid,
-    part_names={
+    parts={
         "main": same("main"),
         "ssl_image": weighted("ssl_image", "ssl_weight"),
         "ssl_text": weighted("ssl_text", "ssl_weight"),

@@ -1,0 +1,114 @@
+"""COHESION.
+
+A weight per user, without effect on any score, is in the published loss alone: the adapter adds it. The published user
+graph repeats neighbours at random, in evaluation as well: it is built here from the lists and the draw of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.data.graphs import CoUsers
+from tests.parity.adapter import Adapter, Slot, TrainingPass
+from tests.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
+from tests.parity.runner import Fixture
+
+_RANKING = "recbole_mambarec.models.cohesion.bpr"
+_BRANCHES = {"ids": "id_gcn", "image": "v_gcn", "text": "t_gcn"}
+
+
+def _config(published: dict) -> dict:
+    # the published code has 64 and 256
+    names = {"dim_latent": "embedding_size", "num_layer": "n_ui_layers"}
+    return renamed(names, hidden_dim=4 * published["dim_latent"])(published)
+
+
+def _slots(model: nn.Module) -> dict[str, Slot | None]:
+    slots: dict[str, Slot | None] = {"weight_u": Slot("weight_u"), "id_feat": Slot("item_embedding")}
+    for branch, published in _BRANCHES.items():
+        slots[f"{published}.preference"] = Slot(f"preference.{branch}")
+        slots |= pair(f"{published}.MLP", f"mlp.{branch}.0") | pair(f"{published}.MLP_1", f"mlp.{branch}.2")
+    # registered and never read
+    return slots | {f"{modality}_embedding.weight": None for modality in model.modalities}
+
+
+def _prepare(model: nn.Module, fixture: Fixture) -> None:
+    model.weight_u = nn.Parameter(torch.empty(fixture.meta["n_users"], 2, 1))
+    k = fixture.config["user_knn_k"]
+    lists, counts = (fixture.arrays[f"data/{name}"][:, :k] for name in ("user_neighbours", "user_neighbour_counts"))
+    sizes = (lists >= 0).sum(axis=1)
+    co_users = CoUsers(np.concatenate([[0], np.cumsum(sizes)]), lists[lists >= 0], counts[lists >= 0], k)
+    times = [
+        (lists[user, :size, None] == fixture.arrays["user_graph/index"][user]).sum(axis=1)
+        for user, size in enumerate(sizes)
+    ]
+    model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(times))
+
+
+def _missing_loss(model: nn.Module, batch: dict, config: dict) -> dict[str, Tensor]:
+    return {"reg_weight_u": config["reg_weight"] * model.weight_u.square().mean()}
+
+
+def _preference(modality: str) -> Callable[[TrainingPass], float]:
+    """What the other modalities' squares leave of the regulariser."""
+
+    def compute(made: TrainingPass) -> float:
+        others = [m for m in made.model.modalities if m != modality]
+        squares = (made.model.preference[m][made.batch["user_id"] - 1].square().mean().item() for m in others)
+        return made.parts["reg"] / made.config["reg_weight"] - sum(squares)
+
+    return compute
+
+
+def _branch_scores(items: int) -> Callable[[TrainingPass], Tensor]:
+    """Weighted inner products of the batch with its positive (1) or negative (2) items."""
+
+    def compute(made: TrainingPass) -> Tensor:
+        arguments = made.calls[_RANKING][0].args
+        return (arguments[0] * arguments[items]).sum(dim=1)
+
+    return compute
+
+
+def _branch_weights(made: TrainingPass) -> Tensor:
+    """By how much the users that were ranked with are longer than the users themselves, ``(B, branches)``."""
+    with torch.no_grad():
+        users = made.model.embed()[0][made.batch["user_id"] - 1]
+    weighted, plain = (x.unflatten(1, (len(_BRANCHES), -1)) for x in (made.calls[_RANKING][0].args[0], users))
+    return (weighted * plain).sum(dim=2) / plain.square().sum(dim=2)
+
+
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    yield from neighbour_graphs(model, fixture)
+    yield "graph/user_user", dense(model.user_graph)
+    with torch.no_grad():
+        for branch in _BRANCHES:
+            yield f"eval/branch_{branch}", model._branch(branch)
+
+
+ADAPTER = Adapter(
+    slots=_slots,
+    config=_config,
+    unused={
+        "embedding_size": "the width is dim_latent",
+        "feat_embed_dim": FEATURE_WIDTH,
+        "dropout": "the published grid prunes no edges",
+    },
+    parts={
+        "bpr2": same("bpr"),
+        "pos_scores": _branch_scores(1),
+        "neg_scores": _branch_scores(2),
+        "branch_weights": _branch_weights,
+        "reg_image_pref": _preference("image"),
+        "reg_text_pref": _preference("text"),
+        "reg_weight_u": lambda made: made.parts["reg_weight_u"] / made.config["reg_weight"],
+    },
+    watched=(_RANKING,),
+    results=_results,
+    prepare=_prepare,
+    missing_loss=_missing_loss,
+)

@@ -1,0 +1,54 @@
+"""PGL. Items have no ids; of the global form the files hold the graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import nn
+
+from recbole_mambarec.data.graphs import leading_singular_vectors
+from tests.parity.adapter import Adapter, Run, Slot
+from tests.parity.adapters.common import (
+    FEATURE_WIDTH,
+    call,
+    dense,
+    item_tables,
+    masks,
+    neighbour_graphs,
+    prune,
+    pruned_results,
+    renamed,
+    same,
+)
+from tests.parity.runner import Fixture
+
+_CONTRAST = "recbole_mambarec.models.pgl.info_nce"
+
+
+def _slots(model: nn.Module) -> dict[str, Slot]:
+    users = {f"user_{m}.weight": Slot(f"user_embedding.{m}.weight") for m in model.modalities}
+    return users | {name: slot for name, slot in item_tables().items() if name != "item_id_embedding.weight"}
+
+
+def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    yield from neighbour_graphs(model, fixture)
+    if fixture.config["subgraph"] == "local":
+        yield from pruned_results(model, fixture)
+        return
+    yield "global/graph", dense(model.training_graph)
+    rank, data = fixture.config["embedding_size"], model.data
+    _, values, _ = leading_singular_vectors(data.users, data.items, data.n_users, data.n_items, -(-rank // 2))
+    # a bipartite adjacency has each singular value of its block twice
+    yield "global/singular_values", np.repeat(values, 2)[:rank]
+
+
+ADAPTER = Adapter(
+    slots=_slots,
+    config=renamed({"dropout": "dropout_prob", "mode": "subgraph", "reg_weight": "cl_weight"}),
+    unused={"feat_embed_dim": FEATURE_WIDTH},
+    parts={"bpr": same("bpr"), "cl_user": call(_CONTRAST, 0), "cl_item": call(_CONTRAST, 1)},
+    watched=(_CONTRAST,),
+    runs={"dropout": masks("user_1", "user_2", "item_1", "item_2"), "prune": Run(change=prune)},
+    results=_results,
+)

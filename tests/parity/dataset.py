@@ -1,0 +1,73 @@
+"""Small data in memory, for looking at a model without RecBole's files around it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from recbole_mambarec.config import default_properties
+from recbole_mambarec.data.modality import Modality
+from recbole_mambarec.data.training import TrainingData
+
+
+class PlainConfig(dict):
+    """Answers like RecBole's ``Config``: an unset key is None."""
+
+    def __missing__(self, key):
+        return None
+
+
+def model_config(model: str, **overrides) -> PlainConfig:
+    """The configuration that a model finds by default, with ``overrides`` on top."""
+    fields = {
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "NEG_PREFIX": "neg_",
+        "device": torch.device("cpu"),
+    }
+    return PlainConfig(fields, **(default_properties("overall") | default_properties("model", model) | overrides))
+
+
+class InMemoryDataset:
+    """What a model asks of a dataset. Users and items are numbered from 0; RecBole's ids are one higher.
+
+    Args:
+        users, items: training interactions.
+        n_users, n_items: real users and items.
+        features: modality -> ``(n_items, dim)``; a NaN row lacks the modality.
+        on_disk: treat the features as too large for the memory.
+    """
+
+    def __init__(
+        self, users, items, n_users: int, n_items: int, features: dict[str, np.ndarray], on_disk: bool = False
+    ) -> None:
+        self.users, self.items = np.asarray(users), np.asarray(items)
+        self.n_users, self.n_items = n_users, n_items
+        tokens = np.array([str(i) for i in range(n_items)], dtype=object)
+        ids = {token: i + 1 for i, token in enumerate(tokens)}
+        self.item_features = {
+            name: Modality(name, np.asarray(matrix), tokens).align(ids, n_items + 1, 0 if on_disk else math.inf)
+            for name, matrix in features.items()
+        }
+
+    def num(self, field: str) -> int:
+        """Users or items, padding included."""
+        return (self.n_users if field == "user_id" else self.n_items) + 1
+
+    def inter_matrix(self, form: str = "coo") -> sp.coo_matrix:
+        """The interactions in RecBole's ids, for RecBole's own models."""
+        shape = (self.n_users + 1, self.n_items + 1)
+        return sp.coo_matrix((np.ones(len(self.users)), (self.users + 1, self.items + 1)), shape=shape).asformat(form)
+
+    def training_data(self) -> TrainingData:
+        """As :meth:`MultimodalDataset.training_data`."""
+        return TrainingData(self.users, self.items, self.n_users, self.n_items, self.item_features)
+
+
+def batch(users, positives, negatives) -> dict[str, torch.Tensor]:
+    """A training batch in RecBole's ids from node numbers."""
+    named = {"user_id": users, "item_id": positives, "neg_item_id": negatives}
+    return {name: torch.as_tensor(np.asarray(values)) + 1 for name, values in named.items()}

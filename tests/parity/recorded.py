@@ -1,0 +1,83 @@
+"""Chance under control: draws that a file has recorded, and calls that a model makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from recbole_mambarec.errors import UserError
+
+
+@contextmanager
+def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
+    """Dropout and ``torch.rand`` take ``draws`` in this order.
+
+    A draw of dropout is the mask that multiplies its argument, 0 or 1/(1-rate).
+
+    Raises:
+        UserError: more or less is drawn than was recorded, another shape, or dropout at another rate.
+    """
+    waiting = [torch.as_tensor(draw) for draw in draws]
+    used = 0
+
+    def take(shape: torch.Size) -> Tensor:
+        nonlocal used
+        if used == len(waiting):
+            raise UserError(f"the model draws more often than the {len(waiting)} times that were recorded")
+        draw = waiting[used]
+        used += 1
+        if draw.shape != shape:
+            raise UserError(f"draw {used} was recorded with shape {tuple(draw.shape)}, the model draws {tuple(shape)}")
+        return draw
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return x
+        mask = take(x.shape)
+        if abs(mask.max().item() * (1 - p) - 1) > 1e-5:
+            raise UserError(f"draw {used} is no mask of dropout at rate {p}, at which the model drops")
+        return x * mask
+
+    def rand(*size: int | torch.Size, dtype: torch.dtype | None = None, **_: object) -> Tensor:
+        shape = torch.Size(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
+        return take(shape).to(dtype or torch.get_default_dtype())
+
+    with mock.patch("torch.nn.functional.dropout", dropout), mock.patch("torch.rand", rand):
+        yield
+    if used < len(waiting):
+        raise UserError(f"{len(waiting)} draws were recorded, the model made {used}")
+
+
+class Call(NamedTuple):
+    """Positional arguments and result of one call of a function."""
+
+    args: tuple
+    result: object
+
+
+@contextmanager
+def calls_of(names: Iterable[str]) -> Iterator[dict[str, list[Call]]]:
+    """The calls of functions, each named as the module that looks it up names it, in the order in which they return."""
+    made: dict[str, list[Call]] = {}
+
+    def watched(name: str, function):
+        made[name] = []
+
+        def call(*args, **kwargs):
+            result = function(*args, **kwargs)
+            made[name].append(Call(args, result))
+            return result
+
+        return call
+
+    with ExitStack() as stack:
+        for name in names:
+            module, _, attribute = name.rpartition(".")
+            function = getattr(__import__(module, fromlist=[attribute]), attribute)
+            stack.enter_context(mock.patch(name, watched(name, function)))
+        yield made
