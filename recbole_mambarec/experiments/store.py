@@ -60,11 +60,11 @@ NO_EFFECT = frozenset(
 # as they were belongs here, so that earlier runs are still known as the same ones (cl_warmup_epochs came and went)
 NEUTRAL = {
     **{"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1},
-    # COHESION's runs had one propagation over the item graph before it had the key
-    "n_mm_layers": 1,
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
 }
+# the same for keys that came later to one model, while others have been recorded with them
+NEUTRAL_OF = {"COHESION": {"n_mm_layers": 1}}
 
 _NONE = type(None)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -95,15 +95,19 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def neutral(model: str) -> dict:
+    """Keys that came after the first records of a model, with the value under which they change nothing."""
+    return NEUTRAL | NEUTRAL_OF.get(model, {})
+
+
 def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     """SHA-256 (hexadecimal) of what a result depends on.
 
-    :data:`NO_EFFECT` and :data:`NEUTRAL` do not count; an unset configuration key counts as an absent one, as it does
-    for RecBole, and 1.0 as 1.
+    :data:`NO_EFFECT` and what is :func:`neutral` do not count; an unset configuration key counts as an absent one, as
+    it does for RecBole, and 1.0 as 1.
     """
-    counts = {
-        name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in NEUTRAL.items()
-    }
+    same = neutral(model).items()
+    counts = {name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in same}
     content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

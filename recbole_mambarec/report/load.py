@@ -232,7 +232,7 @@ def rows(records: Sequence[dict]) -> list[Row]:
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
         # a key that was not there yet has the value under which it changes nothing
-        config = store.NEUTRAL | first["config"]
+        config = store.neutral(first["model"]) | first["config"]
         found.append(Row(label, first["model"], dataset, first["group"], config, ordered))
     return _with_names(found)
 

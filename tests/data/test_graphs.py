@@ -40,19 +40,30 @@ def test_bipartite_adjacency_equals_the_dense_definition(pairs):
     np.testing.assert_allclose(block, expected[:6, 6:], atol=1e-7)
 
 
-def test_principal_bipartite_equals_the_dense_definition():
+@pytest.mark.parametrize("rank", [64, 40, 16])
+def test_principal_bipartite_equals_the_dense_definition(rank):
     users, items = np.nonzero(np.random.default_rng(0).random((45, 40)) < 0.2)
+    kept = rank // 4
     left, values, right = np.linalg.svd(bipartite_adjacency(users, items, 45, 40).scipy().toarray().astype(np.float64))
-    expected = (left[:, :16] * (values[:16] * values[48:64])) @ right[:16]
-    kept = np.abs(expected) >= 1e-3
-    graph = principal_bipartite(users, items, 45, 40)
-    assert graph.n_edges == kept.sum() < kept[:45, 45:].size * 2
-    np.testing.assert_allclose(graph.scipy().toarray(), np.where(kept, expected, 0), atol=1e-6)
+    expected = (left[:, :kept] * (values[:kept] * values[rank - kept : rank])) @ right[:kept]
+    large = np.abs(expected) >= 1e-3
+    graph = principal_bipartite(users, items, 45, 40, rank)
+    assert graph.n_edges == large.sum() <= large[:45, 45:].size * 2
+    np.testing.assert_allclose(graph.scipy().toarray(), np.where(large, expected, 0), atol=1e-6)
+
+
+def test_principal_bipartite_keeps_whole_pairs():
+    """Of 43 vectors a quarter is 10, and 42 are 21 pairs."""
+    users, items = np.nonzero(np.random.default_rng(1).random((45, 40)) < 0.2)
+    graphs = [principal_bipartite(users, items, 45, 40, rank).scipy().toarray() for rank in (42, 43)]
+    np.testing.assert_array_equal(*graphs)
 
 
 def test_principal_bipartite_needs_more_nodes_than_singular_vectors():
     with pytest.raises(ValueError, match="more than 32"):
-        principal_bipartite(np.arange(32), np.arange(32), 32, 40)
+        principal_bipartite(np.arange(32), np.arange(32), 32, 40, 64)
+    with pytest.raises(ValueError, match="no pair"):
+        principal_bipartite(np.arange(32), np.arange(32), 32, 40, 7)
 
 
 def test_a_repeated_interaction_counts_once():

@@ -146,6 +146,14 @@ def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
     assert store.run_key("BPR", {"embedding_size": 64, "new": 1}, 999, "d") != today
 
 
+def test_a_key_that_came_later_to_one_model_counts_for_the_others(monkeypatch):
+    monkeypatch.setitem(store.NEUTRAL_OF, "BPR", {"new": 0})
+    with_new, without = {"embedding_size": 64, "new": 0}, {"embedding_size": 64}
+    assert store.run_key("BPR", with_new, 999, "d") == store.run_key("BPR", without, 999, "d")
+    assert store.run_key("BPR", with_new | {"new": 1}, 999, "d") != store.run_key("BPR", without, 999, "d")
+    assert store.run_key("VBPR", with_new, 999, "d") != store.run_key("VBPR", without, 999, "d")
+
+
 def test_a_key_depends_on_what_a_result_depends_on():
     key = store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "d")
     assert key == store.run_key("BPR", {"reg": 0, "embedding_size": 64.0, "later_key": None}, 999, "d")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def _group(result: Result) -> str:
     return f"{top}/{rest.split('/')[0]}" if top in ("train", "dream") else name
 
 
-def _arguments() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.splitlines()[0])
     fixtures = sorted((Path(__file__).parent / "fixtures").glob("*.npz"))
     parser.add_argument(
@@ -35,20 +36,23 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME,...",
         help="compare the files of these models only; each must have an adapter and a file",
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    """Check the files named on the command line."""
-    options = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the files named on the command line.
+
+    Raises:
+        UserError: a file cannot be read or does not fit its adapter, or nothing is left to compare.
+    """
+    options = _options(arguments)
     files = {file: model_of(file) for file in options.files}
     if options.models is not None:
         wanted = [name.strip() for name in options.models.split(",") if name.strip()]
         for name in wanted:
             if name not in files.values():
-                raise UserError(
-                    f"none of the {len(files)} files is about {name}: there are {', '.join(sorted(set(files.values())))}"
-                )
+                there = ", ".join(sorted(set(files.values())))
+                raise UserError(f"none of the {len(files)} files is about {name}: there are {there}")
             adapter_of(name)
         files = {file: model for file, model in files.items() if model in wanted}
 

@@ -40,7 +40,7 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
             return x
         mask = take(x.shape)
         if abs(mask.max().item() * (1 - p) - 1) > 1e-5:
-            raise UserError(f"draw {used} is no mask of dropout at rate {p}, at which the model drops")
+            raise UserError(f"draw {used} is no mask of dropout at rate {p:g}, at which the model drops")
         return x * mask
 
     def rand(*size: int | torch.Size, dtype: torch.dtype | None = None, **_: object) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs import CoUsers
+from recbole_mambarec.errors import UserError
 from tests.parity.adapter import Adapter, Slot, TrainingPass
 from tests.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
 from tests.parity.runner import Fixture
@@ -46,6 +47,8 @@ def _prepare(model: nn.Module, fixture: Fixture) -> None:
         (lists[user, :size, None] == fixture.arrays["user_graph/index"][user]).sum(axis=1)
         for user, size in enumerate(sizes)
     ]
+    if any(drawn.sum() not in (0, k) for drawn in times):
+        raise UserError(f"{fixture.path}: the users drawn for one are not {k} of those who share items")
     model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(times))
 
 

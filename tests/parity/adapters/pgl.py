@@ -34,7 +34,7 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
 def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
     if fixture.config["subgraph"] == "local":
-        yield from pruned_results(model, fixture)
+        yield from pruned_results(model, fixture) if fixture.keys("prune/") else ()
         return
     yield "global/graph", dense(model.training_graph)
     rank, data = fixture.config["embedding_size"], model.data
