@@ -75,7 +75,7 @@ def _process(rank: int, name: str, world: int, port: int, steps: int, folder: st
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"tcp://localhost:{port}")
     share = Sizes().batch // world
     measured = step_seconds(name, rank, world, slice(rank * share, (rank + 1) * share), steps, folder)
-    Path(folder, f"{rank}.json").write_text(json.dumps(measured))
+    Path(folder, f"{rank}.json").write_text(json.dumps(measured), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -90,7 +90,7 @@ def measure(name: str, world: int, steps: int) -> dict[str, float]:
             step_seconds(name, None, 1, slice(Sizes().batch // divisor), steps, folder) for divisor in (1, world)
         )
         torch.multiprocessing.spawn(_process, args=(name, world, port, steps, folder), nprocs=world)
-        together = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
+        together = [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(world)]
     slowest = max(result["cpu_seconds"] for result in together)
     return {
         "whole": whole["cpu_seconds"],

@@ -313,7 +313,11 @@ def run(draw: Draw, data: Path) -> None:
 def outcome(draw: Draw, data: Path, limit: int = 60) -> Outcome:
     """How the run of a draw ends."""
     try:
-        with warnings.catch_warnings(), time_limit(limit), contextlib.redirect_stderr(open(os.devnull, "w")):
+        with (
+            warnings.catch_warnings(),
+            time_limit(limit),
+            contextlib.redirect_stderr(open(os.devnull, "w", encoding="utf-8")),
+        ):
             warnings.simplefilter("ignore")
             run(draw, data)
     except UserError as error:

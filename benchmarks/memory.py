@@ -290,6 +290,8 @@ def main() -> int:
     parser.add_argument("--grid", type=Path, metavar="FOLDER", help="whole runs; data and what was measured go there")
     options = parser.parse_args()
     if options.grid:
+        if not Path("/proc/self/clear_refs").is_file():
+            raise UserError("--grid needs Linux's account of a process (/proc/self/clear_refs): run it on Linux")
         return run_grid(options.grid.resolve(), options.models)
     print_arrays()
     return 0

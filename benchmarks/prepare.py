@@ -107,7 +107,7 @@ def main() -> None:
     _, _, empty = measure([sys.executable, "-c", nothing])
     words = ["amazon", "--reviews", str(reviews), "--meta", str(meta), "--name", "generated"]
     seconds, cpu, peak = measure([*base, *words, "--out", str(args.folder / "out")])
-    card = json.loads((args.folder / "out" / "generated" / "dataset.json").read_text())
+    card = json.loads((args.folder / "out" / "generated" / "dataset.json").read_text(encoding="utf-8"))
     kept = card["counts"]["interactions"]
     table_mb = kept * 20 / 1e6  # user and item int32, rating float32, timestamp float64
     text_mb = sum(facts["bytes"] for file, facts in card["files"].items() if file.endswith(".inter")) / 1e6

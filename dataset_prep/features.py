@@ -236,5 +236,6 @@ def _replaced(folder: Path) -> Iterator[Path]:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system without hard links
+    # a file system without hard links; Windows, which follows symbolic ones
+    except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)

@@ -11,6 +11,7 @@ the best epoch is that one.
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -68,11 +69,13 @@ def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch
 def read_checkpoint(path: str | Path) -> dict:
     """A checkpoint that :func:`write_checkpoint` wrote; its tensors stay on disk until they are used.
 
+    Not on Windows, where a file that is mapped could not be replaced by the next checkpoint.
+
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=sys.platform != "win32")
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} not found") from None
     except Exception as error:  # torch raises half a dozen types for damaged or foreign files

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,13 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        # Windows writes nothing out for a file that is open for reading alone
+        with open(temporary, "r+b") as written:
+            os.fsync(written.fileno())
         # mkstemp makes private files; give the result the rights an ordinary open() would have given
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,13 +74,48 @@ def locked(stream: IO, wait: bool = True) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it and ``wait`` is False.
     """
-    import fcntl  # where there is none (Windows), files can still be read
-
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        with _locked_on_windows(stream, wait):
+            yield
+        return
     fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
         yield
     finally:
         fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+# Windows lets nobody else read or write what is locked: a byte far beyond the end stands for the file
+_STANDS_FOR_THE_FILE = 2**31 - 2
+
+
+@contextlib.contextmanager
+def _locked_on_windows(stream: IO, wait: bool) -> Iterator[None]:
+    import msvcrt
+
+    def change(mode: int) -> None:
+        position = stream.tell()
+        stream.seek(_STANDS_FOR_THE_FILE)
+        try:
+            msvcrt.locking(stream.fileno(), mode, 1)
+        finally:
+            stream.seek(position)
+
+    while True:
+        try:
+            change(msvcrt.LK_NBLCK)
+            break
+        except OSError as error:
+            if not wait:
+                raise BlockingIOError(*error.args) from error
+        # the system's own waiting gives up after ten seconds
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        change(msvcrt.LK_UNLCK)
 
 
 def sha256_file(path: str | os.PathLike) -> str:

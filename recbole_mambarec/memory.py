@@ -10,7 +10,7 @@ results/memory.md.
 from __future__ import annotations
 
 import math
-import resource
+import sys
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -186,6 +186,10 @@ def available(device: torch.device) -> tuple[int | None, str]:
         return torch.cuda.mem_get_info(device)[0], f"free on {device}"
     told = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:")]
     limits = [(int(kibibytes) * 1024, "free memory of the machine") for kibibytes in told]
+    if not limits:  # another system than Linux
+        import psutil
+
+        limits = [(psutil.virtual_memory().available, "free memory of the machine")]
     limits += [(free, "limit of the control group") for free in _control_groups()]
     return min(limits, default=(None, "unknown"))
 
@@ -230,6 +234,7 @@ def peak_gib(device: torch.device | None = None) -> float:
     """Largest memory so far, in GiB: resident memory of the process, or what torch held on a CUDA ``device``.
 
     Linux's own count of this program is preferred: ``getrusage`` also reports what the parent held when it started us.
+    Windows has the count as the peak working set.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
@@ -238,7 +243,14 @@ def peak_gib(device: torch.device | None = None) -> float:
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**30
+    # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def free_gib() -> float:

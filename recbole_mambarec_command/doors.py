@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,10 @@ def run_main(main: Callable[[], int | None]) -> None:
     A :class:`Sentence` becomes one line on standard error and status 2, an interrupt status 130; anything else is a
     defect and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # a sign that the encoding of the terminal lacks; what stands in for it in a notebook may be no text file
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     try:
         status = main()
     except Sentence as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.parity.dataset import InMemoryDataset, PlainConfig, batch, model_config
 
-__all__ = ["InMemoryDataset", "PlainConfig", "Waits", "batch", "model_config", "random_dataset"]
+__all__ = ["InMemoryDataset", "PlainConfig", "Waits", "batch", "model_config", "posix", "random_dataset"]
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows ends processes in other ways")
 
 
 def random_dataset(

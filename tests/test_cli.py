@@ -132,7 +132,7 @@ def test_a_package_that_a_model_needs_later(tmp_path, monkeypatch, capsys):
 
 def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
     folder = write_planted(tmp_path)
-    with open(folder / "planted.train.inter", "a") as stream:
+    with open(folder / "planted.train.inter", "a", encoding="utf-8") as stream:
         stream.write('u1\t"i1\n')
     assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
     assert "RecBole cannot read an atomic file" in capsys.readouterr().err

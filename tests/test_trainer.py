@@ -18,7 +18,7 @@ from recbole.utils import InputType, get_model, get_trainer, init_seed
 
 from recbole_mambarec.checkpoint import plain, read_checkpoint
 from recbole_mambarec.errors import UserError
-from tests.helpers import Waits
+from tests.helpers import Waits, posix
 from tests.planted import QUICK, write_planted
 
 
@@ -239,6 +239,7 @@ trainer.fit(train, valid, verbose=False)
 """
 
 
+@posix
 @pytest.mark.parametrize(("interval", "continued"), [(0, [4, 5]), (3600, [1, 2, 3, 4, 5])])
 def test_a_killed_run_continues_as_if_it_had_not_been(folder, interval, continued):
     whole, train, valid, test = prepare(folder, epochs=6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from logging import getLogger
@@ -17,8 +18,8 @@ from recbole_mambarec.files import atomic_file
 
 
 def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/recbole_mambarec``, or the same under ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
+    """``$XDG_CACHE_HOME/recbole_mambarec``, or the same under ``~/.cache`` (Windows: ``%LOCALAPPDATA%``)."""
+    base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     return (Path(base) if base else Path.home() / ".cache") / "recbole_mambarec"
 
 

@@ -102,7 +102,8 @@ class Pool:
 def how_it_ended(status: int) -> str:
     """A sentence for the exit status of a process that died without a word."""
     if status < 0:
-        name = signal.Signals(-status).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-status, f"signal {-status}")
         return f"its process was killed by {name}" + (" (memory may have run out)" if name == "SIGKILL" else "")
     return f"its process ended with status {status}"
 

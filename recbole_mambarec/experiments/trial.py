@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def _keep_weights(checkpoint: Path, weights: Path) -> None:
     try:
         with atomic_file(weights) as temporary:
             torch.save(state, temporary)
-            torch.load(temporary, weights_only=True, mmap=True)
+            # Windows renames nothing that is mapped
+            torch.load(temporary, weights_only=True, mmap=sys.platform != "win32")
     except pickle.UnpicklingError:
         return
 

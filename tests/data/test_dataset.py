@@ -72,7 +72,7 @@ def test_rows_stay_with_their_items_through_recboles_filtering(tmp_path):
 
 def test_items_without_interactions_are_in_the_catalogue(tmp_path):
     folder = write_planted(tmp_path)
-    with open(folder / "planted.item", "a") as stream:
+    with open(folder / "planted.item", "a", encoding="utf-8") as stream:
         stream.write("i999\n")
     for modality, dim in (("image", 8), ("text", 6)):
         matrix = np.load(folder / f"planted.{modality}.npy")
@@ -216,7 +216,7 @@ def test_a_broken_folder_gets_one_sentence(tmp_path, change, sentence):
 
 def test_an_item_of_the_interactions_that_item_does_not_list(tmp_path):
     folder = write_planted(tmp_path)
-    with open(folder / "planted.train.inter", "a") as stream:
+    with open(folder / "planted.train.inter", "a", encoding="utf-8") as stream:
         stream.write("u1\tghost\n")
     with pytest.raises(UserError, match=r"e\.g\. 'ghost': add a line"):
         load(folder)
@@ -235,7 +235,7 @@ def test_lines_that_recbole_would_swallow(tmp_path):
 def test_a_split_that_tests_on_what_it_trains_on(tmp_path, caplog):
     folder = write_planted(tmp_path)
     train = (folder / "planted.train.inter").read_text()
-    with open(folder / "planted.test.inter", "a") as stream:
+    with open(folder / "planted.test.inter", "a", encoding="utf-8") as stream:
         stream.write(train.splitlines()[1] + "\n")
     load(folder)
     assert "1 of 481 interactions of 'planted' stand in more than one split" in caplog.text
@@ -258,7 +258,7 @@ def test_a_cutoff_beyond_the_catalogue(tmp_path):
 
 def test_an_item_listed_twice(tmp_path):
     folder = write_planted(tmp_path)
-    with open(folder / "planted.item", "a") as stream:
+    with open(folder / "planted.item", "a", encoding="utf-8") as stream:
         stream.write("i7\n")
     with pytest.raises(UserError, match="more than once"):
         load(folder)

@@ -273,7 +273,7 @@ def test_a_card_with_a_byte_order_mark(tmp_path):
 
 def test_byte_order_marks_beside_arrays(tmp_path):
     folder = write_planted(tmp_path)
-    with open(folder / "planted.item", "a") as stream:
+    with open(folder / "planted.item", "a", encoding="utf-8") as stream:
         stream.write("i999\n")
     for modality in ("image", "text"):
         matrix = np.load(folder / f"planted.{modality}.npy")

@@ -124,7 +124,7 @@ def test_duplicates_and_leaks_are_counted(tmp_path):
 
 def test_users_without_training_item_are_reported(tmp_path, capsys):
     source = write_mmrec(tmp_path / "raw")
-    with open(source / "small.inter", "a") as stream:
+    with open(source / "small.inter", "a", encoding="utf-8") as stream:
         stream.write("14\t0\t2\n")
     assert main(["mmrec", str(source), "--name", "small", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out

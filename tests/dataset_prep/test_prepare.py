@@ -15,6 +15,7 @@ import pytest
 from dataset_prep.__main__ import main
 from dataset_prep.check import check_dataset
 from recbole_mambarec.errors import UserError
+from tests.helpers import posix
 
 from . import raw
 
@@ -164,6 +165,7 @@ def test_finished_stages_are_not_done_again(tmp_path, monkeypatch):
     assert main([*words, "--max-bad", "0.5"]) == 0 and spilled == [1, 1]
 
 
+@posix
 def test_killed_while_reading_leaves_nothing_half_written(tmp_path):
     rows = raw.pairs(n_users=3000, n_items=400, each=20)
     words = amazon(tmp_path, "2014", rows=rows, n_items=400)

@@ -37,5 +37,5 @@ def sleeper(folder: str, report):
     """Touch a file ten times a second until somebody ends it."""
     report({"pid": os.getpid()})
     while True:
-        Path(folder, f"{os.getpid()}").write_text(str(time.time()))
+        Path(folder, f"{os.getpid()}").write_text(str(time.time()), encoding="utf-8")
         time.sleep(0.1)

@@ -18,6 +18,7 @@ from recbole_mambarec.experiments.run import Busy, execute, failure
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from tests.experiments.test_run import RUNS
+from tests.helpers import posix
 from tests.planted import QUICK, write_planted
 
 pytest.importorskip("polars")  # results per user are kept by default
@@ -341,6 +342,7 @@ def test_a_configuration_file_names_dataset_seed_and_model(data, tmp_path, monke
     assert recorder.made == expected
 
 
+@posix
 def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the middle of the first of two runs, of which the second cannot be made."""
     (tmp_path / "mine.yaml").write_text("model: MambaRec\nruns: {full: {}, broken: {variant: best}}\n")

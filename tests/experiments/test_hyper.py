@@ -21,6 +21,7 @@ from recbole_mambarec.experiments.hyper import main
 from recbole_mambarec.experiments.run import resolve
 from recbole_mambarec.experiments.trial import evaluate, trial
 from recbole_mambarec.files import locked
+from tests.helpers import posix
 from tests.planted import QUICK, write_planted
 
 pytest.importorskip("hyperopt")
@@ -77,8 +78,8 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert trials[0]["memory_gib"] > 0.1 and len(trials[0]["curve"]) == 2
     assert not (folder / "running").exists()
     # the run that picks up the file is the chosen trial
-    assert Path("mine/best.yaml").read_text() == (folder / "best.yaml").read_text()
-    written = yaml.safe_load(Path("mine/best.yaml").read_text())
+    assert Path("mine/best.yaml").read_text(encoding="utf-8") == (folder / "best.yaml").read_text()
+    written = yaml.safe_load(Path("mine/best.yaml").read_text(encoding="utf-8"))
     assert written["model"] == "MambaRec" and written["dataset"] == "planted" and written["epochs"] == 2
     assert written["n_layers"] == chosen["point"]["n_layers"]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", "--config_files=mine/best.yaml", f"--data_path={tmp_path}"])
@@ -182,7 +183,7 @@ def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
 
 def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
     """Start the script and send it a signal at a certain moment; its exit status and output."""
-    with open("output", "w") as output:
+    with open("output", "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             wait_for(when, process)
@@ -190,9 +191,10 @@ def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
             process.wait(timeout=120)
         finally:
             process.kill()
-    return process.returncode, Path("output").read_text()
+    return process.returncode, Path("output").read_text(encoding="utf-8")
 
 
+@posix
 def test_a_search_that_was_killed_goes_on(tmp_path):
     """The script itself, killed in the middle of its second trial, which then goes on from its checkpoint."""
     options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
@@ -211,6 +213,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     assert "Resume training from epoch" in log
 
 
+@posix
 def test_a_search_that_is_ended_says_how_it_goes_on(tmp_path):
     options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]

@@ -11,6 +11,7 @@ import pytest
 
 from recbole_mambarec.experiments.processes import DeviceGate, Event, MemoryGate, Pool
 from tests.experiments import jobs
+from tests.helpers import posix
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,7 @@ def hear(pool: Pool, enough=lambda events: False) -> list[Event]:
     return events
 
 
+@posix
 def test_jobs_report_and_end_in_whatever_way(tmp_path):
     pool = Pool(jobs=4)
     logs = {function: tmp_path / "logs" / f"{function.__name__}.log" for function in (jobs.models, jobs.defect)}
@@ -64,7 +66,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@posix
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_no_job_outlives_its_driver(tmp_path, how):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
@@ -77,11 +80,13 @@ def test_no_job_outlives_its_driver(tmp_path, how):
         while not (tmp_path / str(pid)).is_file():  # it reports before it writes
             assert time.monotonic() < started + 60
             time.sleep(0.05)
-        driver.send_signal(how)
+        driver.send_signal(signal.Signals[how])
         driver.wait(60)
         deadline = time.monotonic() + 60
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # ended, and nobody has asked how
+            if (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split()[2] == "Z"
+            ):  # ended, and nobody has asked how
                 break
             time.sleep(0.1)
         else:
@@ -93,6 +98,7 @@ def test_no_job_outlives_its_driver(tmp_path, how):
         driver.kill()
 
 
+@posix
 def test_closing_ends_the_jobs(tmp_path):
     pool = Pool()
     pool.start("a", jobs.sleeper, (str(tmp_path),), tmp_path / "log")

@@ -21,6 +21,7 @@ from recbole_mambarec.experiments import group, run, store, users
 from recbole_mambarec.experiments.significance import over_seeds
 from recbole_mambarec.files import locked
 from recbole_mambarec.trainer import MultimodalTrainer
+from tests.helpers import posix
 from tests.planted import QUICK, write_planted
 
 pytest.importorskip("polars")  # results per user are kept by default
@@ -349,6 +350,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(data):
     assert (RUNS.parent / apart["per_user"]).is_file()
 
 
+@posix
 def test_a_process_that_is_killed_is_recorded(data):
     plan = planned(data, epochs=100_000)
     results = []

@@ -251,7 +251,7 @@ def test_a_larger_space_takes_over_what_lies_in_it(data, here):
 def test_another_configuration_or_other_data_are_another_search(data, here, change):
     Tuning(search(data), progress=False).run()
     if change == "data":
-        with open(data / "planted" / "planted.train.inter", "a") as stream:
+        with open(data / "planted" / "planted.train.inter", "a", encoding="utf-8") as stream:
             stream.write("u0\ti1\n")
     other = search(data, **{"configuration": {"n_layers": 2}, "seed": {"seed": 7}, "data": {}}[change])
     Tuning(other, progress=False).run()
@@ -380,7 +380,7 @@ def test_results_as_text_and_as_a_plot(data, here, monkeypatch):
     made = Tuning(search(data), progress=False)
     made.run()
     made.export_result("all.txt")
-    text = Path("all.txt").read_text()
+    text = Path("all.txt").read_text(encoding="utf-8")
     assert text.count("Valid result:") == 6 and "Test" not in text and "mmd_weight=0.2, mmd_bandwidth=1.5\n" in text
     pytest.importorskip("plotly")
     monkeypatch.setattr("webbrowser.open", lambda *args, **kwargs: True)

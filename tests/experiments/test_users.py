@@ -25,7 +25,7 @@ def data(tmp_path):
     data = write_planted(tmp_path)
     valid = (data / "planted.valid.inter").read_text().splitlines()
     (data / "planted.valid.inter").write_text("\n".join(valid[:-20]) + "\n")
-    with open(data / "planted.test.inter", "a") as stream:
+    with open(data / "planted.test.inter", "a", encoding="utf-8") as stream:
         stream.write("\n".join(valid[-20:]) + "\n")
     matrix = np.load(data / "planted.text.npy")
     matrix[:20] = np.nan

@@ -52,7 +52,7 @@ def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
     made = Synthetic(tmp_path, users=0.05, bare=True)
     made.comparison(["BPR"], ["baby"], [999])
     assert main([str(made.runs), "--out", "out"]) == 0
-    page, shown = Path("out/index.html").read_text(), capsys.readouterr().out
+    page, shown = Path("out/index.html").read_text(encoding="utf-8"), capsys.readouterr().out
     reasons = {
         "Beyond accuracy": "the key beyond_accuracy adds",
         "Improvements": "there is one model",
@@ -72,7 +72,7 @@ def test_charts_of_an_earlier_report_go_and_other_files_stay(files, tmp_path):
     assert main([*files, "--out", "out", "--sections=ablation,sensitivity"]) == 0
     first = {path.name for path in Path("out/charts").iterdir()}
     Path("out/charts/mine.png").write_bytes(b"x")
-    Path("out/notes.txt").write_text("mine")
+    Path("out/notes.txt").write_text("mine", encoding="utf-8")
     assert main([*files, "--out", "out", "--sections=sensitivity", "--dataset=sports"]) == 0
     second = {path.name for path in Path("out/charts").iterdir()} - {"mine.png"}
     assert second < first and {name.split("-")[0] for name in second} == {"sweep"}
@@ -82,7 +82,7 @@ def test_charts_of_an_earlier_report_go_and_other_files_stay(files, tmp_path):
 def test_options_choose_mask_metrics_reference_and_title(files):
     options = ["--mask=train+valid", "--metrics=ndcg@20", "--reference=BPR", "--title=Table 2", "--published=False"]
     assert main([*files, "--out", "out", "--sections=main,improvements", *options]) == 0
-    text = Path("out/report.md").read_text()
+    text = Path("out/report.md").read_text(encoding="utf-8")
     assert text.startswith("# Table 2\n") and "recall@20" not in text and ", published" not in text
     assert "mask: train+valid" in text and "Relative difference to BPR" in text and "| reference |" in text
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(files, options, sent
 
 
 def test_wrong_input_is_one_sentence_without_a_traceback(tmp_path):
-    Path("table.csv").write_text("a,b\n")
+    Path("table.csv").write_text("a,b\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 of table.csv is no JSON"):
         main(["table.csv"])
     command = [sys.executable, "-m", "recbole_mambarec.report", "absent.jsonl"]
@@ -119,7 +119,7 @@ def test_wrong_input_is_one_sentence_without_a_traceback(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_said(files):
-    Path("out").write_text("a file")
+    Path("out").write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=r"out/.* cannot be written"):
         main([*files, "--out", "out", "--sections=sensitivity"])
 
@@ -134,15 +134,19 @@ def test_an_interrupt_leaves_the_earlier_page(files, monkeypatch):
     monkeypatch.setattr(cli.page, "render", interrupt)
     with pytest.raises(KeyboardInterrupt):
         main([*files, "--out", "out", "--sections=ablation"])
-    assert Path("out/index.html").read_bytes() == before and "Ablation" not in Path("out/report.md").read_text()
+    assert Path("out/index.html").read_bytes() == before and "Ablation" not in Path("out/report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_page_of_a_dataset(files):
     notes = Path("results/notes/amazon-baby.md")
     notes.parent.mkdir(parents=True)
-    notes.write_text("# Amazon Baby\n\n**Features** are *stand-ins*.\n\n<!-- tables -->\n\nSeen by hand.\n")
+    notes.write_text(
+        "# Amazon Baby\n\n**Features** are *stand-ins*.\n\n<!-- tables -->\n\nSeen by hand.\n", encoding="utf-8"
+    )
     assert main([*files, "--page=results/amazon-baby.md", "--dataset=baby"]) == 0
-    text = Path("results/amazon-baby.md").read_text()
+    text = Path("results/amazon-baby.md").read_text(encoding="utf-8")
     assert text.startswith("<!-- Written by `python -m recbole_mambarec.report runs.jsonl trials.jsonl --page=")
     assert "# Amazon Baby\n\n**Features** are *stand-ins*." in text and text.endswith("\n\nSeen by hand.\n")
     assert "| *MambaRec, published* |  | *0.0660* | *0.1013* | *0.0363* | *0.0454* |" in text
@@ -157,7 +161,7 @@ def test_the_page_needs_neither_notes_nor_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     assert main([str(made.runs), "--page=baby.md"]) == 0
-    assert "# baby\n" in Path("baby.md").read_text()
+    assert "# baby\n" in Path("baby.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match=r"pip install \"recbole_mambarec\[report\]\""):
         main([str(made.runs), "--out=out"])
 
@@ -168,7 +172,7 @@ def test_results_per_user_that_are_gone_leave_a_report_over_seeds(tmp_path):
     for path in (tmp_path / "runs" / "per_user").iterdir():
         path.unlink()
     assert main([str(made.runs), "--out=out"]) == 0
-    text = Path("out/report.md").read_text()
+    text = Path("out/report.md").read_text(encoding="utf-8")
     assert "paired by seed (n = 3: 999, 1000, 1001)" in text and "paired by user" not in text
     assert "results per user not found: there is no file per\\_user/" in text
     assert str(tmp_path) not in text
@@ -238,5 +242,5 @@ def test_a_group_that_is_asked_for_comes_without_the_grids_of_others(files):
     for group, models in ((None, {"MambaRec", "FREEDOM"}), ("grid", {"MambaRec"}), ("other grid", {"FREEDOM"})):
         given = ["--sections=sensitivity"] + ([] if group is None else [f"--group={group}"])
         assert main([files[0], "other.jsonl", "--page=page.md", "--dataset=baby", *given]) == 0
-        page = Path("page.md").read_text()
+        page = Path("page.md").read_text(encoding="utf-8")
         assert {model for model in ("MambaRec", "FREEDOM") if f"**{model} on baby by" in page} == models
