@@ -1,18 +1,25 @@
 # make run: environment, install, train MambaRec on the embedded data. make test: environment, install, test suite.
-# Both for another Python: PYTHON=python3.13. With another build of torch: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# make install EXTRAS=report,ray: environment, install with extras of setup.cfg.
+# With any of them: PYTHON=python3.13, another Python; TORCH_INDEX=https://download.pytorch.org/whl/cpu, another torch.
 PYTHON ?= python3
 TORCH_INDEX ?=
+EXTRAS ?=
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 # an environment that is there will do for any Python, unless one was asked for
-INSTALL = $(PYTHON) tools/install.py --venv=$(VENV) --make=$@ \
-	$(if $(filter file,$(origin PYTHON)),--any-python) $(if $(TORCH_INDEX),--torch-index=$(TORCH_INDEX))
-STARTS = $(PYTHON) -c pass 2> /dev/null || { echo "error: there is no $(PYTHON) that starts: install it, or name \
-	another Python (make $@ PYTHON=python3.12)" | tr -d '\t' >&2; exit 2; }
-export PYTHON
+ASKED = $(filter-out file,$(origin PYTHON))
+AGAIN = $@$(if $(ASKED), PYTHON=$(PYTHON))$(if $(EXTRAS), EXTRAS=$(EXTRAS))$(if $(TORCH_INDEX), TORCH_INDEX=$(TORCH_INDEX))
+INSTALL = $(PYTHON) tools/install.py --venv=$(VENV) --make="$(AGAIN)" $(if $(ASKED),,--any-python) \
+	$(if $(TORCH_INDEX),--torch-index=$(TORCH_INDEX))
+STARTS = $(PYTHON) -c pass 2> /dev/null || { echo "error: there is no $(PYTHON) that starts: install it, or name" \
+	"another Python (make $@ PYTHON=python3.12)" >&2; exit 2; }
 
-.PHONY: run test lint clean
+.PHONY: install run test lint clean
+
+install:
+	@$(STARTS)
+	@$(INSTALL) --extras=$(EXTRAS)
 
 run:
 	@$(STARTS)

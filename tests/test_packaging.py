@@ -1,5 +1,10 @@
-"""The wheel works from any folder."""
+"""The wheel works from any folder, and what it and its neighbours say of themselves agrees."""
 
+import configparser
+import email
+import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -7,8 +12,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import recbole_mambarec
+from recbole_mambarec_command import requirements
 
 ROOT = Path(__file__).resolve().parents[1]
+
+PYTHONS = [f"3.{minor}" for minor in range(requirements.OLDEST_PYTHON[1], requirements.NEWEST_PYTHON[1] + 1)]
 
 CHECK = """
 from pathlib import Path
@@ -64,3 +76,111 @@ def test_an_installed_wheel_works_elsewhere(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "4 999 ['genre', 'text']"
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(archive.read(name))
+
+
+def declared():
+    """Requirements of setup.cfg, those of extras included."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    texts = [parser["options"]["install_requires"], *parser["options.extras_require"].values()]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_what_the_wheel_says_of_itself(metadata, wheel):
+    assert metadata["Name"] == "recbole-mambarec"
+    assert metadata["Version"] == recbole_mambarec.__version__
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == f">={PYTHONS[0]}"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    classifiers = metadata.get_all("Classifier")
+    assert [f"Programming Language :: Python :: {python}" for python in PYTHONS] == [
+        each for each in classifiers if re.search(r"Python :: 3\.", each)
+    ]
+    assert "Typing :: Typed" in classifiers
+    assert metadata.get_all("Project-URL")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "recbole_mambarec/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_everybody_can_resolve_what_the_wheel_asks_for(metadata):
+    """RecBole's own requirements have no solution on Python 3.12 and newer, ray is large."""
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    assert "recbole" not in {requirement.name for requirement in asked}
+    always = {each.name for each in asked if each.marker is None or "extra" not in str(each.marker)}
+    assert "torch" in always and "ray" not in always
+
+
+def test_recbole_finds_all_that_it_imports():
+    """Optional in RecBole: what needs a compiler, is an extra here, or belongs to single models."""
+    optional = {
+        *("dgl", "torch_scatter", "torch_geometric", "xgboost", "lightgbm", "faiss", "wandb", "kmeans_pytorch"),
+        *("hyperopt", "ray", "plotly", "community", "networkx"),
+    }
+    folder = Path(importlib.util.find_spec("recbole").origin).parent
+    imported = set()
+    for path in folder.rglob("*.py"):
+        imported |= set(
+            re.findall(r"(?m)^ *(?:import|from) +(\w+)(?=[\w.]*(?: +(?:import|as) |$))", path.read_text("utf-8"))
+        )
+    others = imported - set(sys.stdlib_module_names) - optional - {"recbole"}
+    assert {"torch", "colorlog", "psutil", "thop"} <= others
+    modules = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+    needed = {modules.get(each.name, each.name) for each in requirements.declared() if each.extra is None}
+    assert others <= needed
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_constraints_hold_one_allowed_release_of_every_requirement(python):
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                (specifier,) = pin.specifier
+                assert specifier.operator == "==" and canonicalize_name(pin.name) not in pins, line
+                pins[canonicalize_name(pin.name)] = specifier.version
+    for requirement in declared():
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    assert pins["recbole"] == requirements.RECBOLE
+
+
+def test_versions_are_the_same_wherever_they_stand():
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'recbole = ["recbole=={requirements.RECBOLE}"]' in project
+    assert f'name = "recbole"\nversion = "{requirements.RECBOLE}"\nrequires-dist = []' in project
+    assert f"\nversion: {recbole_mambarec.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    spec = importlib.util.spec_from_file_location("install_tool", ROOT / "tools" / "install.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (tool.OLDEST, tool.NEWEST) == (requirements.OLDEST_PYTHON, requirements.NEWEST_PYTHON)
+
+
+@pytest.mark.parametrize(
+    "argument,status", [("-c", 1), ("-m", 2)], ids=["import recbole_mambarec", "python -m recbole_mambarec"]
+)
+def test_without_recbole_there_is_one_sentence(tmp_path, argument, status):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['recbole'] = None\n")
+    code = {"-c": ["import recbole_mambarec"], "-m": ["recbole_mambarec", "--model=BPR"]}[argument]
+    done = subprocess.run(
+        [sys.executable, argument, *code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith(
+        "recbole_mambarec needs RecBole 1.2.1, which is not installed: pip install --no-deps recbole==1.2.1"
+    )
+    assert status == 1 or len(done.stderr.strip().splitlines()) == 1

@@ -80,7 +80,7 @@ def read_options(argv):
     parser.add_argument(
         "--any-python", action="store_true", help="an environment that another Python made will do as well"
     )
-    parser.add_argument("--make", default="", metavar="TARGET", help="the make target that runs this, for messages")
+    parser.add_argument("--make", default="", metavar="ARGUMENTS", help="what make runs this for (messages name it)")
     options = parser.parse_args(argv)
     options.extras = sorted(set(filter(None, options.extras.replace(" ", "").split(","))))
     unknown = sorted(set(options.extras) - set(known_extras()))
@@ -241,9 +241,7 @@ def installed(python, name):
 def commands(options):
     """The command that is to be tried again, and the one that removes the environment."""
     if options.make:
-        asked = os.environ.get("PYTHON", sys.executable)
-        python = "" if options.any_python else " PYTHON=" + asked
-        return "make {}{}".format(options.make, python), "make clean"
+        return "make " + options.make, "make clean"
     return "the same command again", "delete the folder {}".format(options.venv)
 
 
