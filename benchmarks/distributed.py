@@ -11,6 +11,11 @@ whatever else the machine does.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import json
 import os

@@ -11,6 +11,11 @@ together: beside other work, the shares of the latter are the steadier ones. The
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import contextlib
 import json

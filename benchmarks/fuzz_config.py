@@ -11,6 +11,11 @@ the same draws.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import collections
 import contextlib

@@ -15,6 +15,11 @@ nothing else of the source tree. ``--device cpu`` tries the script where there i
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import functools
 import itertools

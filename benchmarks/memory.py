@@ -18,6 +18,11 @@ Nothing is timed: both can run beside other work.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import itertools
 import json

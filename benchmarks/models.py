@@ -12,6 +12,11 @@ status is 1.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import json
 import os

@@ -9,6 +9,11 @@ items alone.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import sys
 import time

@@ -11,6 +11,11 @@ and items follow a power law; ``--keep`` leaves the files for another run.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import gzip
 import json

@@ -14,6 +14,11 @@ finds them. The last line is one JSON object: rows, and the growth exponent of e
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import itertools
 import json

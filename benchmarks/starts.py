@@ -9,6 +9,11 @@ and the last one. Validation only: the test split is not looked at. The last lin
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import json
 import shutil

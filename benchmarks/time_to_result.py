@@ -12,6 +12,11 @@ where there are none.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import statistics
 from pathlib import Path

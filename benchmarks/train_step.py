@@ -10,6 +10,11 @@ fewer steps. The last line is one JSON object.
 
 from __future__ import annotations
 
+if not __package__:
+    import by_path
+
+    by_path.run()
+
 import argparse
 import json
 import statistics

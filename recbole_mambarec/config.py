@@ -27,6 +27,7 @@ from recbole_mambarec.data.keys import check_data_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import not_installed
 from recbole_mambarec.yaml_files import check_files
+from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
 PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
@@ -101,13 +102,17 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
         found = original(config, model, dataset)
     except KeyError as error:
         raise UserError(f"no {error.args[0].split()[0]} is named: give it on the command line or in a file") from error
-    except (ValueError, AttributeError, ImportError) as error:
-        # ImportError: the look-up ends in a family that needs lightgbm and xgboost
+    except Exception as error:
+        # of any kind: the look-up ends in a family that needs lightgbm and xgboost, which may be missing or broken
         if not isinstance(name, str):
             raise UserError(f"model must be the name of a model, got {config_checks.short(name)}") from error
         lacking = registry.packages_missing_for(name)
         if lacking:
             raise UserError(not_installed(name, lacking)) from error
+        failure = registry.import_failure(name)
+        broken = failure and broken_package(failure)
+        if broken:
+            raise UserError(f"{name} needs the package {broken_sentence(broken, failure)}") from error
         known = [*registry.names(), *registry.recbole_models()]
         if name in known:
             raise

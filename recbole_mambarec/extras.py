@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, with one clear sentence when they are missing."""
+"""Optional packages: imported where they are used, with one clear sentence when they are missing or broken."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import importlib
 from types import ModuleType
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec_command.requirements import (
+    DISTRIBUTION,
+    broken_package,
+    broken_sentence,
+    distribution_of,
+    is_there,
+    reason,
+)
 
 
-def need(module: str, extra: str) -> ModuleType:
+def need(module: str, extra: str, otherwise: str = "") -> ModuleType:
     """Import ``module``, which comes with the extra ``[extra]`` of this package.
 
+    Args:
+        otherwise: what helps as well, as the end of the sentence.
+
     Raises:
-        UserError: it is not installed; the message says how to install it.
+        UserError: it is not installed, or its own import fails; the message says how to mend that.
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f'this needs the package {module.partition(".")[0]} ({error}): pip install "recbole_mambarec[{extra}]"'
-        ) from None
+    except Exception as error:
+        lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lacking is None or is_there(lacking):
+            # a broken installation raises whatever it likes, such as OSError for a library of the system
+            top = module.partition(".")[0]
+            what = broken_sentence(broken_package(error) or top, error)
+        else:
+            what = f'{distribution_of(module)} ({reason(error)}): pip install "{DISTRIBUTION}[{extra}]"'
+        raise UserError(f"this needs the package {what}{otherwise and f', {otherwise}'}") from error

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from recbole_mambarec.compat import wrap
 from recbole_mambarec.errors import UserError
+from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
 # what pip calls packages that are imported under another name
 _DISTRIBUTIONS = {
@@ -80,6 +81,9 @@ def explained(error: BaseException) -> str | None:
         if not asked or module in ("", "recbole", "recbole_mambarec"):
             return None
         return not_installed(_who(frames), [module])
+    broken = broken_package(error)
+    if broken not in (None, "recbole") and any(_module(f).startswith("recbole.") for f, _ in frames):
+        return f"{_who(frames)} needs the package {broken_sentence(broken, error)}"
     if isinstance(error, KeyError) and _module(frame) == "recbole.data.interaction":
         return _missing_column(str(error.args[0]), frames)
     if type(error) in _REFUSALS and _is_raised_on_purpose(frame, line):

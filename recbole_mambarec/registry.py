@@ -90,7 +90,7 @@ def recbole_models() -> list[str]:
     for family, files in _recbole_files().items():
         try:
             package = importlib.import_module(f"recbole.model.{family}")
-        except ImportError:  # the external ones need xgboost or lightgbm
+        except Exception:  # the external ones need xgboost and lightgbm, which may be missing or broken
             continue
         for value in vars(package).values():
             if isinstance(value, type) and issubclass(value, AbstractRecommender) and value.__name__.lower() in files:
@@ -100,17 +100,25 @@ def recbole_models() -> list[str]:
 
 def packages_missing_for(name: str) -> list[str]:
     """Packages without which RecBole cannot even look ``name`` up, a model of its own; empty for other names."""
+    if import_failure(name) is None:
+        return []
+    # the family is imported as a whole
+    family, files = next(item for item in _recbole_files().items() if name.lower() in item[1])
+    folder = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "model" / family
+    needed = set().union(*(_imports(folder / f"{file}.py") for file in files))
+    return sorted(package for package in needed if importlib.util.find_spec(package) is None)
+
+
+def import_failure(name: str) -> Exception | None:
+    """What importing the family of ``name``, a model of RecBole's own, raises; None for other names."""
     for family, files in _recbole_files().items():
         if name.lower() not in files:
             continue
         try:
             importlib.import_module(f"recbole.model.{family}")
-        except ImportError:
-            # the family is imported as a whole
-            folder = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "model" / family
-            needed = set().union(*(_imports(folder / f"{file}.py") for file in files))
-            return sorted(package for package in needed if importlib.util.find_spec(package) is None)
-    return []
+        except Exception as error:
+            return error
+    return None
 
 
 def _imports(file: Path) -> set[str]:

@@ -142,7 +142,7 @@ def overview(prog: str = CONSOLE) -> str:
 
 
 def documentation() -> str | None:
-    """Where to read more: the README of a source tree, else the first link of the installed package."""
+    """Where to read more: the README of a source tree, else the project's page as the installed package names it."""
     readme = Path(__file__).resolve().parents[1] / "README.md"
     if readme.is_file():
         return str(readme)
@@ -150,7 +150,8 @@ def documentation() -> str | None:
         links = metadata.metadata(requirements.DISTRIBUTION).get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
         links = []
-    return links[0].partition(", ")[2] if links else None
+    pages = dict(link.split(", ", 1) for link in links)
+    return pages.get("Documentation") or pages.get("Homepage") or pages.get("Source")
 
 
 def versions() -> str:

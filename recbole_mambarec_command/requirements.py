@@ -53,11 +53,13 @@ class Requirement(NamedTuple):
         name: what pip calls it.
         bounds: ``>=1.2,<3``, may be empty.
         extra: the extra that brings it, None for what is always needed.
+        parts: its own extras that are asked for, such as ``[tune]``.
     """
 
     name: str
     bounds: str
     extra: str | None
+    parts: str = ""
 
     @property
     def module(self) -> str:
@@ -67,9 +69,12 @@ class Requirement(NamedTuple):
     @property
     def command(self) -> str:
         """What installs it, or a release within the bounds."""
-        if self.name == "recbole":
-            return INSTALL_RECBOLE
-        return f'pip install "{self.name}{self.bounds}"' if self.bounds else f"pip install {self.name}"
+        return INSTALL_RECBOLE if self.name == "recbole" else f"pip install --upgrade {self.quoted}"
+
+    @property
+    def quoted(self) -> str:
+        """Name and bounds as a shell takes them."""
+        return f'"{self.name}{self.parts}{self.bounds}"' if self.bounds or self.parts else self.name
 
 
 def distribution_of(module: str) -> str:
@@ -138,7 +143,7 @@ def check() -> None:
     check_python()
     if not is_there("recbole"):
         raise MissingRequirement(
-            f"recbole_mambarec needs RecBole {RECBOLE}, which is not installed: {_install(missing())}"
+            f"recbole_mambarec needs RecBole {RECBOLE}, which is not installed: {install_command(missing())}"
         )
     found = version_of("recbole")
     if found is not None and found != RECBOLE:
@@ -182,7 +187,7 @@ def explained(error: BaseException) -> MissingRequirement | None:
         one = len(known) == 1
         sentence = (
             f"recbole_mambarec needs the package{'' if one else 's'} {names}, which {'is' if one else 'are'} not "
-            f"installed: {_install(known)}"
+            f"installed: {install_command(known)}"
         )
     else:
         broken = broken_package(error)
@@ -223,16 +228,25 @@ def broken_sentence(module: str, error: BaseException) -> str:
 
 
 def mending(name: str) -> str:
-    """The command that installs a broken distribution once more."""
+    """The command that installs a broken distribution once more, without touching a torch that works."""
     if name == "recbole":
         return INSTALL_RECBOLE.replace("--no-deps", "--no-deps --force-reinstall")
-    extra = next((each.extra for each in declared() if each.name == name and each.extra is not None), None)
-    needed = any(each.name == name and each.extra is None for each in declared())
-    what = next((f"{name}{each.bounds}" for each in declared() if each.name == name), name)
-    if extra is not None and not needed:
-        # its own requirements, which are what is usually at odds with it, are looked at as well
-        return f'pip install --upgrade --force-reinstall "{what}"'
-    return f'pip install --force-reinstall --no-deps "{what}"'
+    what = next((each.quoted for each in declared() if each.name == name), name)
+    torch = re.match(r"2\.(\d+)[^+]*\+?(\w*)$", version_of("torch") or "")
+    index = f" --index-url https://download.pytorch.org/whl/{torch[2]}" if torch and torch[2] else ""
+    if name == "torch":
+        # with what it requires: where CUDA's libraries are missing, that is what is wrong
+        return f"pip install --force-reinstall {what}{index}"
+    if name == "torchvision" and torch:
+        # each release is built for one of torch's: https://github.com/pytorch/vision#installation
+        return f"pip install --force-reinstall --no-deps torchvision==0.{int(torch[1]) + 15}.*{index}"
+    try:
+        lines = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    # what it requires is what is usually at odds with it
+    alone = any(re.match(r"torch\b(?!-)", line) for line in lines)
+    return f"pip install --upgrade --force-reinstall {'--no-deps ' if alone else ''}{what}"
 
 
 def reason(error: BaseException) -> str:
@@ -242,11 +256,10 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-def _install(requirements: list[Requirement]) -> str:
+def install_command(requirements: list[Requirement]) -> str:
     """One command line for all of them."""
     others = [each for each in requirements if each.name != "recbole"]
-    words = [f'"{each.name}{each.bounds}"' if each.bounds else each.name for each in others]
-    commands = [f"pip install {' '.join(words)}"] if others else []
+    commands = [f"pip install {' '.join(each.quoted for each in others)}"] if others else []
     if any(each.name == "recbole" for each in requirements):
         commands.append(INSTALL_RECBOLE)
     return ", then ".join(commands)
@@ -280,7 +293,7 @@ def _of_option(text: str) -> list[str]:
 def _parsed(line: str) -> Requirement | None:
     """A line of metadata; None where it is for another Python."""
     what, _, marker = line.partition(";")
-    match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^)]*)\)?\s*$", what)
+    match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(\[[^\]]*\])?\s*\(?([^)]*)\)?\s*$", what)
     if match is None:
         return None
     for operator, limit in re.findall(r"python_version\s*([<>=!]+)\s*[\"']([\d.]+)[\"']", marker):
@@ -288,7 +301,8 @@ def _parsed(line: str) -> Requirement | None:
             return None
     extra = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", marker)
     name = re.sub(r"[-_.]+", "-", match[1]).lower()
-    return Requirement(name, ",".join(sorted(match[2].replace(" ", "").split(","), reverse=True)), extra and extra[1])
+    bounds = ",".join(sorted(match[3].replace(" ", "").split(","), reverse=True))
+    return Requirement(name, bounds, extra and extra[1], match[2] or "")
 
 
 def _numbers(version: str) -> tuple:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from recbole_mambarec.data.graphs import Neighbours, unit_rows
 from recbole_mambarec.data.rows import Rows
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.extras import need
 
 # raise it when the search changes, so that kept neighbour lists are not taken for new ones
 APPROXIMATE_VERSION = 1
@@ -35,15 +35,14 @@ def approximate_neighbours(
         features, k, present, progress: as there.
 
     Raises:
-        UserError: faiss is not installed.
+        UserError: faiss is not installed, or broken.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(
-            "the approximate search of item neighbours needs faiss: pip install 'recbole_mambarec[ann]', or set "
-            "knn_search=exact, whose time grows with the square of the number of items"
-        ) from None
+    faiss = need(
+        "faiss",
+        "ann",
+        "or set knn_search=exact, whose time grows with the square of the number of items (this is the "
+        "approximate search of item neighbours)",
+    )
     n_items = len(features)
     k = min(int(k), n_items)
     there = np.arange(n_items) if present is None else np.flatnonzero(present)

@@ -28,7 +28,7 @@ def recall(found, exact):
 
 def test_without_faiss_one_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"pip install 'recbole_mambarec\[ann\]', or set knn_search=exact"):
+    with pytest.raises(UserError, match=r"pip install \"recbole-mambarec\[ann\]\", or set knn_search=exact"):
         approximate_neighbours(grouped(20), 3)
 
 

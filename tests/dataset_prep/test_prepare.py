@@ -289,7 +289,7 @@ def test_a_foreign_folder_is_refused_before_any_work(tmp_path, monkeypatch):
 def test_missing_extra_is_one_sentence(monkeypatch, tmp_path):
     words = amazon(tmp_path, "2018", "--text-encoder", "sentence-transformers:mini")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match=r'pip install "recbole_mambarec\[features\]"'):
+    with pytest.raises(UserError, match=r'pip install "recbole-mambarec\[features\]"'):
         main(words)
 
 

@@ -197,7 +197,7 @@ def test_no_cluster_there(tmp_path):
 
 def test_without_ray(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray.tune", None)
-    with pytest.raises(UserError, match=r'pip install "recbole_mambarec\[ray\]"'):
+    with pytest.raises(UserError, match=r'pip install "recbole-mambarec\[ray\]"'):
         tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=RaySettings())
     assert not list(Path("tuning").glob("*/trials.jsonl"))
 

@@ -124,7 +124,7 @@ def test_algorithms_that_do_not_fit(data, space, algo, sentence):
 
 def test_without_hyperopt(data, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "hyperopt", None)
-    with pytest.raises(UserError, match=r'pip install "recbole_mambarec\[hyperopt\]"'):
+    with pytest.raises(UserError, match=r'pip install "recbole-mambarec\[hyperopt\]"'):
         Tuning(search(data), progress=False)
 
 

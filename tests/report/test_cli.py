@@ -162,7 +162,7 @@ def test_the_page_needs_neither_notes_nor_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     assert main([str(made.runs), "--page=baby.md"]) == 0
     assert "# baby\n" in Path("baby.md").read_text(encoding="utf-8")
-    with pytest.raises(UserError, match=r"pip install \"recbole_mambarec\[report\]\""):
+    with pytest.raises(UserError, match=r"pip install \"recbole-mambarec\[report\]\""):
         main([str(made.runs), "--out=out"])
 
 
