@@ -15,7 +15,7 @@ INSTALL = $(PYTHON) tools/install.py --venv=$(VENV) --make="$(AGAIN)" $(if $(ASK
 STARTS = $(PYTHON) -c pass 2> /dev/null || { echo "error: there is no $(PYTHON) that starts: install it, or name" \
 	"another Python (make $@ PYTHON=python3.12)" >&2; exit 2; }
 
-.PHONY: install run test lint clean
+.PHONY: install run test lint matrix clean
 
 install:
 	@$(STARTS)
@@ -38,5 +38,13 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# the wheel on every Python that is found, with the lowest and the newest releases, and all tests on this one; a part:
+# make matrix SESSIONS='suite-3.12 table'. Needs about 10 GB per Python where torch comes with CUDA.
+matrix:
+	@$(STARTS)
+	$(PYTHON) -m venv .nox/make
+	.nox/make/$(notdir $(BIN))/python -m pip install -q 'nox[uv]>=2025.2.9'
+	.nox/make/$(notdir $(BIN))/python -m nox $(if $(SESSIONS),-s $(SESSIONS))
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .nox
