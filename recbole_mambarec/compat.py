@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import inspect
 import os
 import pickle
 import sys
@@ -44,6 +43,7 @@ def apply() -> None:
     numpy_aliases()
     scipy_dok_update()
     ray_at_import()
+    ray_worker_arguments()
     pandas_copy_on_write()
     pandas_series_agg()
     torch_load()
@@ -126,8 +126,7 @@ _NUMPY_ALIASES = {
 def numpy_aliases() -> None:
     """Give back the scalar type aliases that numpy 2.0 removed, those that are missing.
 
-    Every ``Config`` reads ``np.float_``, ``np.complex_`` and ``np.unicode_``, and the newest ray that RecBole
-    allows (2.6.3) reads ``np.bool8``: AttributeError.
+    Every ``Config`` reads ``np.float_``, ``np.complex_`` and ``np.unicode_``: AttributeError.
 
     https://github.com/RUCAIBox/RecBole/issues/2215, https://github.com/RUCAIBox/RecBole/pull/2187
     """
@@ -161,9 +160,8 @@ def _dok_update(self: scipy.sparse.dok_matrix, entries: Mapping) -> None:
 def ray_at_import() -> None:
     """Import ``recbole.quick_start`` without ray, which it only uses to report inside a ray trial.
 
-    The module starts with ``from ray import tune``: without ray, or with one that does not import (2.6.3 with
-    setuptools >= 81, which has no pkg_resources; 2.6 with a newer fsspec), nothing of RecBole's quick start
-    can be used; with a good one it takes seconds. While the module is imported a stand-in is found instead,
+    The module starts with ``from ray import tune``: without ray, or with one that does not import, nothing of RecBole's
+    quick start can be used; with a good one it takes seconds. While the module is imported a stand-in is found instead,
     and ``tune.report`` goes to the real ray when there is one with a trial to report to (:class:`RayTune`).
 
     https://github.com/RUCAIBox/RecBole/issues/1518, https://github.com/RUCAIBox/RecBole/issues/1820
@@ -188,6 +186,23 @@ def ray_at_import() -> None:
     sys.modules[name].tune = RayTune
 
 
+def ray_worker_arguments() -> None:
+    """Let a ``Config`` be made in a worker of ray, whose command line is ray's.
+
+    ``Config`` takes every ``--key=value`` there for a setting, and what ray gives its workers (``--worker-id=...``) are
+    keys that nobody knows.
+
+    No upstream issue known.
+    """
+    config = importlib.import_module("recbole.config.configurator").Config
+    wrap(config, "_load_cmd_line", _load_cmd_line_unless_rays)
+
+
+def _load_cmd_line_unless_rays(original: Callable, self) -> dict:
+    program = sys.argv[0].replace("\\", "/")
+    return {} if program.endswith("ray/_private/workers/default_worker.py") else original(self)
+
+
 class RayTune:
     """What RecBole uses of ``ray.tune``; quiet unless ray itself runs this process as a trial."""
 
@@ -195,22 +210,19 @@ class RayTune:
     def report(**metrics: float) -> None:
         """Report ``metrics`` to the ray trial that runs this code, if any.
 
-        ray < 2.7 takes keywords, later ones a dict, which between the two was for ``ray.train`` only
-        (https://docs.ray.io/en/latest/tune/api/doc/ray.tune.report.html).
+        RecBole passes keywords, as ray took them before 2.7.
         """
-        tune, train = sys.modules.get("ray.tune"), sys.modules.get("ray.train")
+        tune = sys.modules.get("ray.tune")
         if tune is None:
             return
-        takes_keywords = hasattr(tune, "report") and any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(tune.report).parameters.values()
-        )
-        if takes_keywords and hasattr(tune, "is_session_enabled"):
-            if tune.is_session_enabled():
-                tune.report(**metrics)
+        if not hasattr(tune, "get_context"):
+            warnings.warn("ray is older than 2.45: nothing is reported to it", stacklevel=2)
             return
-        new = tune if hasattr(tune, "get_context") else train
-        if hasattr(new, "get_context") and new.get_context().get_trial_id() is not None:
-            new.report(metrics)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # ray's, where it runs no trial
+            trial_id = tune.get_context().get_trial_id()
+        if trial_id is not None:
+            tune.report(metrics)
 
 
 # ------------------------------------------------------------------------------------------------------------

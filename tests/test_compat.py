@@ -295,6 +295,7 @@ def test_load_data_and_model_has_the_policy_for_its_thread_only():
 # ray
 
 REPORT = "recbole.quick_start.quick_start.tune.report(loss=1)"
+QUIET_REPORT = f"import recbole_mambarec, recbole.quick_start; print({REPORT})"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,9 @@ def test_ray_that_was_there_first_keeps_working(quick_start, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")
     (package / "tune.py").write_text(
-        "def is_session_enabled(): return True\ndef report(_metric=None, **metrics): print(metrics)\n",
+        "from types import SimpleNamespace as Context\n"
+        "def get_context(): return Context(get_trial_id=lambda: '7')\n"
+        "def report(metrics, *, checkpoint=None): print(metrics)\n",
         encoding="utf-8",
     )
     code = f"""
@@ -326,32 +329,22 @@ assert sys.modules["ray"] is ray and ray.__file__
     assert run_python(code, tmp_path) == "{'loss': 1}\n"
 
 
-def fake_ray(active: bool, interface: str, reports: list) -> dict[str, object]:
-    """Modules of a ray of one of the three generations of interfaces."""
-
-    def new_report(metrics, *, checkpoint=None):
-        reports.append(metrics)
-
-    def get_context():
-        return types.SimpleNamespace(get_trial_id=lambda: "trial" if active else None)
-
-    new = {"report": new_report, "get_context": get_context}
-    old = {
-        "report": lambda _metric=None, **metrics: reports.append(metrics),
-        "is_session_enabled": lambda: active,
-    }
-    modules = {"keywords": (old, {}), "train": ({}, new), "dict": (new, new)}[interface]
-    return {name: types.SimpleNamespace(**content) for name, content in zip(("ray.tune", "ray.train"), modules)}
+@pytest.mark.parametrize(("program", "seen"), [("/lib/ray/_private/workers/default_worker.py", None), ("mine.py", 7)])
+def test_the_command_line_of_a_ray_worker_has_no_settings(program, seen, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "--seed=7", "--worker-id=0"])
+    config = Config(model="BPR", dataset="ml-100k", config_dict={"strict_keys": False})
+    assert config.cmd_config_dict.get("seed") == seen
 
 
-@pytest.mark.parametrize("interface", ["keywords", "train", "dict"])
-@pytest.mark.parametrize("active", [True, False])
-def test_metrics_go_to_the_trial_there_is(active, interface, monkeypatch):
-    reports = []
-    for name, module in fake_ray(active, interface, reports).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    recbole.quick_start.quick_start.tune.report(**{"recall@10": 0.5})
-    assert reports == ([{"recall@10": 0.5}] if active else [])
+def test_without_a_trial_nothing_is_reported():
+    pytest.importorskip("ray.tune", reason="needs the extra [ray]", exc_type=ImportError)
+    assert run_python(f"import warnings, ray.tune; warnings.simplefilter('error'); {QUIET_REPORT}") == "None\n"
+
+
+def test_an_old_ray_is_told_of(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.tune", types.SimpleNamespace(report=lambda **metrics: 1 / 0))
+    with pytest.warns(UserWarning, match=r"ray is older than 2\.45"):
+        recbole.quick_start.quick_start.tune.report(**{"recall@10": 0.5})
 
 
 # ------------------------------------------------------------------------------------------------------------

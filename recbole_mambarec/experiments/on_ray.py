@@ -1,7 +1,6 @@
 """Trials on a ray cluster: the search asks and records as it does on one machine, ray finds them a place.
 
-What is peculiar to ray stays here. ray 2.6.3 is the newest release that RecBole's own requirements allow; its workers
-need numpy's old names, which importing this package gives back (:func:`_prepare_worker`). Later releases work as well.
+What is peculiar to ray stays here.
 
 A search that was cut off, however hard, goes on from its own record, not from ray's: what has finished is not made
 again, and the rungs of the early stopping are filled from the recorded curves. ray's own restore has no rungs.
@@ -29,7 +28,7 @@ from recbole.data.dataset import Dataset
 
 from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.data.reuse import settings_of
-from recbole_mambarec.errors import UserError, sentence
+from recbole_mambarec.errors import UserError, one_line, sentence
 from recbole_mambarec.experiments.run import Run, failure
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.extras import need
@@ -40,6 +39,14 @@ if TYPE_CHECKING:
 
 # a trial whose process was killed is started this many times again before it counts as failed
 _RESTARTS = 1
+# as in setup.cfg: the first release that has builds for Python 3.13
+_OLDEST = "2.45"
+# what holds while a search runs: Ctrl-C ends the search (ray would end its trials and go on as if all had been made),
+# and ray is quiet (its newer output prints a table even if it is told not to)
+_WHILE_SEARCHING = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+# what ray reads once, when it is imported, where the user has not decided otherwise: under "uv run", it would send the
+# current folder, datasets and all, to each worker and build the environment anew there
+_AT_IMPORT = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
 @dataclass(frozen=True)
@@ -75,18 +82,24 @@ def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
         jobs: trials at a time; None: as many as the cluster has room for.
 
     Raises:
-        UserError: ray is missing or cannot be reached, or all trials fail alike.
+        UserError: ray is missing, broken, too old or cannot be reached, no trial fits into the cluster, or all of them
+            fail alike.
         KeyboardInterrupt: what has finished is on record.
     """
-    need("ray.tune", "ray")
+    for name, value in _AT_IMPORT.items():
+        os.environ.setdefault(name, value)
+    tune = need("ray.tune", "ray")
+    if not hasattr(tune, "get_context"):
+        from ray import __version__
+
+        raise UserError(
+            f"this needs ray {_OLDEST} or newer, and {__version__} is installed: pip install --upgrade "
+            f'"recbole-mambarec[ray]"'
+        )
     with contextlib.closing(tuning.bar):
         if len(tuning.records) < tuning.max_evals:
             with _cluster(settings.address):
                 _Trials(tuning, settings).make(jobs)
-
-
-def _prepare_worker() -> None:
-    """Runs in every worker before anything else of ray's: looking this function up has imported the package."""
 
 
 @contextlib.contextmanager
@@ -96,25 +109,60 @@ def _cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options = {"address": address} if address else {"include_dashboard": False}
-    host, _, port = (address or "").rpartition(":")
-    try:
-        if host and port.isdecimal() and "/" not in host:
-            # ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(
-            **options,
-            runtime_env={"worker_process_setup_hook": _prepare_worker},
-            log_to_driver=False,
-            logging_level="ERROR",
-            configure_logging=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
-    try:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    with contextlib.ExitStack() as held:
+        try:
+            if address is None:
+                # ray's default since 2.60 for a cluster that it starts, which it announces unless it is told
+                held.enter_context(_environment({"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}))
+                # "local": not the one that the environment may name
+                ray.init("local", include_dashboard=False, **quiet)
+            else:
+                host, _, port = address.rpartition(":")
+                if host and port.isdecimal() and "/" not in host:
+                    # ray itself would try for minutes
+                    socket.create_connection((host, int(port)), timeout=10).close()
+                ray.init(address, **quiet)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            if address is None:
+                raise UserError(f"ray cannot be started on this machine: {one_line(error)}") from error
+            if isinstance(error, ray.exceptions.RayError):
+                raise UserError(f"the ray cluster at '{address}' refuses: {one_line(error)}") from error
+            if "ersion mismatch" in str(error):
+                raise UserError(f"the ray cluster at '{address}' has other versions: {one_line(error)}") from error
+            raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+        held.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _room(resources: dict[str, float]) -> int:
+    """How many trials the cluster can make at a time.
+
+    Raises:
+        UserError: not one.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {name.upper() if name != "memory" else name: amount for name, amount in resources.items() if amount}
+
+    def trials(node: dict[str, float]) -> int:
+        return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+
+    room = sum(map(trials, nodes))
+    if not room:
+        raise UserError(
+            f"no node of the ray cluster has room for a trial ({_amounts(wanted)}), there are "
+            f"{'; '.join(_amounts(node) for node in nodes)}: let a trial take less (--trial_cpus, --trial_gpus), "
+            "or give --jobs where nodes are added on demand"
+        )
+    return room
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    gib = resources.get("memory", 0) / 2**30
+    parts = [f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name)]
+    return ", ".join([*parts, f"{gib:.1f} GiB"] if gib else parts) or "nothing"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -146,7 +194,6 @@ class _Trials:
         """Start ray's tuner and wait for its end."""
         from ray import tune
 
-        run_config, failures = _named(tune, "RunConfig"), _named(tune, "FailureConfig")
         known = max((record["memory_gib"] for record in self.tuning.records), default=0.0)
         resources = {"cpu": self.settings.trial_cpus, "gpu": self.settings.trial_gpus}
         if known:
@@ -157,21 +204,22 @@ class _Trials:
             tune.with_resources(objective, resources),
             tune_config=tune.TuneConfig(
                 num_samples=self.tuning.max_evals - len(self.tuning.records),
-                max_concurrent_trials=jobs,
+                # with a number, ray starts so many at once, and asks for no point before there is a place for it
+                max_concurrent_trials=jobs or _room(resources),
                 search_alg=_searcher(self),
                 scheduler=self._scheduler(),
                 trial_name_creator=lambda made: made.trial_id,
                 trial_dirname_creator=lambda made: made.trial_id,
             ),
-            run_config=run_config(
+            run_config=tune.RunConfig(
                 name="trials",
                 storage_path=str(own),
                 callbacks=[_listener(self)],
-                failure_config=failures(max_failures=_RESTARTS),
+                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 verbose=0,
             ),
         )
-        with _sigint_is_ours():
+        with _environment(_WHILE_SEARCHING):
             try:
                 tuner.fit()
             finally:
@@ -248,13 +296,13 @@ class _Trials:
                 f"{followed.attempt.run.label}: epoch {entry['epoch']}, {result['score']:.4f}"
             )
 
-    def end(self, trial_id: str, died: bool = False) -> None:
-        """A trial has ended: by itself, given up, or failed."""
+    def end(self, trial_id: str, died: str = "") -> None:
+        """A trial has ended: by itself, given up, or failed, then ``died`` says how."""
         followed = self.followed.pop(trial_id)
         seconds = perf_counter() - followed.started
         try:
             if died or followed.error:
-                error = followed.error or f"its process died, {_RESTARTS + 1} times"
+                error = followed.error or died
                 self.tuning.tell_failure(followed.attempt, error, seconds, followed.memory_gib)
             elif followed.record is not None:
                 self.tuning.tell(followed.attempt, followed.record, seconds, followed.memory_gib)
@@ -284,15 +332,6 @@ def _progress(entry: dict, metric: str) -> dict:
     return {"epochs": entry["epoch"] + 1, "score": entry["valid"][metric]}
 
 
-def _named(tune, name: str):
-    """A configuration class of ray's, which moved from ``ray.air`` to ``ray.tune``."""
-    if hasattr(tune, name):
-        return getattr(tune, name)
-    from ray import air
-
-    return getattr(air, name)
-
-
 def _searcher(trials: _Trials):
     from ray.tune.search import Searcher
 
@@ -318,6 +357,7 @@ def _searcher(trials: _Trials):
 
 
 def _listener(trials: _Trials):
+    from ray.exceptions import RayActorError
     from ray.tune import Callback
 
     class Listener(Callback):
@@ -330,8 +370,13 @@ def _listener(trials: _Trials):
             trials.end(trial.trial_id)
 
         def on_trial_error(self, *, trial, **info) -> None:
-            # whatever a trial raises is reported; this is one whose process is gone
-            trials.end(trial.trial_id, died=True)
+            # whatever a trial raises is reported; this is one whose process is gone, or never came as far
+            error = trial.get_pickled_error()
+            if isinstance(error, RayActorError):
+                trials.end(trial.trial_id, died=f"its process died, {_RESTARTS + 1} times")
+            else:
+                last = (trial.get_error() or str(error)).strip().splitlines()[-1]
+                trials.end(trial.trial_id, died=f"it did not start: {last}")
 
         def __reduce__(self):
             return Callback, ()
@@ -340,18 +385,18 @@ def _listener(trials: _Trials):
 
 
 @contextlib.contextmanager
-def _sigint_is_ours() -> Iterator[None]:
-    """Let Ctrl-C end the search; ray would end its trials and go on as if all had been made."""
-    variable = "TUNE_DISABLE_SIGINT_HANDLER"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # ------------------------------------------------------------------------------------------------------------

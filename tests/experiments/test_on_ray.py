@@ -21,6 +21,7 @@ from recbole_mambarec.experiments.tuning import Tuning
 from tests.planted import QUICK, write_planted
 
 pytest.importorskip("hyperopt")
+ray = pytest.importorskip("ray", reason="needs the extra [ray]", exc_type=ImportError)
 pytest.importorskip("ray.tune", reason="needs the extra [ray]", exc_type=ImportError)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,13 @@ def searched(tmp_path, space: str, **overrides) -> dict:
     (tmp_path / "mine.hyper").write_text(space)
     values = QUICK | {"data_path": str(tmp_path), "epochs": 4, "embedding_size": 4} | overrides
     return {"overrides": values, "params_file": tmp_path / "mine.hyper", "progress": False}
+
+
+def refused(tmp_path, sentence: str, settings: RaySettings | None = None) -> None:
+    """A search ends with a sentence, and without a record."""
+    with pytest.raises(UserError, match=sentence):
+        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=settings or RaySettings())
+    assert not list(Path("tuning").glob("*/trials.jsonl"))
 
 
 def test_a_search_on_two_nodes_is_that_of_one_machine(cluster, tmp_path):
@@ -137,11 +145,18 @@ def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
             file.write_bytes(b"\n".join(lines))
         return sent[0]
 
-    original = on_ray._Trials._data
+    def put(value, *args, **kwargs):
+        puts.append(type(value))
+        return stored(value, *args, **kwargs)
+
+    original, stored, puts = on_ray._Trials._data, ray.put, []
+    monkeypatch.setattr(ray, "put", put)
     monkeypatch.setattr(on_ray._Trials, "_data", send)
     tuning = Tuning(Search(base, read_space(arguments["params_file"])), progress=False)
     on_ray.run_on_ray(tuning, None, RaySettings(cluster, grace=0))
-    assert len(sent) == 1 and len(tuning.records) == 2 and not tuning.failures
+    # what is put once goes to each node once: its store gives it to all of its processes
+    assert len(sent) == 1 and puts.count(on_ray.SharedData) == 1
+    assert len(tuning.records) == 2 and not tuning.failures
 
 
 def test_a_tuned_key_that_changes_the_data_is_read_anew(cluster, tmp_path):
@@ -183,23 +198,88 @@ def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
     assert len(tuning.records) == 3 and file.read_text().splitlines()[0] == first
 
 
-def test_a_mistake_that_only_a_trial_notices_is_its_sentence(cluster, tmp_path, capsys):
+def test_a_cluster_of_its_own(tmp_path):
+    """Nothing but the search is heard of it; a mistake that only a trial notices is the trial's sentence."""
     arguments = searched(tmp_path, "variant choice ['best', 'released']\n")
-    _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
-    assert tuning.failures == ["variant 'best' is unknown: use one of released, paper"]
-    assert tuning.best["point"] == {"variant": "released"}
+    options = [f"--{key}={value}" for key, value in arguments["overrides"].items()]
+    command = [sys.executable, str(ROOT / "run_hyper.py"), "--tool=ray", "--model=MambaRec", "--dataset=planted"]
+    done = subprocess.run(
+        [*command, "--params_file=mine.hyper", "--grace=0", *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        # of a cluster that the search is not to be made on
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *trials, best, _, _, _, use = done.stdout.strip().splitlines()
+    assert first.startswith("2 trials of MambaRec on planted") and len([line for line in trials if line]) == 2
+    assert any("failed: variant 'best' is unknown: use one of released, paper" in line for line in trials)
+    assert best == "best of 1 trials: variant=released" and use.startswith("use it: ")
+
+
+def recboles_objective(config: dict) -> None:
+    """What RecBole's own run_hyper.py gives to ray."""
+    from recbole.quick_start import objective_function
+
+    import recbole_mambarec  # noqa: F401
+
+    objective_function(config_dict=config)
+
+
+def test_recboles_own_objective_reports_to_ray(cluster, tmp_path):
+    values = searched(tmp_path, "")["overrides"] | {"model": "BPR", "dataset": "planted", "epochs": 1}
+    with on_ray._cluster(cluster), on_ray._environment(on_ray._WHILE_SEARCHING):
+        tuner = ray.tune.Tuner(
+            recboles_objective,
+            param_space=values | {"learning_rate": ray.tune.grid_search([0.1])},
+            run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),
+        )
+        (result,) = tuner.fit()
+    assert 0 <= result.metrics["recall@20"] <= 1 and result.metrics["config"]["learning_rate"] == 0.1
 
 
 def test_no_cluster_there(tmp_path):
-    with pytest.raises(UserError, match=r"there is no ray cluster at '127\.0\.0\.1:1'"):
-        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=RaySettings("127.0.0.1:1"))
+    refused(tmp_path, r"there is no ray cluster at '127\.0\.0\.1:1'", RaySettings("127.0.0.1:1"))
 
 
 def test_without_ray(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray.tune", None)
-    with pytest.raises(UserError, match=r'pip install "recbole-mambarec\[ray\]"'):
-        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=RaySettings())
-    assert not list(Path("tuning").glob("*/trials.jsonl"))
+    # not even a folder of it is found
+    for name in ("ray", "ray.tune"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("recbole_mambarec.extras.is_there", lambda name: not name.startswith("ray"))
+    refused(tmp_path, r'^this needs the package ray \(.*\): pip install "recbole-mambarec\[ray\]"$')
+
+
+@pytest.mark.parametrize("raised", ["OSError('x.so: bad\\nat 0')", "AttributeError('np.bool8')", "ImportError('it')"])
+def test_a_broken_ray(raised, tmp_path, monkeypatch):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ray.py").write_text(f"raise {raised}")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    refused(tmp_path, "^this needs the package ray.*, which is installed but cannot be imported .*: pip install [^\n]*ray")
+
+
+def test_a_ray_that_is_too_old(tmp_path, monkeypatch):
+    monkeypatch.delattr("ray.tune.get_context")
+    monkeypatch.setattr("ray.__version__", "2.6.3")
+    refused(tmp_path, r'^this needs ray 2\.45 or newer, and 2\.6\.3 is installed: pip install --upgrade "recbole')
+
+
+def test_a_cluster_with_another_ray(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.__version__", "2.99.0")
+    refused(tmp_path, rf"^the ray cluster at '{cluster}' has other versions: .*2\.99\.0", RaySettings(cluster))
+
+
+@pytest.mark.parametrize("much", [{"trial_cpus": 1.5}, {"trial_gpus": 0.5}])
+def test_no_room_for_a_trial(cluster, tmp_path, much):
+    refused(tmp_path, r"^no node of the ray cluster has room .*: .*--trial_gpus", RaySettings(cluster, grace=0, **much))
+
+
+def test_as_many_trials_at_a_time_as_there_is_room_for(cluster):
+    with on_ray._cluster(cluster):
+        assert [on_ray._room({"cpu": cpus, "gpu": 0}) for cpus in (1, 0.5, 0.1)] == [2, 4, 20]
 
 
 @pytest.mark.parametrize(
