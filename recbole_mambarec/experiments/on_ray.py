@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -98,8 +99,20 @@ def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
         )
     with contextlib.closing(tuning.bar):
         if len(tuning.records) < tuning.max_evals:
-            with _cluster(settings.address):
+            with _quiet(), _cluster(settings.address):
                 _Trials(tuning, settings).make(jobs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let ray's own log of the search be: it warns of its defaults and of each trial that fails."""
+    log = logging.getLogger("ray")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -110,29 +123,28 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    with contextlib.ExitStack() as held:
-        try:
-            if address is None:
-                # ray's default since 2.60 for a cluster that it starts, which it announces unless it is told
-                held.enter_context(_environment({"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}))
-                # "local": not the one that the environment may name
-                ray.init("local", include_dashboard=False, **quiet)
-            else:
-                host, _, port = address.rpartition(":")
-                if host and port.isdecimal() and "/" not in host:
-                    # ray itself would try for minutes
-                    socket.create_connection((host, int(port)), timeout=10).close()
-                ray.init(address, **quiet)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            if address is None:
-                raise UserError(f"ray cannot be started on this machine: {one_line(error)}") from error
-            if isinstance(error, ray.exceptions.RayError):
-                raise UserError(f"the ray cluster at '{address}' refuses: {one_line(error)}") from error
-            if "ersion mismatch" in str(error):
-                raise UserError(f"the ray cluster at '{address}' has other versions: {one_line(error)}") from error
-            raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
-        held.callback(ray.shutdown)
+    try:
+        if address is None:
+            # "local": not the one that the environment may name
+            ray.init("local", include_dashboard=False, **quiet)
+        else:
+            host, _, port = address.rpartition(":")
+            if host and port.isdecimal() and "/" not in host:
+                # ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address, **quiet)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise UserError(f"ray cannot be started on this machine: {one_line(error)}") from error
+        if isinstance(error, ray.exceptions.RayError):
+            raise UserError(f"the ray cluster at '{address}' refuses: {one_line(error)}") from error
+        if "ersion mismatch" in str(error):
+            raise UserError(f"the ray cluster at '{address}' has other versions: {one_line(error)}") from error
+        raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+    try:
         yield
+    finally:
+        ray.shutdown()
 
 
 def _room(resources: dict[str, float]) -> int:

@@ -208,8 +208,8 @@ def test_a_cluster_of_its_own(tmp_path):
         check=False,
         capture_output=True,
         text=True,
-        # of a cluster that the search is not to be made on
-        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
+        # the address is that of a cluster that the search is not to be made on; ray leaves a token at home
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, *trials, best, _, _, _, use = done.stdout.strip().splitlines()
