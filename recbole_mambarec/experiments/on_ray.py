@@ -95,7 +95,7 @@ def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
 
         raise UserError(
             f"this needs ray {_OLDEST} or newer, and {__version__} is installed: pip install --upgrade "
-            f'"recbole-mambarec[ray]"'
+            '"recbole-mambarec[ray]"'
         )
     with contextlib.closing(tuning.bar):
         if len(tuning.records) < tuning.max_evals:

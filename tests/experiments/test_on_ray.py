@@ -258,7 +258,9 @@ def test_a_broken_ray(raised, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "broken")
     for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
         monkeypatch.delitem(sys.modules, name)
-    refused(tmp_path, "^this needs the package ray.*, which is installed but cannot be imported .*: pip install [^\n]*ray")
+    refused(
+        tmp_path, "^this needs the package ray.*, which is installed but cannot be imported .*: pip install [^\n]*ray"
+    )
 
 
 def test_a_ray_that_is_too_old(tmp_path, monkeypatch):
