@@ -79,6 +79,15 @@ class Line(NamedTuple):
 
 def main(argv: list[str] | None = None, prog: str = "recbole-mambarec doctor") -> int:
     """Print what :func:`examine` finds; exit status 1 where something needed is missing, or something is broken."""
+    try:
+        return _main(argv, prog)
+    except BrokenPipeError:
+        # whoever reads has seen enough, as head has; Python must not try to write the rest at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv: list[str] | None, prog: str) -> int:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Look at what is installed, what works and what is missing, with the command that mends it. Exit "

@@ -89,7 +89,7 @@ def text(family: Family) -> str:
         tests = [f"{each.p_wilcoxon:.3g}", f"{each.p_t:.3g}", f"{each.d_z:.2f}", f"{each.rank_biserial:.2f}"]
         lines.append([each.label, *numbers, *tests, "*" if each.significant else ""])
     notes = [
-        f"* {family.best} is better with p < {family.alpha:g}, by {family.method}.",
+        f"*: {family.best} is better with p < {family.alpha:g}, by {family.method}.",
         f"difference: that of {family.best} to the model of the line; interval: {INTERVAL}.",
         *([family.limit] if family.limit else []),
     ]
