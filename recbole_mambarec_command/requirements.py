@@ -85,8 +85,13 @@ def distribution_of(module: str) -> str:
 
 def declared() -> list[Requirement]:
     """All requirements for this Python, RecBole first, then what is always needed, then those of extras."""
-    found = [_parsed(line) for line in _lines()]
-    needed = [each for each in found if each is not None and each.name != "recbole"]
+    found: dict[tuple, Requirement] = {}
+    for each in filter(None, map(_parsed, _lines())):
+        # several lines may hold for one Python, each with a bound of its own
+        known = found.get((each.name, each.extra), each._replace(bounds=""))
+        bounds = dict.fromkeys(filter(None, [*known.bounds.split(","), *each.bounds.split(",")]))
+        found[each.name, each.extra] = known._replace(bounds=",".join(bounds), parts=known.parts or each.parts)
+    needed = [each for each in found.values() if each.name != "recbole"]
     needed.sort(key=lambda each: each.extra is not None)
     return [Requirement("recbole", f"=={RECBOLE}", None), *needed]
 

@@ -327,6 +327,14 @@ def test_requirements_are_those_of_setup_cfg():
     assert {"torch", "numpy", "scipy", "pandas"} <= {each.name for each in declared if each.extra is None}
     assert {"ray", "features", "dev"} <= {each.extra for each in declared}
     assert all(each.bounds for each in declared if each.extra is None)
+    assert len({(each.name, each.extra) for each in declared}) == len(declared)
+
+
+def test_lines_of_one_package_are_one_requirement(monkeypatch):
+    lines = ["torch>=2.4", "numpy>=1.24", 'torch>=2.6; python_version >= "3.9"', 'torch>=9; python_version < "3.9"']
+    monkeypatch.setattr(requirements, "_lines", lambda: lines)
+    expected = [("recbole", "==1.2.1"), ("torch", ">=2.4,>=2.6"), ("numpy", ">=1.24")]
+    assert [(each.name, each.bounds) for each in requirements.declared()] == expected
 
 
 @pytest.mark.parametrize(
