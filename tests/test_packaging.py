@@ -53,10 +53,10 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_packages_and_properties_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "properties").rglob("*.*"):
-        assert f"recbole_mambarec/properties/{path.relative_to(ROOT / 'properties')}" in names
+        assert f"recbole_mambarec/properties/{path.relative_to(ROOT / 'properties').as_posix()}" in names
     for package in ("recbole_mambarec", "recbole_mambarec_command", "dataset_prep"):
         for path in [*(ROOT / package).rglob("*.py"), *(ROOT / package).rglob("*.html")]:
-            assert str(path.relative_to(ROOT)) in names
+            assert path.relative_to(ROOT).as_posix() in names
     ours = {"recbole_mambarec", "recbole_mambarec_command", "dataset_prep"}
     assert {name.split("/")[0].split("-")[0] for name in names} == ours
 

@@ -143,7 +143,7 @@ def _shown(path: str) -> str:
     """An argument as it is written into results: a path without the folders of this machine."""
     if not os.path.isabs(path):
         return path
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else Path(path).name
+    return Path(os.path.relpath(path)).as_posix() if Path(path).is_relative_to(Path.cwd()) else Path(path).name
 
 
 def _command(argv: list[str]) -> str:
