@@ -109,10 +109,12 @@ def test_torch_that_is_there_is_kept(tool, calls, capsys):
     )
 
 
-def test_torch_that_is_too_old(tool, calls, capsys):
-    calls.torch = "2.1.0"
-    assert tool.main([]) == 2
-    assert "torch 2.1.0 is installed, and 2." in capsys.readouterr().err
+@pytest.mark.parametrize("python,torch,least", [((3, 10), "2.3.1", "2.4"), ((3, 13), "2.5.1+cpu", "2.6")])
+def test_torch_that_is_too_old(tool, calls, monkeypatch, capsys, python, torch, least):
+    calls.torch = torch
+    monkeypatch.setattr(tool, "version_of", lambda name: python)
+    assert tool.main(["--any-python"]) == 2
+    assert f"torch {torch} is installed, and {least} or newer is needed: pip install" in capsys.readouterr().err
     assert not calls
 
 

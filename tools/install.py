@@ -110,7 +110,7 @@ def install(options):
     pip = Pip(python, log, again)
     torch = installed(python, "torch")
     if torch:
-        keep_torch(torch, options, remove)
+        keep_torch(torch, python, options, remove)
     announce(options, torch, extras)
     pip.need_pip()
     if not torch:
@@ -249,13 +249,13 @@ def commands(options):
 # torch
 
 
-def keep_torch(version, options, remove):
+def keep_torch(version, python, options, remove):
     """Say that the torch which is there is kept.
 
     Raises:
         Fault: it is too old.
     """
-    least = re.search(r"^ *torch>=([\d.]+)", read("setup.cfg"), re.MULTILINE).group(1)
+    least = least_torch(version_of(python))
     numbers = [int(part) for part in re.match(r"\d+(?:\.\d+)*", version).group(0).split(".")]
     if numbers < [int(part) for part in least.split(".")]:
         raise Fault(
@@ -267,6 +267,12 @@ def keep_torch(version, options, remove):
             options.torch_index, "pip uninstall torch" if options.here else remove
         )
     print("torch {} is there and is kept{}".format(version, note))
+
+
+def least_torch(python):
+    """The oldest torch that setup.cfg allows for a version of Python, (3, 12)."""
+    bounds = re.findall(r"(?m)^ +torch>=([\d.]+)(?:; python_version >= \"3\.(\d+)\")?$", read("setup.cfg"))
+    return [bound for bound, minor in bounds if not minor or python >= (3, int(minor))][-1]
 
 
 def torch_arguments(options):
