@@ -159,6 +159,7 @@ def test_tune_on_ray(prepared):
         "--dataset=films",
         "--params_file=ray.hyper",
         "--tool=ray",
+        "--grace=0",
         "--write-best=best-of-ray.yaml",
         *_QUICK,
     )
