@@ -59,12 +59,25 @@ def _start() -> None:
     registry.register_built_in()
 
 
-def _is_looked_for_as_command() -> bool:
-    """Whether Python is about to run ``python -m recbole_mambarec``, which calls :func:`start` where it needs it."""
+def _module_to_run() -> str | None:
+    """The module that Python is about to run by ``python -m``; None where this package is imported by a program."""
     # "-m" stands there while a module is being located: https://docs.python.org/3/using/cmdline.html#cmdoption-m
-    return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].replace("-m", "", 1) == __name__
+    return sys.orig_argv[-len(sys.argv)].replace("-m", "", 1) if sys.argv[:1] == ["-m"] else None
+
+
+def _start_or_exit() -> None:
+    """Start for a module that is a command of its own, whose user gets a sentence in place of an exception."""
+    try:
+        start()
+    except requirements.MissingRequirement as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        sys.exit(2)
 
 
 requirements.check_python()
-if not _is_looked_for_as_command():
+_module = _module_to_run()
+if _module is None:
     start()
+elif _module != __name__:
+    # python -m recbole_mambarec itself starts where it needs it
+    _start_or_exit()

@@ -165,13 +165,19 @@ def test_versions_are_the_same_wherever_they_stand():
 
 
 @pytest.mark.parametrize(
-    "argument,status", [("-c", 1), ("-m", 2)], ids=["import recbole_mambarec", "python -m recbole_mambarec"]
+    "arguments,status",
+    [
+        (["-c", "import recbole_mambarec"], 1),
+        (["-m", "recbole_mambarec", "--model=BPR"], 2),
+        (["-m", "recbole_mambarec.report", "runs.jsonl"], 2),
+        ([str(ROOT / "run_hyper.py"), "--model=BPR"], 2),
+    ],
+    ids=lambda value: " ".join(value[:2]).replace(str(ROOT), "") if isinstance(value, list) else str(value),
 )
-def test_without_recbole_there_is_one_sentence(tmp_path, argument, status):
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['recbole'] = None\n")
-    code = {"-c": ["import recbole_mambarec"], "-m": ["recbole_mambarec", "--model=BPR"]}[argument]
+def test_without_recbole_there_is_one_sentence(tmp_path, arguments, status):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['recbole'] = None\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, argument, *code],
+        [sys.executable, *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
