@@ -269,6 +269,8 @@ def _without_chained_assignment_warnings(original: Callable, *args, **kwargs):
         for category in ("ChainedAssignmentError", "SettingWithCopyWarning"):
             if hasattr(pd.errors, category):
                 warnings.simplefilter("ignore", getattr(pd.errors, category))
+        # pandas 2.2 and 2.3 announce what pandas 3 does
+        warnings.filterwarnings("ignore", message="A value is trying to be set on a copy", category=FutureWarning)
         return original(*args, **kwargs)
 
 
@@ -306,7 +308,10 @@ def pandas_series_agg() -> None:
 
     No upstream issue known; see https://github.com/pandas-dev/pandas/issues/53325
     """
-    if isinstance(pd.Series([[0]]).agg(len), pd.Series):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pandas 2 announces what pandas 3 does
+        element_by_element = isinstance(pd.Series([[0]]).agg(len), pd.Series)
+    if element_by_element:
         return
     for name in ("dataset", "kg_dataset", "sequential_dataset"):
         importlib.import_module(f"recbole.data.dataset.{name}").len = _len
