@@ -165,9 +165,9 @@ def test_missing_features_are_filled_in_the_tensors(dataset):
     tags = by_token(train, train.item_feat["tags"].tolist())
     assert tags == {"[PAD]": [0, 0], "i1": [x, y], "i2": [0, 0], "i3": [y, 0], "i4": [0, 0]}
     assert by_token(train, train.item_feat["size"].tolist())["i1"] == [0.5, 1.5]
-    # a tensor is nobody else's memory
-    train.item_feat["item_id"][0] = 99
-    assert frame["item_id"].tolist() == [0, 1, 2, 3, 4]
+    if compat._chained_fillna_is_lost():  # with pandas 3, a tensor is nobody else's memory
+        train.item_feat["item_id"][0] = 99
+        assert frame["item_id"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_pandas_has_nothing_to_say(tmp_path):
