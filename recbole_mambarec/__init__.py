@@ -1,10 +1,11 @@
 """Multimodal recommendation models for RecBole: importing this package makes RecBole know them."""
 
 import sys
+from os import PathLike
 
 from recbole_mambarec_command import __version__, requirements
 
-__all__ = ["__version__", "start"]
+__all__ = ["__version__", "register", "start"]
 
 
 def start() -> None:
@@ -57,6 +58,46 @@ def _start() -> None:
     split_check.install()
     mistakes.install()
     registry.register_built_in()
+
+
+def register(
+    model: type | str,
+    *,
+    trainer: type | str | None = None,
+    dataset: type | str | None = None,
+    defaults: str | PathLike | None = None,
+    search_space: str | PathLike | None = None,
+    published: str | PathLike | None = None,
+    adapter: str | None = None,
+) -> None:
+    """Make a model of another package known under the name of its class.
+
+    A package that calls this where it is imported, and names itself in an entry point of the group
+    ``recbole_mambarec.models``, has its model found everywhere without being imported by the user::
+
+        [project.entry-points."recbole_mambarec.models"]
+        TheirModel = "their_package"
+
+    Args:
+        model: the class, or ``module:class``, which is imported when the model is used.
+        trainer, dataset: classes, likewise; unset: those of this package's models.
+        defaults: YAML file of the model's keys and their defaults.
+        search_space: file of what a search varies, in the format of RecBole's ``params_file``.
+        published: folder of files ``<dataset>.yaml`` with published scores, in the form of ``properties/published``.
+        adapter: ``module:attribute`` of an :class:`~recbole_mambarec.testing.parity.Adapter`.
+
+    Paths that are not absolute start at the folder of the model's top-level package.
+
+    Raises:
+        ValueError: the name, whatever its case, is taken; or a file is not there (a ``UserError``).
+    """
+    from recbole_mambarec import registry
+
+    registry.register_outside(
+        model,
+        {"trainer": trainer, "dataset": dataset, "adapter": adapter},
+        {"defaults": defaults, "search_space": search_space, "published": published},
+    )
 
 
 def _module_to_run() -> str | None:

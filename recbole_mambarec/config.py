@@ -24,9 +24,10 @@ from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.data.keys import check_data_keys
+from recbole_mambarec.defaults import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import not_installed
-from recbole_mambarec.yaml_files import check_files
+from recbole_mambarec.yaml_files import check_files, read_yaml_mapping
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
 PROTOCOLS = ("published", "recbole")
@@ -53,21 +54,20 @@ BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercen
 _PAIRWISE_EVAL_BATCH = 1 << 19
 
 
-def properties_folder() -> Path:
-    """The folder of our YAML files: inside an installed package, beside it in a source tree."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "properties", package.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"properties/overall.yaml is neither in {package} nor beside it: the installation is broken"
-    )
-
-
 def default_properties(kind: str, name: str | None = None) -> dict:
-    """Contents of ``properties/<kind>/<name>.yaml`` (or ``properties/<kind>.yaml``), empty where there is none."""
+    """Contents of ``properties/<kind>/<name>.yaml`` (or ``properties/<kind>.yaml``), empty where there is none.
+
+    For the kind ``model``, ``name`` may also be a model from outside, which brings a file of its own.
+
+    Raises:
+        UserError: the file of a model from outside is no YAML mapping, or its package cannot be imported.
+    """
     path = properties_folder() / (f"{kind}.yaml" if name is None else f"{kind}/{name}.yaml")
-    if not path.is_file():
+    if kind == "model" and name in registry.names():
+        path = registry.entry(name).defaults
+        if path is not None and name not in registry.built_in():
+            return read_yaml_mapping(path)
+    if path is None or not path.is_file():
         return {}
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
@@ -102,6 +102,8 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
         found = original(config, model, dataset)
     except KeyError as error:
         raise UserError(f"no {error.args[0].split()[0]} is named: give it on the command line or in a file") from error
+    except UserError:  # of a model from outside that cannot be used
+        raise
     except Exception as error:
         # of any kind: the look-up ends in a family that needs lightgbm and xgboost, which may be missing or broken
         if not isinstance(name, str):

@@ -1,85 +1,306 @@
-"""The models of this package, and how RecBole's own look-ups find them.
+"""The models of this package and of others, what belongs to each, and how RecBole's own look-ups find them.
 
 RecBole finds a model by importing ``recbole.model.<family>.<name in lower case>``, a trainer and a dataset by the names
 ``<Model>Trainer`` in ``recbole.trainer`` and ``<Model>Dataset`` in ``recbole.data.dataset``. Registration answers those
 three look-ups and changes none of RecBole's functions.
+
+Other packages announce their models as entry points of the group ``recbole_mambarec.models``. The names are read from
+their metadata; a package is imported when one of its models is asked for.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import pkgutil
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
+from logging import getLogger
 from pathlib import Path
 from types import ModuleType
 
+from recbole_mambarec.defaults import properties_folder
+from recbole_mambarec.errors import UserError, one_line
+
 _FAMILY = "recbole.model.general_recommender"
+#: entry points of this group are named after models; loading one makes its package call ``recbole_mambarec.register``
+GROUP = "recbole_mambarec.models"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a model and its helpers live, as ``module:class`` names, imported on first use."""
+    """Where a model and what belongs to it live.
+
+    Attributes:
+        model, trainer, dataset: ``module:class``, imported on first use.
+        defaults: YAML file of the model's configuration keys.
+        search_space: params file (:mod:`~recbole_mambarec.experiments.space`).
+        published: folder of files ``<dataset>.yaml`` with scores that others have published.
+        adapter: ``module:attribute``, for comparison with golden numbers (:mod:`recbole_mambarec.testing.parity`).
+    """
 
     model: str
     trainer: str = "recbole_mambarec.trainer:MultimodalTrainer"
     dataset: str = "recbole_mambarec.data.dataset:MultimodalDataset"
+    defaults: Path | None = None
+    search_space: Path | None = None
+    published: Path | None = None
+    adapter: str | None = None
 
 
-# Adding a model: its file under models/, its YAML under properties/model/, its line here.
+# The models of this package. Everything that a new one needs is listed in docs/adding-a-model.md.
 _BUILT_IN = {
-    "MambaRec": Entry("recbole_mambarec.models.mambarec:MambaRec"),
-    "CRANE": Entry("recbole_mambarec.models.crane:CRANE"),
-    "VBPR": Entry("recbole_mambarec.models.vbpr:VBPR"),
-    "FREEDOM": Entry("recbole_mambarec.models.freedom:FREEDOM"),
-    "MGCN": Entry("recbole_mambarec.models.mgcn:MGCN"),
-    "LGMRec": Entry("recbole_mambarec.models.lgmrec:LGMRec"),
-    "MMGCN": Entry("recbole_mambarec.models.mmgcn:MMGCN"),
-    "GRCN": Entry("recbole_mambarec.models.grcn:GRCN"),
-    "SLMRec": Entry("recbole_mambarec.models.slmrec:SLMRec"),
-    "PGL": Entry("recbole_mambarec.models.pgl:PGL"),
-    "SMORE": Entry("recbole_mambarec.models.smore:SMORE"),
-    "GUME": Entry("recbole_mambarec.models.gume:GUME"),
-    "BM3": Entry("recbole_mambarec.models.bm3:BM3"),
-    "COHESION": Entry("recbole_mambarec.models.cohesion:COHESION"),
+    "MambaRec": "recbole_mambarec.models.mambarec:MambaRec",
+    "CRANE": "recbole_mambarec.models.crane:CRANE",
+    "VBPR": "recbole_mambarec.models.vbpr:VBPR",
+    "FREEDOM": "recbole_mambarec.models.freedom:FREEDOM",
+    "MGCN": "recbole_mambarec.models.mgcn:MGCN",
+    "LGMRec": "recbole_mambarec.models.lgmrec:LGMRec",
+    "MMGCN": "recbole_mambarec.models.mmgcn:MMGCN",
+    "GRCN": "recbole_mambarec.models.grcn:GRCN",
+    "SLMRec": "recbole_mambarec.models.slmrec:SLMRec",
+    "PGL": "recbole_mambarec.models.pgl:PGL",
+    "SMORE": "recbole_mambarec.models.smore:SMORE",
+    "GUME": "recbole_mambarec.models.gume:GUME",
+    "BM3": "recbole_mambarec.models.bm3:BM3",
+    "COHESION": "recbole_mambarec.models.cohesion:COHESION",
 }
 
 _entries: dict[str, Entry] = {}
+# announced models whose package has been imported in vain, and why
+_broken: dict[str, UserError] = {}
 
 
 def register(name: str, entry: Entry) -> None:
     """Make a model known to RecBole under ``name`` (its class name).
 
     Raises:
-        ValueError: the name, whatever its case, is taken by another model of this registry or by one of RecBole's.
+        ValueError: the name, whatever its case, is taken by another model of this registry, by one that an installed
+            package announces, or by one of RecBole's.
     """
     if _entries.get(name) == entry:
         return
-    taken = {known.lower() for known in _entries}.union(*_recbole_files().values())
-    if name.lower() in taken:
-        raise ValueError(f"model name '{name}' is taken: choose another")
-    trainers = importlib.import_module("recbole.trainer")
-    datasets = importlib.import_module("recbole.data.dataset")
-    setattr(trainers, f"{name}Trainer", _load(entry.trainer))
-    setattr(datasets, f"{name}Dataset", _load(entry.dataset))
+    owner = _owner(name)
+    announced = _announced().get(name.lower(), ())
+    # a package that has been imported, or is being imported just now, may be the one that registers
+    others = [p for p in announced if _top(p.value) != _top(entry.model) and _top(p.value) not in sys.modules]
+    if owner is None and others:
+        owner = _package(others[0])
+    if owner is not None:
+        raise ValueError(f"model name '{name}' of {entry.model} is taken by {owner}: choose another")
     _entries[name] = entry
 
 
+def register_outside(model: type | str, classes: dict[str, type | str | None], files: dict) -> None:
+    """:func:`recbole_mambarec.register`: fields of an :class:`Entry` that are classes, and those that are files."""
+    path = _path(model)
+    name = path.rpartition(":")[2]
+    root = _folder_of(path)
+    given = {field: _path(value) for field, value in classes.items() if value is not None}
+    for field, file in files.items():
+        if file is None:
+            continue
+        given[field] = root / file
+        if not (given[field].is_dir() if field == "published" else given[field].is_file()):
+            kind = "folder" if field == "published" else "file"
+            raise UserError(f"{field} of the model {name} names no {kind}: {given[field]} is not there")
+    register(name, Entry(path, **given))
+
+
+def _path(target: type | str) -> str:
+    """``module:class`` of a class."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def _folder_of(path: str) -> Path:
+    """Where the top-level module of ``module:class`` lies; it need not be imported, or may be importing just now."""
+    top = _top(path)
+    loaded = sys.modules.get(top)
+    file = getattr(loaded, "__file__", None)
+    if loaded is None:
+        spec = importlib.util.find_spec(top)
+        file = None if spec is None else spec.origin
+    return Path(file).resolve().parent if file else Path.cwd()
+
+
 def register_built_in() -> None:
-    """Register the models of this package and the finder that serves them."""
+    """Register the models of this package and answer RecBole's look-ups; a second call changes nothing."""
     if not any(isinstance(finder, _ModelFinder) for finder in sys.meta_path):
         sys.meta_path.append(_ModelFinder())
-    for name, entry in _BUILT_IN.items():
-        register(name, entry)
+    folder = properties_folder()
+    for name, model in _BUILT_IN.items():
+        _entries[name] = Entry(
+            model,
+            defaults=folder / "model" / f"{name}.yaml",
+            search_space=folder / "tuning" / f"{name}.hyper",
+            published=folder / "published",
+        )
+    _answer(importlib.import_module("recbole.trainer"), "Trainer", lambda entry: entry.trainer)
+    _answer(importlib.import_module("recbole.data.dataset"), "Dataset", lambda entry: entry.dataset)
+
+
+def built_in() -> list[str]:
+    """Names of the models of this package."""
+    return list(_BUILT_IN)
 
 
 def names() -> list[str]:
-    """Names of the registered models, in order of registration."""
-    return list(_entries)
+    """Names of all models that can be asked for beside RecBole's: ours, registered ones, announced ones."""
+    announced = [points[0].name for points in _announced().values() if len(points) == 1]
+    return [*_entries, *(name for name in announced if name not in _entries)]
+
+
+def entry(name: str) -> Entry:
+    """What belongs to a model; the package that announces it is imported.
+
+    Raises:
+        KeyError: no model of :func:`names` or of clashing packages has this name.
+        UserError: its package cannot be imported or does not register it, or two packages announce the name.
+    """
+    if name not in _entries:
+        points = [point for point in _announced().get(name.lower(), ()) if point.name == name]
+        if not points:
+            raise KeyError(name)
+        if name not in _broken:
+            try:
+                _import(name)
+            except UserError as error:
+                _broken[name] = error
+        if name in _broken:
+            raise _broken[name]
+    return _entries[name]
+
+
+def entries() -> dict[str, Entry]:
+    """All models by name, without those that cannot be used: each of these is warned of, once."""
+    found = {}
+    for name in names():
+        warned = name in _broken
+        try:
+            found[name] = entry(name)
+        except UserError as error:
+            if not warned:
+                getLogger().warning(str(error))
+    return found
+
+
+def packages() -> dict[str, str]:
+    """Announced model -> the package that brings it, ``name version``; nothing is imported."""
+    return {points[0].name: " and ".join(map(_package, points)) for points in _announced().values()}
+
+
+def versions(name: str) -> dict[str, str]:
+    """The package that announces a model, with its version; empty for other models."""
+    points = [point for point in _announced().get(name.lower(), ()) if point.name == name and point.dist is not None]
+    return {point.dist.name: point.dist.version for point in points}
+
+
+def load(name: str, path: str) -> object:
+    """What ``module:attribute`` of a model's entry names.
+
+    Raises:
+        UserError: the model is not one of this package, and what it needs cannot be imported.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        if name in _BUILT_IN:
+            raise
+        raise UserError(f"{path} of the model {name}{_of_package(name)} {_cannot_be_imported(error)}") from error
+
+
+def _import(name: str) -> None:
+    """Import the package that announces a model, so that it registers it."""
+    points = _announced()[name.lower()]
+    if len(points) > 1:
+        raise UserError(f"the packages {' and '.join(map(_package, points))} both bring a model {name}: uninstall one")
+    point = points[0]
+    try:
+        loaded = point.load()
+        if name not in _entries and isinstance(loaded, type):
+            register(name, Entry(_path(loaded)))
+    except Exception as error:
+        raise UserError(f"the model {name}{_of_package(name)} {_cannot_be_imported(error)}") from error
+    if name not in _entries:
+        raise UserError(
+            f"the package {_package(point)} announces a model {name}, but importing {point.value} registers none of "
+            f"that name: call recbole_mambarec.register there"
+        )
+
+
+def _cannot_be_imported(error: Exception) -> str:
+    """The rest of a sentence about what an import has raised, and where."""
+    ours = (__file__, importlib.__file__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in ours and f.filename[0] != "<"]
+    where = f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"cannot be imported ({type(error).__name__}: {one_line(error)}{where}): mend or uninstall that package"
+
+
+def _of_package(name: str) -> str:
+    points = _announced().get(name.lower(), ())
+    return f" of the package {_package(points[0])}" if points else ""
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
+def _top(path: str) -> str:
+    """The top-level module of ``module:attribute``."""
+    return path.partition(":")[0].partition(".")[0].strip()
+
+
+@functools.cache
+def _announced() -> dict[str, tuple[metadata.EntryPoint, ...]]:
+    """Name in lower case -> the entry points of that name, of which there should be one.
+
+    A name that is ours or RecBole's is refused: its entry point is warned of and left out.
+    """
+    found: dict[str, tuple[metadata.EntryPoint, ...]] = {}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        owner = _owner(point.name, besides=_top(point.value))
+        if owner is None:
+            found[point.name.lower()] = (*found.get(point.name.lower(), ()), point)
+        else:
+            getLogger().warning(
+                f"the model {point.name} of the package {_package(point)} is left out, because its name is taken by "
+                f"{owner}: uninstall the package, or use a release of it with another name"
+            )
+    return found
+
+
+def _owner(name: str, besides: str | None = None) -> str | None:
+    """Whose a name is, whatever its case, among registered models (of other modules than ``besides``) and RecBole's."""
+    for known, kept in _entries.items():
+        if known.lower() == name.lower() and _top(kept.model) != besides:
+            return kept.model
+    families = [family for family, files in _recbole_files().items() if name.lower() in files]
+    return f"RecBole's recbole.model.{families[0]}.{name.lower()}" if families else None
+
+
+def _answer(module: ModuleType, suffix: str, path: Callable[[Entry], str]) -> None:
+    """Let ``module.<Model><suffix>`` be what a model's entry says, imported when it is looked up."""
+    if hasattr(vars(module).get("__getattr__"), "_recbole_mambarec"):
+        return
+
+    def __getattr__(attribute: str) -> object:
+        name = attribute.removesuffix(suffix)
+        if name == attribute or name not in names():
+            raise AttributeError(f"module '{module.__name__}' has no attribute '{attribute}'")
+        found = load(name, path(entry(name)))
+        setattr(module, attribute, found)
+        return found
+
+    __getattr__._recbole_mambarec = True
+    module.__getattr__ = __getattr__
 
 
 def recbole_models() -> list[str]:
@@ -136,25 +357,20 @@ def _recbole_files() -> dict[str, set[str]]:
     return {f.name: {module.name for module in pkgutil.iter_modules([str(f)])} for f in families}
 
 
-def _load(path: str) -> type:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 class _ModelFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Serves ``recbole.model.general_recommender.<name>`` for registered models.
+    """Serves ``recbole.model.general_recommender.<name>`` for registered and announced models.
 
     The module holds a reference to the class, which keeps its own module: there is one class object, and it pickles.
     """
 
     def find_spec(self, fullname, path=None, target=None):
         family, _, module = fullname.rpartition(".")
-        if family == _FAMILY and any(name.lower() == module for name in _entries):
+        if family == _FAMILY and module in {name.lower() for name in (*_entries, *_announced())}:
             return importlib.machinery.ModuleSpec(fullname, self, origin="recbole_mambarec")
         return None
 
     def exec_module(self, module: ModuleType) -> None:
         wanted = module.__name__.rpartition(".")[2]
-        for name, entry in _entries.items():
-            if name.lower() == wanted:
-                setattr(module, name, _load(entry.model))
+        announced = (point.name for point in _announced().get(wanted, ()))
+        for name in dict.fromkeys([*(name for name in _entries if name.lower() == wanted), *announced]):
+            setattr(module, name, load(name, entry(name).model))

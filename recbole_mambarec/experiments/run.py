@@ -413,7 +413,7 @@ def _record(run: Run) -> dict:
         "overrides": run.overrides,
         "config": run.config,
         "data_hash": run.data_hash,
-        "versions": versions(),
+        "versions": versions() | registry.versions(run.model),
         "git": git_state(),
         "device": "cpu",
         "status": "finished",

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from recbole.config import Config
 
+from recbole_mambarec import registry
 from recbole_mambarec.cli import no_command_line
-from recbole_mambarec.config import known_keys, properties_folder
+from recbole_mambarec.config import known_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.run import Run, resolve
@@ -38,14 +39,14 @@ _MEASURE = ("metrics", "topk", "valid_metric", "eval_args", "repeatable", "bench
 
 
 def shipped_space(model: str) -> Path:
-    """The params file that comes with this package for ``model``.
+    """The params file that comes with ``model``, from this package or the one that brings the model.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or that package cannot be imported.
     """
-    path = properties_folder() / "tuning" / f"{model}.hyper"
-    if not path.is_file():
-        have = ", ".join(sorted(file.stem for file in path.parent.glob("*.hyper")))
+    path = registry.entry(model).search_space if model in registry.names() else None
+    if path is None:
+        have = ", ".join(sorted(name for name, entry in registry.entries().items() if entry.search_space is not None))
         raise UserError(f"no search space comes with {model}: name one with --params_file (there are those of {have})")
     return path
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from recbole_mambarec.config import default_properties
+from recbole_mambarec import registry
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.yaml_files import read_yaml_mapping
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,34 @@ class Published:
 
 
 def read(dataset: str, mask: str) -> dict[str, Published]:
-    """Model -> its published scores under ``mask``, from ``properties/published/<dataset>.yaml``; empty without one."""
-    content = default_properties("published", dataset)
-    if not content or content["mask"] != mask:
-        return {}
-    return {
-        model: Published(dict(zip(content["metrics"], scores)), table["source"])
-        for table in content["tables"]
-        for model, scores in table["scores"].items()
-    }
+    """Model -> its published scores on ``dataset`` under ``mask``; empty where nobody brings any.
+
+    They stand in ``properties/published/<dataset>.yaml`` and in files of the same form that packages with further
+    models bring; where two files name a model, the first one counts, and ours comes before all others.
+
+    Raises:
+        UserError: a file is of another form.
+    """
+    folders = dict.fromkeys(entry.published for entry in registry.entries().values() if entry.published is not None)
+    found: dict[str, Published] = {}
+    for path in (folder / f"{dataset}.yaml" for folder in folders):
+        if path.is_file():
+            found = _scores(path, mask) | found
+    return found
+
+
+def _scores(path: Path, mask: str) -> dict[str, Published]:
+    content = read_yaml_mapping(path)
+    try:
+        if content["mask"] != mask:
+            return {}
+        return {
+            model: Published(dict(zip(content["metrics"], map(float, scores), strict=True)), str(table["source"]))
+            for table in content["tables"]
+            for model, scores in table["scores"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no file of published scores ({type(error).__name__}: {error}): it holds mask, metrics and "
+            "tables, each with its source and, for each model, as many scores as there are metrics"
+        ) from error
