@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.step import Sizes, draw
-from tests.helpers import batch, model_config
+from recbole_mambarec.testing.data import batch, model_config
 
 
 class _Timed(list):

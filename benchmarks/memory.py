@@ -30,7 +30,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,32 +47,10 @@ from benchmarks.synthetic import write_dataset
 from recbole_mambarec import memory, registry
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.layers import losses
-from tests.helpers import InMemoryDataset, batch, model_config
+from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config
+from recbole_mambarec.testing.memory import step_peak
 
 # ---------------------------------------------------------------------- tensors of a step
-
-
-def tensor_peak(work: Callable[[], object]) -> int:
-    """Bytes of CPU tensors that ``work`` holds at its peak beyond what was there before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(max(np.cumsum([0, *sizes])))
-
-
-def step_peak(model: torch.nn.Module, rows: dict[str, torch.Tensor]) -> int:
-    """Bytes that training a model with Adam holds at its peak: parameters, the copy of the best epoch, two steps."""
-    optimizer = torch.optim.Adam([p for p in model.train().parameters() if p.requires_grad], fused=True)
-    model.pre_epoch(0)
-
-    def steps() -> None:
-        for _ in range(2):
-            optimizer.zero_grad()
-            sum(model.calculate_loss(rows)).backward()
-            optimizer.step()
-
-    own = sum(x.numel() * x.element_size() for x in [*model.parameters(), *model.state_dict().values()])
-    return tensor_peak(steps) + own
 
 
 class Shape(NamedTuple):

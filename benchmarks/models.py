@@ -69,7 +69,7 @@ def measure(name: str, sizes: Sizes, steps: int, threads: int, settings: dict) -
     import torch
     from recbole.utils import get_model
 
-    from tests.helpers import batch, model_config
+    from recbole_mambarec.testing.data import batch, model_config
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

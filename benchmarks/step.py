@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.helpers import InMemoryDataset
+from recbole_mambarec.testing.data import InMemoryDataset
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def make_steps(forms: tuple[str, ...]) -> dict[str, Callable[[], float]]:
     from benchmarks.plain import PlainMambaRec
     from benchmarks.step import Sizes, draw, step, total_loss
     from recbole_mambarec.models.mambarec import MambaRec
-    from tests.helpers import batch, model_config
+    from recbole_mambarec.testing.data import batch, model_config
 
     dataset, nodes = draw(Sizes())
     steps = {}

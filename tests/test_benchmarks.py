@@ -15,7 +15,7 @@ import pytest
 import benchmarks
 from benchmarks import starts
 from recbole_mambarec.errors import UserError
-from tests.planted import write_planted
+from recbole_mambarec.testing.planted import write_planted
 
 FOLDER = Path(benchmarks.__file__).parent
 

@@ -9,7 +9,7 @@ from recbole.utils import get_model, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 from recbole_mambarec.errors import UserError
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 HAD = {"trained": ["i0", "i4", "i9"], "validated": ["i1", "i5"]}
 

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError, run_main
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 ROOT = Path(__file__).resolve().parents[1]
 

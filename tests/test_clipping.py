@@ -11,7 +11,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from torch import nn
 
 from recbole_mambarec.clipping import clip_gradients
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 
 def trained(folder, model, scaled, norm, **overrides):

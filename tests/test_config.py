@@ -7,7 +7,7 @@ from recbole.config import Config
 
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
-from tests.planted import write_planted
+from recbole_mambarec.testing.planted import write_planted
 
 
 def config(tmp_path, model="MambaRec", dataset="planted", files=None, **values):

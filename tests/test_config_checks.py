@@ -9,8 +9,8 @@ from recbole.quick_start import run_recbole as run_recbole_of_recbole
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.config_checks import CHECKS, by_default, value_fault
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.testing.planted import write_planted
 from tests.plain_dataset import write_plain
-from tests.planted import write_planted
 
 
 def config(folder, model, dataset="planted", **values):

@@ -23,7 +23,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import random_state
 from recbole_mambarec.layers import losses, rows
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 WORLD = 2
 # an odd number of users, so that the shares are filled up

@@ -6,7 +6,7 @@ import torch
 from benchmarks.gpu import TOLERANCE, largest_difference, main, measure, prepare, waits
 from recbole_mambarec import registry
 from recbole_mambarec.errors import UserError
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 SETTINGS = {k: v for k, v in QUICK.items() if k not in ("epochs", "show_progress")}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

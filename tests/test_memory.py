@@ -19,8 +19,8 @@ from recbole_mambarec import memory, registry
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.memory import StepMemory, available, check, need
-from tests.helpers import InMemoryDataset, model_config, random_dataset
-from tests.planted import write_planted
+from recbole_mambarec.testing.data import InMemoryDataset, model_config, random_dataset
+from recbole_mambarec.testing.planted import write_planted
 
 GIB = 2**30
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recbole_mambarec import registry
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "outside_model"
@@ -101,6 +102,15 @@ def test_tune(site, tmp_path):
     (file,) = tmp_path.glob(f"tuning/{MODEL}-planted-*/trials.jsonl")
     points = [json.loads(line)["point"] for line in file.read_text().splitlines()]
     assert sorted(point["reg_weight"] for point in points) == [0.0001, 0.001]
+
+
+def test_its_own_tests(site, tmp_path):
+    """The contract, from the package, in a test file of a few lines."""
+    tests = shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), site=site, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert passed > 20
 
 
 # ------------------------------------------------------------------------------------------------------------

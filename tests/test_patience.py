@@ -8,7 +8,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_mambarec import patience
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 STEPS = 3  # of an epoch of the planted data: 360 pairs in batches of 128
 

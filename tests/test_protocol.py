@@ -5,7 +5,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from tests.planted import write_planted
+from recbole_mambarec.testing.planted import write_planted
 
 
 def history(folder, model, part, **overrides):

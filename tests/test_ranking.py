@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from recbole.evaluator import Collector, Evaluator
 
 from recbole_mambarec.ranking import HitCollector
-from tests.helpers import PlainConfig
+from recbole_mambarec.testing.data import PlainConfig
 
 
 def collector_config(*metrics, topk=(2, 5)):

@@ -15,8 +15,8 @@ from recbole.utils import ModelType, get_model, get_trainer
 from recbole_mambarec import registry
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.models.mambarec import MambaRec
+from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.trainer import MultimodalTrainer
-from tests.planted import QUICK, write_planted
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,7 @@ from recbole_mambarec import compat, registry
 from recbole_mambarec.checkpoint import plain
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.restored import config_from_checkpoint, on_this_machine
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 GENERAL = [name for name in registry.recbole_models() if hasattr(recbole.model.general_recommender, name)]
 OTHER_FAMILIES = ["GRU4Rec", "SASRec", "FM", "DeepFM", "CKE", "KGCN"]

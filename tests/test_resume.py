@@ -11,7 +11,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_mambarec.checkpoint import read_checkpoint
 from recbole_mambarec.errors import UserError
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 MODELS = ["MambaRec", "BM3", "BPR", "LightGCN"]
 

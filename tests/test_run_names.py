@@ -13,7 +13,7 @@ from recbole.quick_start import run_recbole
 from recbole.trainer import trainer as trainers
 from recbole.utils import get_model, get_trainer, init_seed
 
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ from recbole.utils import InputType, get_model, get_trainer, init_seed
 
 from recbole_mambarec.checkpoint import plain, read_checkpoint
 from recbole_mambarec.errors import UserError
-from tests.helpers import Waits, posix
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
+from recbole_mambarec.testing.waits import Waits
+from tests.helpers import posix
 
 
 def prepare(folder, **overrides):

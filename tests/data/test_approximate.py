@@ -11,7 +11,7 @@ from recbole_mambarec.data.graphs import nearest_neighbours
 from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
-from tests.helpers import random_dataset
+from recbole_mambarec.testing.data import random_dataset
 
 
 def grouped(n=1500, dim=20, groups=60, seed=0):

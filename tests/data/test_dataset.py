@@ -12,7 +12,7 @@ from recbole_mambarec.data.dataset import MultimodalDataset, modality_names
 from recbole_mambarec.data.folder import describe, item_tokens
 from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 
 def load(folder, **overrides) -> MultimodalDataset:

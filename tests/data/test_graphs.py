@@ -21,7 +21,7 @@ from recbole_mambarec.data.graphs import (
     weighted_sum,
 )
 from recbole_mambarec.data.rows import ItemRows
-from tests.helpers import random_dataset
+from recbole_mambarec.testing.data import random_dataset
 
 edges = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=25)
 

@@ -9,7 +9,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.utils import init_seed
 
 from recbole_mambarec.data.loading import PairLoader, RankingLoader
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 
 def prepare(tmp_path, model="VBPR", **overrides):

@@ -25,7 +25,7 @@ from recbole_mambarec.data import reuse
 from recbole_mambarec.data.saved import digest, pack
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import run
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 MODELS = ("BPR", "LightGCN", "GRU4Rec", "FM", "KGAT", "MambaRec")
 LOAD = {

@@ -9,7 +9,7 @@ from recbole.utils import init_seed
 from recbole_mambarec.checkpoint import plain
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.restored import config_from_checkpoint
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 RANDOM = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}
 ORDINARY = {"show_progress": False, "topk": [5], "metrics": ["Recall"], "valid_metric": "Recall@5", "load_col": None}

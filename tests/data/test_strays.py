@@ -15,7 +15,7 @@ from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.data.strays import modality_of
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments.run import resolve
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 OURS = ["MambaRec", "MGCN", "BM3", "VBPR", "FREEDOM"]
 

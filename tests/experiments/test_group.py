@@ -17,9 +17,9 @@ from recbole_mambarec.experiments import group, store
 from recbole_mambarec.experiments.run import Busy, execute, failure
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.testing.planted import QUICK, write_planted
 from tests.experiments.test_run import RUNS
 from tests.helpers import posix
-from tests.planted import QUICK, write_planted
 
 pytest.importorskip("polars")  # results per user are kept by default
 

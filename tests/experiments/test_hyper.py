@@ -21,8 +21,8 @@ from recbole_mambarec.experiments.hyper import main
 from recbole_mambarec.experiments.run import resolve
 from recbole_mambarec.experiments.trial import evaluate, trial
 from recbole_mambarec.files import locked
+from recbole_mambarec.testing.planted import QUICK, write_planted
 from tests.helpers import posix
-from tests.planted import QUICK, write_planted
 
 pytest.importorskip("hyperopt")
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from recbole_mambarec.experiments.on_ray import RaySettings
 from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.tuning import Tuning
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 pytest.importorskip("hyperopt")
 ray = pytest.importorskip("ray", reason="needs the extra [ray]", exc_type=ImportError)

@@ -12,7 +12,7 @@ from recbole_mambarec.experiments.run import failure, resolve
 from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.tuning import Tuning, duration
-from tests.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_planted
 
 pytest.importorskip("hyperopt")
 

@@ -8,8 +8,8 @@ import pytest
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import run, store, users
+from recbole_mambarec.testing.planted import write_planted
 from tests.experiments.test_run import RUNS, planned
-from tests.planted import write_planted
 
 pl = pytest.importorskip("polars")
 

@@ -5,7 +5,7 @@ import torch
 from recbole_mambarec.data.graphs import knn_graph, nearest_neighbours, without_self
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.item_graph import ItemGraph
-from tests.helpers import random_dataset
+from recbole_mambarec.testing.data import random_dataset
 
 K = 4
 

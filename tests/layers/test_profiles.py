@@ -6,7 +6,7 @@ from recbole_mambarec.data.graphs import interaction_matrix
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.profiles import UserProfiles
-from tests.helpers import random_dataset
+from recbole_mambarec.testing.data import random_dataset
 
 
 @pytest.fixture

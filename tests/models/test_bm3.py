@@ -1,5 +1,5 @@
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestBM3(ModelContract):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from tests.models.contract import TrainingContract
+from recbole_mambarec.testing.contract import TrainingContract
 
 
 class TestBPR(TrainingContract):

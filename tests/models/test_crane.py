@@ -9,9 +9,9 @@ from recbole.quick_start import load_data_and_model
 
 from recbole_mambarec.config import default_properties, properties_folder
 from recbole_mambarec.errors import UserError
-from tests.helpers import InMemoryDataset, random_dataset
-from tests.models.contract import ModelContract
-from tests.planted import write_planted
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import InMemoryDataset, random_dataset
+from recbole_mambarec.testing.planted import write_planted
 
 KEYS = default_properties("model", "CRANE")
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from recbole_mambarec.errors import UserError
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestGRCN(ModelContract):

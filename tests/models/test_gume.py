@@ -1,7 +1,7 @@
 import numpy as np
 
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestGUME(ModelContract):

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestLGMRec(ModelContract):

@@ -6,8 +6,8 @@ import torch
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models.mambarec import VARIANTS
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestMambaRec(ModelContract):
@@ -33,7 +33,7 @@ class TestMambaRec(ModelContract):
         assert losses[0] != losses[1]
 
     def test_paper_variant_learns_too(self, tmp_path):
-        from tests.planted import write_planted
+        from recbole_mambarec.testing.planted import write_planted
 
         _, result, _ = self.train(write_planted(tmp_path), variant="paper")
         assert result["recall@10"] > 0.6

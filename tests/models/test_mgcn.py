@@ -1,8 +1,8 @@
 import torch
 
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestMGCN(ModelContract):

@@ -2,8 +2,8 @@ from typing import ClassVar
 
 import torch
 
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestMMGCN(ModelContract):

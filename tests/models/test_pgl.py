@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from recbole_mambarec.errors import UserError
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestPGL(ModelContract):

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.plain import PlainMambaRec
 from recbole_mambarec.models.mambarec import MambaRec
-from tests.helpers import batch, model_config, random_dataset
+from recbole_mambarec.testing.data import batch, model_config, random_dataset
 
 
 @pytest.mark.parametrize("frozen", [True, False])

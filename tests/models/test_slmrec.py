@@ -1,9 +1,9 @@
 import pytest
 
 from recbole_mambarec.errors import UserError
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
-from tests.planted import write_planted
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
+from recbole_mambarec.testing.planted import write_planted
 
 
 class TestSLMRec(ModelContract):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
 
 
 class TestSMORE(ModelContract):

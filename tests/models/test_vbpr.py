@@ -1,7 +1,7 @@
 import torch
 
-from tests.helpers import random_dataset
-from tests.models.contract import ModelContract
+from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestVBPR(ModelContract):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_mambarec import registry
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError
-from tests.parity.__main__ import main
-from tests.parity.adapter import NoAdapter, adapter_of, models_with_adapter
-from tests.parity.runner import Fixture, check, model_of
+from recbole_mambarec.testing.parity.__main__ import main
+from recbole_mambarec.testing.parity.adapter import NoAdapter, adapter_of, models_with_adapter
+from recbole_mambarec.testing.parity.runner import Fixture, check, model_of
 
 FOLDER = Path(__file__).parent / "fixtures"
 FIXTURES = sorted(FOLDER.glob("*.npz"))
@@ -212,8 +213,22 @@ def test_the_command_names_what_it_does_not_compare(tmp_path, capsys):
             main([str(argument) for argument in arguments])
 
 
-def test_the_module_is_a_command(tmp_path):
-    command = [sys.executable, "-m", "tests.parity", str(tmp_path / "missing.npz")]
+def test_a_model_from_outside_brings_its_adapter(tmp_path, monkeypatch):
+    def change(config):
+        return np.array(json.dumps(json.loads(str(config)) | {"model": "Elsewhere"}))
+
+    file = with_arrays("VBPR", tmp_path, config=change)
+    theirs = replace(registry.entry("VBPR"), adapter="recbole_mambarec.testing.parity.adapters.vbpr:ADAPTER")
+    monkeypatch.setitem(registry._entries, "Elsewhere", theirs)
+    assert len(check(file)) >= 8 and not failed(file)
+    monkeypatch.setitem(registry._entries, "Elsewhere", replace(theirs, adapter=None))
+    with pytest.raises(NoAdapter, match="Elsewhere was registered without an adapter"):
+        check(file)
+
+
+@pytest.mark.parametrize("module", ["tests.parity", "recbole_mambarec.testing.parity"])
+def test_the_module_is_a_command(tmp_path, module):
+    command = [sys.executable, "-m", module, str(tmp_path / "missing.npz")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 2 and "no readable file of golden numbers" in run.stderr
     assert "Traceback" not in run.stderr

@@ -8,9 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Run, Slot
-from tests.parity.adapters.common import call, dense, pair, renamed, view_parts, view_results, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
+from recbole_mambarec.testing.parity.adapters.common import (
+    call,
+    dense,
+    pair,
+    renamed,
+    view_parts,
+    view_results,
+    weighted,
+)
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _OF_VIEWS, _OF_USERS = "recbole_mambarec.layers.losses.info_nce", "recbole_mambarec.models.gume.info_nce"
 _DRAWS = ("fused_1", "fused_2", "extended_1", "extended_2")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tests.parity.adapter import Adapter, Run, Slot
-from tests.parity.adapters.common import (
+from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
+from recbole_mambarec.testing.parity.adapters.common import (
     EPOCH_DRAW,
     FEATURE_WIDTH,
     item_tables,
@@ -17,7 +17,7 @@ from tests.parity.adapters.common import (
     same,
     weighted,
 )
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.runner import Fixture
 
 
 def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:

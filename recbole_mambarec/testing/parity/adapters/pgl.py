@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from recbole_mambarec.data.graphs import leading_singular_vectors
-from tests.parity.adapter import Adapter, Run, Slot
-from tests.parity.adapters.common import (
+from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
+from recbole_mambarec.testing.parity.adapters.common import (
     FEATURE_WIDTH,
     call,
     dense,
@@ -21,7 +21,7 @@ from tests.parity.adapters.common import (
     renamed,
     same,
 )
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _CONTRAST = "recbole_mambarec.models.pgl.info_nce"
 

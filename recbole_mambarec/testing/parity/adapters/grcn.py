@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import pair, same, weighted
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import pair, same, weighted
 
 
 def _slots(model: nn.Module) -> dict[str, Slot]:

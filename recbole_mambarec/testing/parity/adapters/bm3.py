@@ -7,9 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import FEATURE_WIDTH, call, dense, item_tables, masks, pair, renamed, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import (
+    FEATURE_WIDTH,
+    call,
+    dense,
+    item_tables,
+    masks,
+    pair,
+    renamed,
+    weighted,
+)
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _DISTANCE = "recbole_mambarec.models.bm3.cosine_distance"
 # in the order of the model's calls

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.parity.adapter import Adapter
-from tests.parity.adapters.common import pair, renamed, view_parts, view_results, view_slots
+from recbole_mambarec.testing.parity.adapter import Adapter
+from recbole_mambarec.testing.parity.adapters.common import pair, renamed, view_parts, view_results, view_slots
 
 _CONTRAST = "recbole_mambarec.layers.losses.info_nce"
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs import CoUsers
 from recbole_mambarec.errors import UserError
-from tests.parity.adapter import Adapter, Slot, TrainingPass
-from tests.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot, TrainingPass
+from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _RANKING = "recbole_mambarec.models.cohesion.bpr"
 _BRANCHES = {"ids": "id_gcn", "image": "v_gcn", "text": "t_gcn"}

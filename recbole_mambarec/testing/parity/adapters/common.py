@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs import bipartite_adjacency
 from recbole_mambarec.layers.losses import info_nce
-from tests.parity.adapter import Run, Slot, TrainingPass
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Run, Slot, TrainingPass
+from recbole_mambarec.testing.parity.runner import Fixture
 
 # hyper-parameters that several published models read without effect
 FEATURE_WIDTH = "always embedding_size: the published code adds projected features to ids"

@@ -9,9 +9,16 @@ from torch import nn
 
 from recbole_mambarec.layers.dream import DREAM
 from recbole_mambarec.layers.losses import info_nce, mmd_gaussian
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import pair, renamed, view_parts, view_results, view_slots, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import (
+    pair,
+    renamed,
+    view_parts,
+    view_results,
+    view_slots,
+    weighted,
+)
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _CONTRAST = "recbole_mambarec.models.mambarec.info_nce"
 # of the inputs of the stand-alone DREAM

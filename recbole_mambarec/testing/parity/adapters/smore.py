@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import item_tables, masks, pair, renamed, view_parts, view_results
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import item_tables, masks, pair, renamed, view_parts, view_results
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _CONTRAST = "recbole_mambarec.layers.losses.info_nce"
 # view -> published letter and name

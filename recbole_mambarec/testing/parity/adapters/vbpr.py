@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import pair, same, weighted
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import pair, same, weighted
 
 ADAPTER = Adapter(
     slots=lambda model: {

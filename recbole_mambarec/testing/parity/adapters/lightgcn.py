@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.bpr import REAL, gathered
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.bpr import REAL, gathered
+from recbole_mambarec.testing.parity.runner import Fixture
 
 
 def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:

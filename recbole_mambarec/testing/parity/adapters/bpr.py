@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import embedding_norm
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import same, weighted
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import same, weighted
 
 REAL = slice(1, None)
 

@@ -71,3 +71,20 @@ def batch(users, positives, negatives) -> dict[str, torch.Tensor]:
     """A training batch in RecBole's ids from node numbers."""
     named = {"user_id": users, "item_id": positives, "neg_item_id": negatives}
     return {name: torch.as_tensor(np.asarray(values)) + 1 for name, values in named.items()}
+
+
+def random_dataset(
+    n_users: int = 30, n_items: int = 20, dims: dict[str, int] | None = None, seed: int = 0, on_disk: bool = False
+) -> InMemoryDataset:
+    """Every user with four random items, features drawn from a normal distribution.
+
+    Args:
+        dims: modality -> width of its features; ``image`` with 12 and ``text`` with 7 by default.
+        on_disk: see :class:`InMemoryDataset`.
+    """
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(n_users), 4)
+    items = np.concatenate([rng.choice(n_items, 4, replace=False) for _ in range(n_users)])
+    dims = {"image": 12, "text": 7} if dims is None else dims
+    features = {m: rng.normal(size=(n_items, d)).astype(np.float32) for m, d in dims.items()}
+    return InMemoryDataset(users, items, n_users, n_items, features, on_disk)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import pair, renamed, same, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import pair, renamed, same, weighted
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _TOWERS = {"v_gcn": "image", "t_gcn": "text"}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Slot
-from tests.parity.adapters.common import dense, pair, renamed, same, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Slot
+from recbole_mambarec.testing.parity.adapters.common import dense, pair, renamed, same, weighted
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _KEYS = {
     "recdim": "embedding_size",

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from recbole_mambarec import registry
 from recbole_mambarec.errors import UserError
-from tests.parity.recorded import Call
+from recbole_mambarec.testing.parity.recorded import Call
 
 if TYPE_CHECKING:
-    from tests.parity.runner import Fixture
+    from recbole_mambarec.testing.parity.runner import Fixture
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Run:
     Attributes:
         settings: file -> configuration keys that differ.
         change: (fresh model, file) -> nothing; brings the model into the state of the run, e.g. gives it another graph.
-        draws: file -> what dropout and ``torch.rand`` give, in our order (:func:`~tests.parity.recorded.recorded`).
+        draws: file -> what dropout and ``torch.rand`` give, in our order (see
+            :func:`~recbole_mambarec.testing.parity.recorded.recorded`).
     """
 
     settings: Callable[[Fixture], dict] = lambda fixture: {}
@@ -99,27 +101,32 @@ class NoAdapter(UserError):
     """Nothing here computes what the files of a model hold."""
 
 
-# packages in which the adapter of a model is the attribute ADAPTER of the module with the model's name in lower case
-PACKAGES = ["tests.parity.adapters"]
+# the adapter of a model is the attribute ADAPTER of the module there that has the model's name in lower case
+_OURS = "recbole_mambarec.testing.parity.adapters"
 
 
 def adapter_of(model: str) -> Adapter:
-    """The adapter of a published model.
+    """The adapter of a published model: one of ours, or what a model from outside was registered with.
 
     Raises:
-        NoAdapter: there is none; a module without ADAPTER may say why in its attribute REASON.
+        NoAdapter: there is none; a module of ours without ADAPTER may say why in its attribute REASON.
+        UserError: the package that brings the model cannot be imported.
     """
-    for package in PACKAGES:
-        name = f"{package}.{model.lower()}"
-        if importlib.util.find_spec(name) is not None:
-            module = importlib.import_module(name)
-            if not hasattr(module, "ADAPTER"):
-                raise NoAdapter(module.REASON)
-            return module.ADAPTER
-    raise NoAdapter(f"this package has no {model}")
+    if model in registry.names() and model not in registry.built_in():
+        path = registry.entry(model).adapter
+        if path is None:
+            raise NoAdapter(f"{model} was registered without an adapter")
+        return registry.load(model, path)
+    name = f"{_OURS}.{model.lower()}"
+    if importlib.util.find_spec(name) is None:
+        raise NoAdapter(f"this package has no {model}")
+    module = importlib.import_module(name)
+    if not hasattr(module, "ADAPTER"):
+        raise NoAdapter(module.REASON)
+    return module.ADAPTER
 
 
 def models_with_adapter() -> set[str]:
-    """Names of modules that hold an adapter: models in lower case."""
-    names = [f"{p}.{m.name}" for p in PACKAGES for m in pkgutil.iter_modules(importlib.import_module(p).__path__)]
-    return {name.rpartition(".")[2] for name in names if hasattr(importlib.import_module(name), "ADAPTER")}
+    """Names of our modules that hold an adapter: models in lower case."""
+    found = (module.name for module in pkgutil.iter_modules(importlib.import_module(_OURS).__path__))
+    return {name for name in found if hasattr(importlib.import_module(f"{_OURS}.{name}"), "ADAPTER")}

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from tests.parity.adapter import Adapter, Run, Slot
-from tests.parity.adapters.common import FEATURE_WIDTH, dense, renamed, same, weighted
-from tests.parity.runner import Fixture
+from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
+from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, renamed, same, weighted
+from recbole_mambarec.testing.parity.runner import Fixture
 
 _NAMES = {"image": "v_hyper", "text": "t_hyper"}
 

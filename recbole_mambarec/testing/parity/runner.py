@@ -23,9 +23,9 @@ import recbole_mambarec  # noqa: F401  (RecBole's look-ups must know our models)
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models.base import MultimodalRecommender
-from tests.parity.adapter import Adapter, Run, TrainingPass, adapter_of
-from tests.parity.dataset import InMemoryDataset, batch, model_config
-from tests.parity.recorded import calls_of, recorded
+from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config
+from recbole_mambarec.testing.parity.adapter import Adapter, Run, TrainingPass, adapter_of
+from recbole_mambarec.testing.parity.recorded import calls_of, recorded
 
 # published in the README of the golden files
 OUTPUT_TOLERANCE = 2e-5

@@ -1,0 +1,5 @@
+from recbole_mambarec.testing.contract import ModelContract
+
+
+class TestAddedFeatures(ModelContract):
+    name = "AddedFeatures"

@@ -1,0 +1,11 @@
+"""Comparison with numbers that published implementations produced.
+
+A model's adapter says how the published names map to ours. Those of this package stand in
+``recbole_mambarec/testing/parity/adapters``, one module per model, found by its name; a model of another package names
+its own in ``recbole_mambarec.register(..., adapter="their_package.parity:ADAPTER")``.
+"""
+
+from recbole_mambarec.testing.parity.adapter import Adapter, NoAdapter, Run, Slot, TrainingPass
+from recbole_mambarec.testing.parity.runner import Result, check
+
+__all__ = ["Adapter", "NoAdapter", "Result", "Run", "Slot", "TrainingPass", "check"]
