@@ -154,6 +154,9 @@ def examine(data_path: Path, timeout: float = _TIMEOUT) -> Iterator[Line]:
                 if each.module not in there:
                     yield Line("Needed", each.name, MISSING, "not installed", each.command, True)
             yield _start_line(answer, [each for each in needed if each.module not in there])
+            for model, told in answer.get("outside", {}).items():
+                status = BROKEN if "error" in told else OK
+                yield Line("Models of other packages", model, status, told.get("error", told["package"]))
         else:
             known = next((each for each in needed if each.module == name), None)
             extras = next((each for each in optional.values() if each[0].module == name), None)

@@ -90,10 +90,18 @@ def _start(name: str) -> dict:
 
     if quick_start.tune is not compat.RayTune:
         raise RuntimeError("recbole.quick_start is not mended: RecBole was imported in another way")
-    for model in registry.names():
+    for model in registry.built_in():
         get_model(model)
+    outside = {}
+    for model, package in registry.packages().items():
+        try:
+            get_model(model)
+            outside[model] = {"package": package}
+        except requirements.Sentence as error:
+            outside[model] = {"package": package, "error": str(error)}
     return {
-        "models": len(registry.names()),
+        "models": len(registry.built_in()),
+        "outside": outside,
         "of_recbole": len(registry.recbole_models()),
         "cache": str(default_cache_folder()),
         "free_gib": memory.free_gib(),

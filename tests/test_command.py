@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_mambarec.testing.planted import write_planted
 from recbole_mambarec_command import command, doctor, doors, requirements
 from recbole_mambarec_command.requirements import Requirement
-from tests.planted import write_planted
 
 ROOT = Path(__file__).resolve().parents[1]
 # without anything but the standard library: no package is found

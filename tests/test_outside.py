@@ -189,6 +189,16 @@ def test_a_faulty_package_is_one_sentence_and_no_other_model_suffers(faulty, tmp
         assert f"taken by {owner}" in warning
 
 
+def test_the_doctor_names_them(faulty, tmp_path):
+    done = python("-m", "recbole_mambarec", "doctor", "--json", site=faulty, cwd=tmp_path)
+    lines = [line for line in json.loads(done.stdout)["lines"] if line["section"] == "Models of other packages"]
+    assert done.returncode == 1
+    assert {line["name"]: line["status"] for line in lines} == {
+        **{"Direct": "ok", "Lazy": "broken", "Raising": "broken", "Silent": "broken", "Twice": "broken"}
+    }
+    assert "RuntimeError: no good; raising.py, line 2" in next(x["detail"] for x in lines if x["name"] == "Raising")
+
+
 def test_a_name_that_an_installed_package_announces_is_taken(faulty, tmp_path):
     code = "import recbole_mambarec\nrecbole_mambarec.register('elsewhere:Raising')"
     done = python("-c", code, site=faulty, cwd=tmp_path)
