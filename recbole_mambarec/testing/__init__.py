@@ -4,6 +4,7 @@
   class inherits it and names the model. It is the only module here that needs pytest.
 * :mod:`~recbole_mambarec.testing.planted`: prepared datasets on disk whose right answer is known.
 * :mod:`~recbole_mambarec.testing.data`: data in memory, for looking at a model without files.
+* :mod:`~recbole_mambarec.testing.devices`: a GPU where there is none, to find tensors that were left on the CPU.
 * :mod:`~recbole_mambarec.testing.waits`, :mod:`~recbole_mambarec.testing.memory`: what makes a step wait for its
   device, and how much memory it takes.
 * :mod:`~recbole_mambarec.testing.parity`: comparison with numbers that a published implementation produced; a command,

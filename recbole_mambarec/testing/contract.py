@@ -11,6 +11,7 @@ The attributes of the classes say what a model may set. Tests of a model's own s
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
@@ -28,8 +29,9 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.features import FeatureBlocks
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
+from recbole_mambarec.testing.devices import pretended_gpu
 from recbole_mambarec.testing.memory import step_peak
-from recbole_mambarec.testing.planted import QUICK, write_planted
+from recbole_mambarec.testing.planted import QUICK, write_halves, write_planted
 from recbole_mambarec.testing.waits import Waits
 
 
@@ -125,6 +127,12 @@ class Popularity(TrainingContract):
     name = "Pop"
 
 
+class Collaborative(TrainingContract):
+    """What knows no features, likewise."""
+
+    name = "BPR"
+
+
 class ModelContract(TrainingContract):
     """What holds for the models of this package."""
 
@@ -134,6 +142,10 @@ class ModelContract(TrainingContract):
     sizes: ClassVar[dict] = {}
     # the features take part as a whole, not only through a product with weights
     whole_features: ClassVar[bool] = False
+    # trainable parameters whose gradient is zero by the model's definition, by patterns of their names, with the reason
+    inert: ClassVar[dict[str, str]] = {}
+    # why features alone cannot tell the model which items a user will like, where its definition is the reason
+    deaf_to_features: ClassVar[str | None] = None
     # trainable parameters of the published model on Amazon Baby, where they are known
     baby_parameters: ClassVar[int | None] = None
 
@@ -170,12 +182,48 @@ class ModelContract(TrainingContract):
         assert len(model.loss_names) == len(losses) and self.ranking_loss in model.loss_names
         assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses)
 
+    def test_features_matter(self, tmp_path):
+        """Where the answer lies in the features alone, the model finds it and one without features does not."""
+        folder = write_halves(tmp_path)
+        settings = {"epochs": 20, "knn_k": 10}
+        chance = 10 / (96 - 5 - 2)
+        recall = self.train(folder, **settings)[1]["recall@10"]
+        if self.deaf_to_features is not None:
+            assert recall < 2 * chance, "features matter: take deaf_to_features away"
+            return
+        assert Collaborative().train(folder, **settings)[1]["recall@10"] < 2 * chance < 0.4 < recall
+
     def test_every_parameter_is_trained(self):
+        """Its gradient is there, and more than rounding leaves of a sum that is zero by definition."""
         dataset = random_dataset()
-        model = self.build(dataset)
-        sum(model.calculate_loss(self.some_batch(dataset))).backward()
-        untrained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert not untrained
+        reached, all_names = set(), set()
+        for seed in range(3):
+            model = self.build(dataset, seed)
+            for parameter in model.parameters():
+                # what starts at zero hides what lies behind it
+                parameter.data += 0.3 * torch.randn_like(parameter)
+            model.pre_epoch(0)
+            sum(model.calculate_loss(self.some_batch(dataset))).backward()
+            trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+            assert not [name for name, gradient in trained.items() if gradient is None]
+            largest = {name: gradient.abs().max().item() for name, gradient in trained.items()}
+            all_names |= largest.keys()
+            reached |= {name for name, size in largest.items() if size > 1e-5 * max(largest.values())}
+        inert = {name for name in all_names if any(fnmatchcase(name, pattern) for pattern in self.inert)}
+        assert all_names - reached == inert
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_everything_is_on_the_device_of_the_model(self, frozen):
+        """On a pretended GPU; what ``pre_epoch`` makes anew is made before the model moves there."""
+        dataset = random_dataset()
+        model = self.build(dataset, freeze_features=frozen)
+        model.pre_epoch(0)
+        with pretended_gpu(model):
+            rows = {name: torch.zeros_like(ids, device="cuda") for name, ids in self.some_batch(dataset).items()}
+            losses = model.train().calculate_loss(rows)
+            model.eval()
+            scores = model.full_sort_predict(rows), model.predict(rows)
+            assert {part.device.type for part in (*losses, *scores)} == {"cuda"}
 
     def test_as_many_parameters_as_the_published_model(self, monkeypatch):
         """At Amazon Baby's sizes; the graphs have no edges but loops, as no parameter depends on them."""

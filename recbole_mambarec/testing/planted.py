@@ -1,4 +1,4 @@
-"""A small prepared dataset on disk whose right answer is known."""
+"""Small prepared datasets on disk whose right answer is known."""
 
 from __future__ import annotations
 
@@ -37,25 +37,67 @@ def write_planted(
         The dataset's folder ``root/name``.
     """
     rng = np.random.default_rng(seed)
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
-    n_items = groups * items_per_group
-    order = rng.permutation(n_items)
-    (folder / f"{name}.item").write_text("item_id:token\n" + "".join(f"i{n}\n" for n in order), encoding="utf-8")
-    for modality, dim in ({"image": 8, "text": 6} if modalities is None else modalities).items():
-        centres = rng.normal(size=(groups, dim))
-        matrix = centres[order % groups] + 0.1 * rng.normal(size=(n_items, dim))
-        matrix[:, 0] = order
-        np.save(folder / f"{name}.{modality}.npy", matrix.astype(np.float32))
-
-    parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    widths = {"image": 8, "text": 6} if modalities is None else modalities
+    folder = _write_items(root / name, groups * items_per_group, groups, widths, rng, numbered=True)
+    parts: dict[str, list[tuple[int, int]]] = {"train": [], "valid": [], "test": []}
     for user in range(groups * users_per_group):
         own = np.arange(items_per_group) * groups + user % groups
-        chosen = rng.permutation(own)[:8]
-        for item, part in zip(chosen, ["train"] * 6 + ["valid", "test"]):
-            parts[part].append(f"u{user}\ti{item}\n")
-    for part, lines in parts.items():
-        shuffled = [lines[k] for k in rng.permutation(len(lines))]
-        text = "user_id:token\titem_id:token\n" + "".join(shuffled)
-        (folder / f"{name}.{part}.inter").write_text(text, encoding="utf-8")
+        for item, part in zip(rng.permutation(own)[:8], ["train"] * 6 + ["valid", "test"]):
+            parts[part].append((user, item))
+    return _write_parts(folder, parts, rng)
+
+
+def write_halves(
+    root: Path,
+    name: str = "halves",
+    groups: int = 8,
+    users_per_half: int = 8,
+    items_per_half: int = 6,
+    seed: int = 0,
+) -> Path:
+    """Groups of items with near features, of which nobody trains on more than one half and everybody is tested on the
+    other.
+
+    No chain of training interactions joins the two halves of a group, so that collaborative filtering cannot tell the
+    items a user is tested on from those of any other group: only features can.
+
+    Returns:
+        The dataset's folder ``root/name``.
+    """
+    rng = np.random.default_rng(seed)
+    folder = _write_items(root / name, 2 * groups * items_per_half, groups, {"image": 16, "text": 12}, rng)
+    parts: dict[str, list[tuple[int, int]]] = {"train": [], "valid": [], "test": []}
+    for user in range(2 * groups * users_per_half):
+        group, half = user % groups, user // groups % 2
+        items = np.arange(2 * items_per_half) * groups + group
+        own, other = rng.permutation(items[half::2]), rng.permutation(items[1 - half :: 2])
+        # all but one, so that the half is held together by more than one user
+        parts["train"] += [(user, item) for item in own[:-1]]
+        parts["valid"] += [(user, item) for item in other[:2]]
+        parts["test"] += [(user, item) for item in other[2:4]]
+    return _write_parts(folder, parts, rng)
+
+
+def _write_items(
+    folder: Path, n_items: int, groups: int, widths: dict[str, int], rng: np.random.Generator, numbered: bool = False
+) -> Path:
+    """Items in a shuffled order with features near their group's; ``numbered``: the first one is the item's number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = rng.permutation(n_items)
+    lines = "".join(f"i{n}\n" for n in order)
+    (folder / f"{folder.name}.item").write_text("item_id:token\n" + lines, encoding="utf-8")
+    for modality, dim in widths.items():
+        centres = rng.normal(size=(groups, dim))
+        matrix = centres[order % groups] + 0.1 * rng.normal(size=(n_items, dim))
+        if numbered:
+            matrix[:, 0] = order
+        np.save(folder / f"{folder.name}.{modality}.npy", matrix.astype(np.float32))
+    return folder
+
+
+def _write_parts(folder: Path, parts: dict[str, list[tuple[int, int]]], rng: np.random.Generator) -> Path:
+    """The interactions of each part of the split, shuffled."""
+    for part, pairs in parts.items():
+        lines = "".join("u{}\ti{}\n".format(*pairs[k]) for k in rng.permutation(len(pairs)))
+        (folder / f"{folder.name}.{part}.inter").write_text("user_id:token\titem_id:token\n" + lines, encoding="utf-8")
     return folder

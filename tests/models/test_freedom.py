@@ -13,6 +13,7 @@ class TestFREEDOM(ModelContract):
     name = "FREEDOM"
     baby_parameters = 33_566_528
     settings: ClassVar = {"prune_rate": 0.3}
+    inert: ClassVar = {"projection.*.bias": "it is added to both items of a pair, whose difference BPR takes"}
 
     def test_every_epoch_draws_its_edges_and_evaluation_uses_all(self):
         model = self.build(prune_rate=0.5)
