@@ -24,8 +24,11 @@ from recbole.quick_start import run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
 
+from recbole_mambarec import registry
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.graphs import Neighbours
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
@@ -158,6 +161,16 @@ class ModelContract(TrainingContract):
         rng = np.random.default_rng(1)
         rows = rng.integers(0, len(dataset.users), size)
         return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
+
+    def test_the_search_space_varies_keys_of_the_model_within_their_type(self):
+        path = registry.entry(self.name).search_space
+        if path is None:
+            pytest.skip("the model comes without a search space")
+        defaults = default_properties("overall") | default_properties("model", self.name)
+        for parameter in read_space(path).parameters:
+            default = defaults[parameter.name]
+            values = parameter.values if parameter.kind == "choice" else [parameter.value(parameter.values[0])]
+            assert all(type(value) is type(default) for value in values), parameter.name
 
     def test_a_checkpoint_restores_the_scores(self, tmp_path):
         saved = torch.load(self.checkpoint(tmp_path), weights_only=True)

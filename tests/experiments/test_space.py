@@ -9,28 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_mambarec import registry
-from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import Parameter, Space, read_space
-
-# points of the grids that the papers name (or that this package chose where none is published)
-SIZES = {
-    "MambaRec": 9,
-    "VBPR": 7,
-    "FREEDOM": 8,
-    "MGCN": 3,
-    "LGMRec": 4 * 4 * 8 * 10 * 10,
-    "MMGCN": 5,
-    "GRCN": 25,
-    "SLMRec": 80,
-    "PGL": 9,
-    "SMORE": 2 * 16 * 2 * 2 * 2,
-    "GUME": 48,
-    "BM3": 8,
-    "COHESION": 64,
-    "CRANE": 3 * 3 * 4 * 3 * 4,
-}
 
 
 def space(tmp_path, text: str) -> Space:
@@ -145,25 +126,19 @@ def test_files_that_cannot_be_read(tmp_path):
 # what comes with the package
 
 
-def test_every_model_of_ours_has_a_space_of_its_own_keys():
-    assert set(SIZES) == set(registry.names())
-    for name in registry.names():
-        read = read_space(shipped_space(name))
-        defaults = default_properties("overall") | default_properties("model", name)
-        for parameter in read.parameters:
-            kind = type(defaults[parameter.name])
-            assert all(type(option) is kind for option in parameter.values), (name, parameter.name)
-        assert read.size == SIZES[name]
-        # RecBole's own reader takes a comment for a parameter and passes over lines of fewer than three words
+def test_every_model_of_ours_has_a_space_that_recbole_reads():
+    """RecBole's own reader takes a comment for a parameter and passes over lines of fewer than three words."""
+    for name in registry.built_in():
         lines = shipped_space(name).read_text(encoding="utf-8").splitlines()
-        assert all(line.split(" ")[0].isidentifier() and len(line.split(" ")) > 2 for line in lines)
+        assert lines and all(line.split(" ")[0].isidentifier() and len(line.split(" ")) > 2 for line in lines)
 
 
 def test_the_table_of_sources_names_every_space_and_its_size():
     table = (shipped_space("MambaRec").parent / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", table, re.MULTILINE))
-    for name, size in SIZES.items():
-        assert f"{size} points" in rows[name]
+    assert rows.keys() - {"model"} == set(registry.built_in())
+    for name in registry.built_in():
+        assert [int(size) for size in re.findall(r"(\d+) points", rows[name])] == [read_space(shipped_space(name)).size]
 
 
 def test_the_grid_of_mambarec():
