@@ -21,7 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", [*RECBOLE_MODELS, *registry.names()])
+@pytest.mark.parametrize("name", [*RECBOLE_MODELS, *registry.built_in()])
 def test_every_model_can_be_measured(name):
     sizes = Sizes(**TINY, widths={"image": 16, "text": 8})
     values = measure(

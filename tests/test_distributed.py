@@ -48,7 +48,7 @@ OTHERS = ("BPR", "LightGCN")
 
 def configuration(model: str, data_path: str, rank: int | None) -> Config:
     overrides = SETTINGS | OF_MODEL.get(model, {}) | {"data_path": data_path}
-    if model not in registry.names():
+    if model not in registry.built_in():
         overrides = {key: value for key, value in overrides.items() if key != "knn_k"}
     config = Config(model, "planted", config_dict=overrides)
     if rank is not None:  # what Config enters after it has made the group, which exists here
@@ -87,7 +87,7 @@ def train(model_name: str, data_path: str, rank: int | None) -> dict:
     model = get_model(model_name)(config, loaders[0]._dataset)
     trainer = get_trainer(config["MODEL_TYPE"], model_name)(config, model)
     out = {"losses": [], "evaluations": []}
-    if model_name in registry.names():
+    if model_name in registry.built_in():
         graphs = []
         for epoch in range(EPOCHS):
             out["losses"].append(trainer._train_epoch(Loader(batches(model_name, rank)), epoch))
@@ -113,7 +113,7 @@ def process(rank: int, folder: str, port: int, queue) -> None:
     sys.argv = sys.argv[:1]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=WORLD, init_method=f"tcp://localhost:{port}")
-    results = {name: train(name, folder, rank) for name in (*registry.names(), *OTHERS)}
+    results = {name: train(name, folder, rank) for name in (*registry.built_in(), *OTHERS)}
     torch.save({"results": results, "functions": of_functions(rank)}, f"{folder}/results-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -178,7 +178,7 @@ def one(together):
     return run
 
 
-NAMES = registry.names()
+NAMES = registry.built_in()
 
 
 @pytest.mark.parametrize("model", NAMES)

@@ -13,7 +13,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 
 @needs_gpu
-@pytest.mark.parametrize("model", registry.names())
+@pytest.mark.parametrize("model", registry.built_in())
 def test_results_are_those_of_the_cpu(model, tmp_path):
     folder = write_planted(tmp_path)
     assert largest_difference(model, folder.name, str(tmp_path), "cuda") <= TOLERANCE
@@ -21,7 +21,7 @@ def test_results_are_those_of_the_cpu(model, tmp_path):
 
 @needs_gpu
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("model", registry.names())
+@pytest.mark.parametrize("model", registry.built_in())
 def test_no_step_waits(model, amp, tmp_path):
     folder = write_planted(tmp_path)
     trainer, train, _ = prepare(model, folder.name, str(tmp_path), "cuda", **SETTINGS, enable_amp=amp)

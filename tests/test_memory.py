@@ -87,7 +87,7 @@ def test_a_batch_of_65536_on_a_small_dataset_is_let_through(monkeypatch):
     """The size of MovieLens 100K, where the process of such a run takes 1 GiB."""
     monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
     data = wide_data(943, 1682, 80_000, {"text": 384, "genre": 19})
-    for name in registry.names():
+    for name in registry.built_in():
         config = model_config(name, train_batch_size=65536)
         check(name, get_model(name).memory_of(config, data), config, data)
 

@@ -90,7 +90,7 @@ def families(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("model", [*registry.names(), *GENERAL])
+@pytest.mark.parametrize("model", [*registry.built_in(), *GENERAL])
 def test_every_model_comes_back_with_its_scores(planted, model):
     if model in NEEDS:
         pytest.importorskip(NEEDS[model])
