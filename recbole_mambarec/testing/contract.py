@@ -32,7 +32,7 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
-from recbole_mambarec.testing.devices import pretended_gpu
+from recbole_mambarec.testing.devices import CAN_PRETEND, pretended_gpu
 from recbole_mambarec.testing.memory import step_peak
 from recbole_mambarec.testing.planted import QUICK, write_halves, write_planted
 from recbole_mambarec.testing.waits import Waits
@@ -225,6 +225,7 @@ class ModelContract(TrainingContract):
         inert = {name for name in all_names if any(fnmatchcase(name, pattern) for pattern in self.inert)}
         assert all_names - reached == inert
 
+    @pytest.mark.skipif(not CAN_PRETEND, reason="needs torch 2.13")
     @pytest.mark.parametrize("frozen", [True, False])
     def test_everything_is_on_the_device_of_the_model(self, frozen):
         """On a pretended GPU; what ``pre_epoch`` makes anew is made before the model moves there."""

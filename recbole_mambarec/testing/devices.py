@@ -15,6 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from recbole_mambarec_command.requirements import satisfies
+
+#: whether this torch knows enough of tensors without values; 2.4 and 2.6, which were tried, do not
+CAN_PRETEND = satisfies(torch.__version__, ">=2.13")
+
 
 @contextmanager
 def pretended_gpu(model: nn.Module) -> Iterator[None]:
