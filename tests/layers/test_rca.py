@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.memory import tensor_peak
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.rca import RCA, RESIDUALS, SCOPES, correlation, unbiased
+from recbole_mambarec.testing.memory import tensor_peak
 
 
 def nodes(n: int = 40, dim: int = 8, count: int = 2, seed: int = 0) -> torch.Tensor:
