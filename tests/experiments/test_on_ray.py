@@ -19,6 +19,7 @@ from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.tuning import Tuning
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests.helpers import posix
 
 pytest.importorskip("hyperopt")
 ray = pytest.importorskip("ray", reason="needs the extra [ray]", exc_type=ImportError)
@@ -109,6 +110,7 @@ def kill_trials(folder: Path, times: dict[str, float], stop: threading.Event) ->
         time.sleep(0.05)
 
 
+@posix
 def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
     """One trial is killed whenever it runs and fails; the other one is killed once, goes on and finishes."""
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n", epochs=150, stopping_step=200)
@@ -183,6 +185,7 @@ if __name__ == "__main__":
 """
 
 
+@posix
 def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
     arguments = searched(tmp_path, "n_layers choice [0, 1, 2]\n")
     script = tmp_path / "crashing.py"
