@@ -135,6 +135,12 @@ def test_interpreters_are_looked_for(matrix):
     assert not matrix.found("3.99")
 
 
+def test_the_committed_page_is_that_of_the_committed_records(matrix):
+    lines = matrix.read()
+    page = matrix.TABLE.read_text(encoding="utf-8")
+    assert lines and rows(page) == rows(matrix.table(lines))
+
+
 def test_the_workflow_does_what_is_there(matrix):
     """It cannot run here: at least it is for the Pythons of setup.cfg, and names files and sessions that exist."""
     text = (ROOT / ".github" / "workflows" / "matrix.yml").read_text(encoding="utf-8")
