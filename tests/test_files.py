@@ -47,7 +47,7 @@ TABLE = "user_id:token\titem_id:token\nu1\ti1\n"
         (b"<head>\n</head><HTML>", "an HTML page"),
         (S3_ERROR, "an XML document"),
         (json.dumps({"asin": "B0", "overall": 5}).encode(), "JSON text"),
-        (gzip.compress(ARRAY), "unpack it with `gunzip`"),
+        (gzip.compress(ARRAY, mtime=0), "unpack it with `gunzip`"),
         (bz2.compress(ARRAY), "unpack it with `bunzip2`"),
         (lzma.compress(ARRAY), "unpack it with `unxz`"),
         (packed(), "a tar archive"),

@@ -180,7 +180,7 @@ def test_one_sentence(tmp_path, case):
         ("a.jsonl", b"", "a.jsonl is empty"),
         ("a.jsonl", b"nonsense\n", "no JSON in its first lines"),
         ("a.parquet", POINTER, "not a whole Parquet file: it is a Git LFS pointer"),
-        ("a.parquet", gzip.compress(b"PAR1"), "it is gzip-compressed data"),
+        ("a.parquet", gzip.compress(b"PAR1", mtime=0), "it is gzip-compressed data"),
         ("a.xlsx", b"PK", "unknown kind of table"),
     ],
 )
