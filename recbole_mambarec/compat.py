@@ -40,6 +40,7 @@ CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/"
 
 def apply() -> None:
     """Mend everything, in an order in which nothing is imported before it can be."""
+    escapes_in_docstrings()
     numpy_aliases()
     scipy_dok_update()
     ray_at_import()
@@ -101,6 +102,22 @@ def wrap(owner: object, name: str, wrapper: Callable) -> None:
 
     wrapped._wrappers_of_ours = (*wrappers, wrapper.__name__)
     setattr(owner, name, wrapped)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Python
+
+
+def escapes_in_docstrings() -> None:
+    """Keep Python 3.12 and newer from printing docstrings of RecBole.
+
+    Some hold backslashes that are no escapes. Python warns of them whenever it compiles the module: at the first
+    import of what uv installed, and at each one where no bytecode can be written.
+    """
+    # the compiler knows the file, not the module
+    warnings.filterwarnings(
+        "ignore", "invalid escape sequence|.* is an invalid escape", SyntaxWarning, r"(.*[\\/])?recbole[\\/.]"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -71,6 +71,23 @@ def test_applying_twice_changes_nothing():
 
 
 # ------------------------------------------------------------------------------------------------------------
+# Python
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [("/lib/recbole/model/a.py", 0), (r"C:\lib\recbole\utils\b.py", 0), ("/home/me/mine.py", 1)],
+)
+@pytest.mark.parametrize("message", [r"invalid escape sequence '\p'", r'"\p" is an invalid escape sequence.'])
+def test_docstrings_of_recbole_are_not_warned_of(file, shown, message):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        compat.escapes_in_docstrings()
+        warnings.warn_explicit(message, SyntaxWarning, file, 3)
+    assert len(seen) == shown
+
+
+# ------------------------------------------------------------------------------------------------------------
 # numpy and scipy
 
 
