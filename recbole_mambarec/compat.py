@@ -109,15 +109,17 @@ def wrap(owner: object, name: str, wrapper: Callable) -> None:
 
 
 def escapes_in_docstrings() -> None:
-    """Keep Python 3.12 and newer from printing docstrings of RecBole.
+    """Keep Python from printing docstrings of RecBole.
 
-    Some hold backslashes that are no escapes. Python warns of them whenever it compiles the module: at the first
-    import of what uv installed, and at each one where no bytecode can be written.
+    Some hold backslashes that are no escapes. Python 3.12 and newer warn of them whenever they compile the module: at
+    the first import of what uv installed, and at each one where no bytecode can be written. Older ones do where
+    warnings of deprecations are shown.
     """
     # the compiler knows the file, not the module
-    warnings.filterwarnings(
-        "ignore", "invalid escape sequence|.* is an invalid escape", SyntaxWarning, r"(.*[\\/])?recbole[\\/.]"
-    )
+    for category in (SyntaxWarning, DeprecationWarning):
+        warnings.filterwarnings(
+            "ignore", "invalid escape sequence|.* is an invalid escape", category, r"(.*[\\/])?recbole[\\/.]"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------

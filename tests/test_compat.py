@@ -79,11 +79,12 @@ def test_applying_twice_changes_nothing():
     [("/lib/recbole/model/a.py", 0), (r"C:\lib\recbole\utils\b.py", 0), ("/home/me/mine.py", 1)],
 )
 @pytest.mark.parametrize("message", [r"invalid escape sequence '\p'", r'"\p" is an invalid escape sequence.'])
-def test_docstrings_of_recbole_are_not_warned_of(file, shown, message):
+@pytest.mark.parametrize("category", [SyntaxWarning, DeprecationWarning])
+def test_docstrings_of_recbole_are_not_warned_of(file, shown, message, category):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         compat.escapes_in_docstrings()
-        warnings.warn_explicit(message, SyntaxWarning, file, 3)
+        warnings.warn_explicit(message, category, file, 3)
     assert len(seen) == shown
 
 

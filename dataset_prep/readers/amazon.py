@@ -97,6 +97,7 @@ def _first_cells(path: Path) -> list[list[str]]:
     """The first lines of a ratings table, four or more cells with a comma between; [] when it is none."""
     cells = [line.decode("utf-8", "replace").rstrip("\r").split(",") for line in _first_lines(path)]
     same = bool(cells) and len(cells[0]) >= 4 and all(len(row) == len(cells[0]) for row in cells)
+    same = same and all(cell.strip() for cell in cells[0][:4])
     return cells if same and not cells[0][0].startswith("{") else []
 
 
