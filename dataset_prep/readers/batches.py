@@ -78,7 +78,7 @@ def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
         return None
     try:
         batch = pl.read_ndjson(io.BytesIO(block), schema={columns[ours]: dtypes[ours] for ours in columns})
-    except (pl.exceptions.PolarsError, OverflowError, ValueError):
+    except (pl.exceptions.PolarsError, OverflowError, ValueError, OSError):  # OSError: bytes that look compressed
         return None
     if batch.height != block.count(b"\n"):
         return None
@@ -204,7 +204,7 @@ def _plain_rows(block: bytes, delimiter: str, names: list[str], skips: Skips) ->
             quote_char=None,
             schema=dict.fromkeys(names, pl.String),
         ).fill_null("")
-    except (pl.exceptions.PolarsError, ValueError):
+    except (pl.exceptions.PolarsError, ValueError, OSError):  # OSError: bytes that look compressed
         rows = None
     # a line with too few cells is padded with nulls, so look for the number of delimiters too
     if rows is not None and rows.height == n_lines and block.count(delimiter.encode()) == n_lines * (len(names) - 1):

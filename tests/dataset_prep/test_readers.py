@@ -198,6 +198,7 @@ json_like = st.lists(
 ).map(b"\n".join)
 
 
+@example(b"\x00\x00\x00\n(\xb5/\xfd", False)
 @given(json_like, st.booleans())
 @settings(max_examples=500 * raw.FUZZ, deadline=None)
 def test_fuzz_json_lines(tmp_path_factory, content, literals):
