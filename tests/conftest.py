@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the cores, and threads that wait for each other spin; before torch is imported
@@ -18,6 +19,11 @@ import recbole_mambarec  # noqa: F401
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell starts jobs in the background deaf to Ctrl-C, and so would be the processes that tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# how long an example takes says something about the machine only
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
