@@ -383,17 +383,34 @@ def _listener(trials: _Trials):
 
         def on_trial_error(self, *, trial, **info) -> None:
             # whatever a trial raises is reported; this is one whose process is gone, or never came as far
-            error = trial.get_pickled_error()
+            error, text = _last_error(trial)
             if isinstance(error, RayActorError):
                 trials.end(trial.trial_id, died=f"its process died, {_RESTARTS + 1} times")
             else:
-                last = (trial.get_error() or str(error)).strip().splitlines()[-1]
-                trials.end(trial.trial_id, died=f"it did not start: {last}")
+                trials.end(trial.trial_id, died=f"it did not start: {text}")
 
         def __reduce__(self):
             return Callback, ()
 
     return Listener()
+
+
+def _last_error(trial) -> tuple[Exception | None, str]:
+    """The last error of a trial, and the last line of its text.
+
+    Ray's own ``Trial.get_error`` looks into the storage, where the files come with the next synchronisation, a
+    moment after the callback; the driver has written them to its own folder before it calls back.
+    """
+    from ray import cloudpickle
+
+    error, text = None, "ray does not say why"
+    pickled, written = trial.pickled_error_file, trial.error_file
+    if pickled and Path(pickled).is_file():
+        error = cloudpickle.loads(Path(pickled).read_bytes())
+    if written and Path(written).is_file():
+        lines = Path(written).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        text = lines[-1] if lines else text
+    return error, text
 
 
 @contextlib.contextmanager
