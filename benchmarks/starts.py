@@ -31,7 +31,7 @@ from recbole_mambarec.cli import configuration
 from recbole_mambarec.data.folder import modality_files
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments.run import no_command_line
-from recbole_mambarec.text import table
+from recbole_mambarec_common.terminal import table
 
 
 def unit_rows(folder: Path, root: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.files import atomic_folder
+from recbole_mambarec_common.files import atomic_folder
 
 # (users, items, interactions): Amazon Baby, Sports and Electronics, and Electronics' proportions further on
 BABY, SPORTS, ELECTRONICS = (19_445, 7_050, 160_792), (35_598, 18_357, 296_337), (192_403, 63_001, 1_689_188)

@@ -452,17 +452,24 @@ def main(argv: list[str] | None = None, prog: str = _PROG) -> int:
 
     Raises:
         UserError: the input is at fault.
+        MissingRequirement: a package that this command needs is missing or broken.
     """
     argv = sys.argv[1:] if argv is None else argv
     # answers --help and refuses wrong arguments before anything else is imported
     args = parser(prog).parse_args(argv)
-    from recbole_mambarec.errors import UserError
+    from recbole_mambarec_command.requirements import explained
+    from recbole_mambarec_common.errors import UserError
 
     from .tokens import only_path_names
 
     args.words = only_path_names(argv)
     try:
         return args.run(args)
+    except ImportError as error:
+        missing = explained(error)
+        if missing is None:
+            raise
+        raise missing from error
     except OSError as error:
         # no space, no rights, not a folder: the system's own words say it best
         where = f": {error.filename}" if error.filename else ""

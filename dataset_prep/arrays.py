@@ -10,8 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import what_it_is
 
 #: Rows looked at together; 4096 x 4096 float32 is 64 MB.
 _BLOCK = 4096

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.files import sha256_file
-from recbole_mambarec.text import table
+from recbole_mambarec_common.card import CARD_FORMAT
+from recbole_mambarec_common.files import sha256_file
+from recbole_mambarec_common.terminal import table
 
 from .tables import SPLITS, Interactions
 
-FORMAT = "recbole_mambarec.dataset/1"
+FORMAT = f"{CARD_FORMAT}1"
 
 
 def describe_file(path: Path) -> dict:
@@ -52,7 +53,7 @@ def count(interactions: Interactions, n_items: int) -> dict:
 
 def versions(*modules: str) -> dict[str, str]:
     """Versions of what decides about the bytes of a prepared dataset: this package, numpy and ``modules``."""
-    from recbole_mambarec import __version__
+    from recbole_mambarec_command import __version__
 
     others = {module: importlib.import_module(module).__version__ for module in ("numpy", *modules)}
     return {"recbole_mambarec": __version__, **others}

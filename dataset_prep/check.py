@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from .arrays import missing_rows, read_array
 from .card import count, describe_file

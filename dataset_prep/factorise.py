@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.extras import need
 
 from .skips import Skips
 from .tables import Interactions

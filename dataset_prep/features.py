@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import atomic_folder, write_json
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import atomic_folder, write_json
 
 from .arrays import missing_rows, modality_order, read_array
 from .card import describe_source

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
-from recbole_mambarec import __version__
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_command import __version__
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import atomic_file
 
 from .progress import bar
 from .tokens import clean_text, file_stem

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.data.folder import CARD_NAME
-from recbole_mambarec.data.folder import read_card as read_any_card
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.card import CARD_NAME
+from recbole_mambarec_common.card import read_card as read_any_card
+from recbole_mambarec_common.errors import UserError
 
 from .lines import not_utf8
 from .progress import bar

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import what_it_is
 
 from .progress import bar
 

@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from recbole_mambarec.data.ids import LEAST_SHARE, respelled, spelling
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.ids import LEAST_SHARE, respelled, spelling
 
 #: Ids of a source that are kept to look for near misses among them.
 _KEPT = 50_000

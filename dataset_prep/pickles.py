@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import what_it_is
 
 from .lines import open_source
 

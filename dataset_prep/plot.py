@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_mambarec.extras import need
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.files import atomic_file
 
 from .folder import degrees, read_card
 

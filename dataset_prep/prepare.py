@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.extras import need
 
 from .card import describe_source, versions
 from .clean import at_least, latest_of_duplicates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from .lines import NOT_UTF8, not_utf8
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.files import atomic_file, atomic_folder
+from recbole_mambarec_common.files import atomic_file, atomic_folder
 
 
 def fingerprint(*values: object) -> str:

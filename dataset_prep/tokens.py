@@ -12,7 +12,7 @@ import shlex
 import unicodedata
 from pathlib import Path
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 # what pandas.read_csv takes for a missing value
 _READ_AS_MISSING = re.compile(r"#N/A( N/A)?|#NA|-?1\.#(IND|QNAN)|-?(NaN|nan)|<NA>|N/A|NA|NULL|None|n/a|null")

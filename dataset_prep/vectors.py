@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from .arrays import load_npy, missing_rows, plain_floats
 from .match import join

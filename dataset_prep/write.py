@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import atomic_folder, write_json
+from recbole_mambarec_common.card import CARD_FORMAT
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import atomic_folder, write_json
 
 from .arrays import missing_rows
 from .card import FORMAT, count, describe_file, versions
@@ -66,7 +67,7 @@ def existing_card(folder: Path) -> dict | None:
         raise UserError(f"{folder} is a link; remove it or prepare under another name")
     try:
         card = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        known = str(card["format"]).startswith("recbole_mambarec.dataset/")
+        known = str(card["format"]).startswith(CARD_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.compat import CHECKPOINT_FORMAT
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_common.files import atomic_file
 
 _FORMAT = CHECKPOINT_FORMAT + "2"
 # written at every improvement: the two moments were the same, all keys are at the top level

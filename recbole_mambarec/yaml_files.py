@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from recbole_mambarec.errors import UserError, one_line
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.files import what_it_is
 
 
 def read_yaml_mapping(path: str | Path) -> dict:

@@ -25,7 +25,7 @@ NEWEST_PYTHON = (3, 14)
 RECBOLE = "1.2.1"
 #: RecBole's metadata asks for a ray that has no build for current Pythons; its other requirements are ours, too
 INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE}"
-OUR_PACKAGES = ("recbole_mambarec", "recbole_mambarec_command", "dataset_prep")
+OUR_PACKAGES = ("recbole_mambarec", "recbole_mambarec_command", "recbole_mambarec_common", "dataset_prep")
 
 # modules of distributions that have another name
 _MODULES = {

@@ -243,7 +243,7 @@ def test_doctor_outlives_what_hangs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("module", "extra", "name"), [("jinja2", "report", "jinja2"), ("faiss", "ann", "faiss-cpu")])
 def test_a_broken_extra_is_named(broken, monkeypatch, module, extra, name):
     from recbole_mambarec.errors import UserError
-    from recbole_mambarec.extras import need
+    from recbole_mambarec_common.extras import need
 
     monkeypatch.syspath_prepend(str(broken))
     monkeypatch.delitem(sys.modules, module, raising=False)

@@ -21,7 +21,7 @@ from recbole_mambarec.data.cache import default_cache_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.processes import how_it_ended
-from recbole_mambarec.files import atomic_file, locked
+from recbole_mambarec_common.files import atomic_file, locked
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def wheel(tmp_path_factory):
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("recbole_mambarec", "recbole_mambarec_command", "dataset_prep", "properties"):
+    for name in (*requirements.OUR_PACKAGES, "properties"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), "."]
     subprocess.run(command, cwd=source, check=True)
@@ -54,11 +54,10 @@ def test_the_wheel_holds_packages_and_properties_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "properties").rglob("*.*"):
         assert f"recbole_mambarec/properties/{path.relative_to(ROOT / 'properties').as_posix()}" in names
-    for package in ("recbole_mambarec", "recbole_mambarec_command", "dataset_prep"):
+    for package in requirements.OUR_PACKAGES:
         for path in [*(ROOT / package).rglob("*.py"), *(ROOT / package).rglob("*.html")]:
             assert path.relative_to(ROOT).as_posix() in names
-    ours = {"recbole_mambarec", "recbole_mambarec_command", "dataset_prep"}
-    assert {name.split("/")[0].split("-")[0] for name in names} == ours
+    assert {name.split("/")[0].split("-")[0] for name in names} == set(requirements.OUR_PACKAGES)
 
 
 def test_an_installed_wheel_works_elsewhere(wheel, tmp_path):

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import numpy as np
 import torch
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.extras import need
 
 from ..match import join
 from ..progress import bar

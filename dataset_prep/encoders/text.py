@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.extras import need
 
 from ..progress import bar
 from ..stages import Stages, fingerprint, in_pieces

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from ..lines import BadLine, blocks, objects, parse_object
 from ..skips import Skips

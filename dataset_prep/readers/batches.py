@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.files import what_it_is
 
 from ..lines import NOT_UTF8, BadLine, blocks, not_utf8, parse_object
 from ..skips import Skips

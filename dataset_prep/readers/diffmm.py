@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from ..pickles import read_sparse
 from ..tables import Interactions, Prepared

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from ..lines import no_text, not_utf8
 from ..tables import SPLITS, Interactions, Prepared

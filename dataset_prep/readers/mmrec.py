@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.files import what_it_is
 
 from ..lines import no_text, not_utf8
 from ..tables import Interactions, Prepared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.errors import UserError
 
 from ..arrays import load_npy, missing_rows, modality_order, read_array
 from ..card import describe_source

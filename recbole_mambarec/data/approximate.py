@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from recbole_mambarec.data.graphs import Neighbours, unit_rows
 from recbole_mambarec.data.rows import Rows
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.extras import need
 
 # raise it when the search changes, so that kept neighbour lists are not taken for new ones
 APPROXIMATE_VERSION = 1

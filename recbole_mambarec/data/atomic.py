@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.files import what_it_is
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 # what else may stand between columns; only named in advice

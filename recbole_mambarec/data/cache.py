@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_mambarec.data.rows import Rows, blocks
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_common.files import atomic_file
 
 
 def default_cache_folder() -> Path:

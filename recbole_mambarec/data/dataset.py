@@ -12,11 +12,11 @@ from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import ArrayCache, default_cache_folder
 from recbole_mambarec.data.derive import derive_modality
 from recbole_mambarec.data.folder import item_tokens, modality_files
-from recbole_mambarec.data.ids import mismatch
 from recbole_mambarec.data.modality import ItemFeatures, Modality
 from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError, names_of
+from recbole_mambarec_common.ids import mismatch
 
 # sentences on files that look like features and are not read
 _STRAYS_SHOWN = 3

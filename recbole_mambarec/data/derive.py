@@ -12,7 +12,7 @@ from recbole_mambarec.data.cache import ArrayCache
 from recbole_mambarec.data.folder import item_tokens, read_atomic
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import sha256_file
+from recbole_mambarec_common.files import sha256_file
 
 # raise it when a recipe changes what it computes
 _RECIPES_VERSION = 1

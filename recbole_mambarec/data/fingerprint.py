@@ -11,15 +11,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import sha256_file
 from recbole_mambarec_command.doors import typed
+from recbole_mambarec_common.files import sha256_file
 
 # data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
 _DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
 # from here on reading the data takes long enough to show it
 _LARGE = 1 << 31
 # packages whose code turns files into datasets, and libraries that it does so with
-_CODE, _LIBRARIES = ("recbole.data", "recbole.sampler", "recbole_mambarec"), ("recbole", "numpy", "pandas", "torch")
+_CODE = ("recbole.data", "recbole.sampler", "recbole_mambarec", "recbole_mambarec_common")
+_LIBRARIES = ("recbole", "numpy", "pandas", "torch")
 
 
 def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
@@ -18,34 +17,12 @@ import pandas as pd
 
 from recbole_mambarec.data.atomic import Layout, first_lines, interaction_columns, typed_columns, undecodable
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.card import CARD_NAME, read_card
+from recbole_mambarec_common.files import what_it_is
 
-CARD_NAME = "dataset.json"
-CARD_FORMAT = "recbole_mambarec.dataset/"
 SPLITS = ("train", "valid", "test")
 #: Atomic files as ``dataset_prep`` writes them, which are RecBole's defaults.
 PLAIN = Layout()
-
-
-def read_card(folder: Path) -> dict | None:
-    """The contents of ``dataset.json``, or None where there is none.
-
-    Raises:
-        UserError: the file is no card of a format that this version reads.
-    """
-    path = folder / CARD_NAME
-    if not path.is_file():
-        return None
-    try:
-        card = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError) as error:
-        what = what_it_is(path)
-        if what and what != "JSON text":
-            raise UserError(f"{path} is {what}") from None
-        raise UserError(f"{path} is no readable JSON ({error}): prepare the dataset again or remove the file") from None
-    if not isinstance(card, dict) or not str(card.get("format", "")).startswith(CARD_FORMAT):
-        raise UserError(f"{path} is no dataset card of this project (format '{CARD_FORMAT}...'): remove or rename it")
-    return card
 
 
 def modality_files(folder: Path, name: str) -> dict[str, Path]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_mambarec.data.ids import LEAST_SHARE, mismatch
 from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.files import what_it_is
+from recbole_mambarec_common.ids import LEAST_SHARE, mismatch
 
 _FLOATS = (np.float16, np.float32, np.float64)
 # rows read at a time when a memory-mapped array is checked and gathered: bounds the temporary copies

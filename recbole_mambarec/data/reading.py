@@ -14,8 +14,8 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_mambarec.compat import wrap
 from recbole_mambarec.data.atomic import Layout, first_lines, typed_columns, undecodable
 from recbole_mambarec.data.folder import interaction_files
-from recbole_mambarec.data.ids import LEAST_SHARE, mismatch, respelled
 from recbole_mambarec.errors import UserError, one_line
+from recbole_mambarec_common.ids import LEAST_SHARE, mismatch, respelled
 
 # tables without which their datasets cannot be built; RecBole names that of a link by its suffix
 _NEEDED = (FeatureSource.INTERACTION, FeatureSource.KG, "link")

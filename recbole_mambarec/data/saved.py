@@ -23,7 +23,7 @@ from recbole.config import Config
 from recbole.utils import enum_type
 from torch import Tensor
 
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_common.files import atomic_file
 
 FORMAT = "recbole_mambarec.data/1"
 # under RecBole's load_data_and_model, torch.load is another one

@@ -24,11 +24,11 @@ from recbole_mambarec.config import keys_read, properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
-from recbole_mambarec.extras import need
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
-from recbole_mambarec.text import table
 from recbole_mambarec_command.command import door
 from recbole_mambarec_command.doors import example, typed
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.terminal import table
 
 DEFAULT_RUNS = "results/runs.jsonl"
 # configuration that decides what is measured: rows that differ in it do not belong into one table

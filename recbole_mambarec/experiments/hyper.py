@@ -28,9 +28,9 @@ from recbole_mambarec.experiments.search import Search, describe, shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
-from recbole_mambarec.files import atomic_file, locked
 from recbole_mambarec_command.command import door
 from recbole_mambarec_command.doors import example, typed
+from recbole_mambarec_common.files import atomic_file, locked
 
 if TYPE_CHECKING:
     from recbole_mambarec.experiments.on_ray import RaySettings

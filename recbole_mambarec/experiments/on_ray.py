@@ -32,8 +32,8 @@ from recbole_mambarec.data.reuse import settings_of
 from recbole_mambarec.errors import UserError, one_line, sentence
 from recbole_mambarec.experiments.run import Run, failure
 from recbole_mambarec.experiments.trial import trial
-from recbole_mambarec.extras import need
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec_common.extras import need
 
 if TYPE_CHECKING:
     from recbole_mambarec.experiments.tuning import Attempt, Tuning

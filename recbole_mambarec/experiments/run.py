@@ -45,10 +45,10 @@ from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.processes import end_with_parent, interrupts_ignored
 from recbole_mambarec.experiments.store import NO_EFFECT
-from recbole_mambarec.extras import need
-from recbole_mambarec.files import locked
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.files import locked
 
 DEFAULT_SEED: int = default_properties("overall")["seed"]
 LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")

@@ -9,8 +9,8 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, INTERVAL, Family, over_seeds, over_users
 from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.report import load
-from recbole_mambarec.text import table
 from recbole_mambarec_command.doors import example
+from recbole_mambarec_common.terminal import table
 
 
 def main(argv: list[str] | None = None, prog: str = "recbole-mambarec significance") -> int:

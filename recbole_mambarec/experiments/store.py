@@ -34,8 +34,8 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.files import locked
 from recbole_mambarec_command.doors import typed
+from recbole_mambarec_common.files import locked
 
 FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it

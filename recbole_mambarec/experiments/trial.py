@@ -13,8 +13,8 @@ from recbole.data.dataset import Dataset
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.compat import load_checkpoint
 from recbole_mambarec.experiments.run import Run, Session, alone, curve_of, train
-from recbole_mambarec.files import atomic_file
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec_common.files import atomic_file
 
 # what a process takes of a GPU besides torch's tensors, about
 _CONTEXT_GIB = 0.5

@@ -20,10 +20,10 @@ from recbole_mambarec.experiments.run import Run, failure
 from recbole_mambarec.experiments.search import Search, describe, identity
 from recbole_mambarec.experiments.space import Space
 from recbole_mambarec.experiments.trial import trial
-from recbole_mambarec.extras import need
-from recbole_mambarec.files import atomic_file
 from recbole_mambarec.memory import free_gib, held_gib, total_gib
 from recbole_mambarec.patience import first_is_best
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.files import atomic_file
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
 # proposals that may repeat a known point before chance alone proposes, and before the search is at its end

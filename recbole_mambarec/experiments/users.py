@@ -32,8 +32,8 @@ from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import item_tokens, modality_files
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.extras import need
-from recbole_mambarec.files import atomic_file
+from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.files import atomic_file
 
 if TYPE_CHECKING:
     import polars

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from recbole_mambarec.extras import need
 from recbole_mambarec.report.document import Chart, Report
+from recbole_mambarec_common.extras import need
 
 TEMPLATE = "page.html"
 

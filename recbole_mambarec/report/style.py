@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recbole_mambarec.extras import need
+from recbole_mambarec_common.extras import need
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

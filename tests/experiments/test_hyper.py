@@ -20,8 +20,8 @@ from recbole_mambarec.experiments import hyper, store
 from recbole_mambarec.experiments.hyper import main
 from recbole_mambarec.experiments.run import resolve
 from recbole_mambarec.experiments.trial import evaluate, trial
-from recbole_mambarec.files import locked
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from recbole_mambarec_common.files import locked
 from tests.helpers import posix
 
 pytest.importorskip("hyperopt")

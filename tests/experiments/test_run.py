@@ -19,9 +19,9 @@ from recbole.trainer import Trainer
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import group, run, store, users
 from recbole_mambarec.experiments.significance import over_seeds
-from recbole_mambarec.files import locked
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.trainer import MultimodalTrainer
+from recbole_mambarec_common.files import locked
 from tests.helpers import posix
 
 pytest.importorskip("polars")  # results per user are kept by default

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from recbole_mambarec.errors import UserError
 from recbole_mambarec_command.requirements import (
     DISTRIBUTION,
     broken_package,
@@ -14,6 +13,7 @@ from recbole_mambarec_command.requirements import (
     is_there,
     reason,
 )
+from recbole_mambarec_common.errors import UserError
 
 
 def need(module: str, extra: str, otherwise: str = "") -> ModuleType:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mambarec.files import what_it_is
+from recbole_mambarec_common.files import what_it_is
 
 
 def saved(writer, *args, **kwargs) -> bytes:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_mambarec.data.ids import mismatch, respelled, spelling
+from recbole_mambarec_common.ids import mismatch, respelled, spelling
 
 FORMS = [str, lambda n: f"{n}.0", lambda n: f"{n:08d}", lambda n: f" {n}\t", lambda n: f'"{n}"', lambda n: f"{n}.000"]
 
