@@ -24,6 +24,7 @@ from pathlib import Path
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
+from recbole_mambarec.run_keys import NEUTRAL, run_key
 
 COLUMNS = ("seed", "epochs, own", "epochs, common", "minutes, common", "best epoch", "epochs in all", "valid", "test")
 
@@ -45,7 +46,7 @@ def comparable(records: list[dict], key: str, default: object) -> dict[object, l
     """Value of the key -> runs, of those whose other settings are as the first run's at the default value."""
 
     def rest(record: dict) -> str:
-        return store.run_key(record["model"], record["config"] | {key: default}, 0, record["data_hash"])
+        return run_key(record["model"], record["config"] | {key: default}, 0, record["data_hash"])
 
     groups: dict[object, list[dict]] = {}
     plain = [r for r in at_defaults(records) if r["config"].get(key, default) == default]
@@ -103,7 +104,7 @@ def main() -> int:
         heading = options.key
         defaults = default_properties("overall") | default_properties("model", models[0])
         # what a record stands for that was made before the key existed
-        reference = store.NEUTRAL.get(heading, defaults.get(heading))
+        reference = NEUTRAL.get(heading, defaults.get(heading))
         groups = dict(sorted(comparable(by_model[models[0]], heading, reference).items()))
     print("| " + " | ".join((heading, *COLUMNS)) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for value, seed, own, common, spent, *counts, valid, test in rows(groups, reference, options.share):

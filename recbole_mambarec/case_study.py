@@ -10,7 +10,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.errors import UserError
 
 

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.compat import CHECKPOINT_FORMAT
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.files import atomic_file
 
+#: ``checkpoint["format"]`` of the plain-value checkpoints of this package starts with this.
+CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/"
 _FORMAT = CHECKPOINT_FORMAT + "2"
 # written at every improvement: the two moments were the same, all keys are at the top level
 _FORMAT_OF_ONE_MOMENT = CHECKPOINT_FORMAT + "1"

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.compat.patching import replace
+
 
 def install() -> None:
     """Let RecBole's trainers clip what ``clip_grad_norm`` asks for under ``enable_scaler``; may be called repeatedly.
@@ -19,7 +21,7 @@ def install() -> None:
 
     No upstream issue known.
     """
-    importlib.import_module("recbole.trainer.trainer").clip_grad_norm_ = _clip_in_a_loop_of_recbole
+    replace(importlib.import_module("recbole.trainer.trainer"), "clip_grad_norm_", _clip_in_a_loop_of_recbole)
 
 
 def _clip_in_a_loop_of_recbole(parameters: Iterable[nn.Parameter], *args, **kwargs) -> Tensor:

@@ -1,7 +1,7 @@
-"""Our defaults below everything the user gives, and answers to what a user may get wrong in a configuration.
+"""The defaults of this package, below everything a user gives, and explanations of mistakes in a configuration.
 
-RecBole's ``Config`` is extended in place at four of its own steps, so that ``Config(model="MambaRec", ...)`` works
-wherever it is called: model look-up, internal defaults, final values, device.
+RecBole's ``Config`` is extended at its own steps (files, values, model look-up, internal defaults, final values,
+device), so that ``Config(model="MambaRec", ...)`` works wherever it is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import argument_list
 
 from recbole_mambarec import config_checks, registry
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import record, wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.data.keys import check_data_keys
@@ -33,19 +33,20 @@ from recbole_mambarec_command.requirements import broken_package, broken_sentenc
 PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test", "encoding")
-# keys that only our trainer reads: with a built-in model they would be ignored without a word
+# keys that only the trainer of this package reads: RecBole's trainers would ignore them without a word
 _OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),
 )
-# keys of the command line doors and of RecBole's own code that no YAML lists
+# keys of the command line and of RecBole's own code that no YAML file lists
 _OTHER_KEYS = (
     *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),
     *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
     *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
 )
-# our keys that take values of several kinds, checked where they are read, and those that make no sense at 0
-_OTHER_KINDS = ("reduction_factor",)
+# keys of this package that take values of several types, which are checked where they are read
+_SEVERAL_TYPES = ("reduction_factor",)
+# ends of names of keys whose values are from 0 to 1
 _SHARES = ("dropout_prob", "keep_rate", "prune_rate")
 _AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
 # what the key beyond_accuracy adds to the metrics
@@ -55,12 +56,12 @@ _PAIRWISE_EVAL_BATCH = 1 << 19
 
 
 def default_properties(kind: str, name: str | None = None) -> dict:
-    """Contents of ``properties/<kind>/<name>.yaml`` (or ``properties/<kind>.yaml``), empty where there is none.
+    """Contents of ``properties/<kind>/<name>.yaml`` (or ``properties/<kind>.yaml``), empty if there is no such file.
 
-    For the kind ``model``, ``name`` may also be a model from outside, which brings a file of its own.
+    For the kind ``model``, ``name`` may also be a model of another package, which has a file of its own.
 
     Raises:
-        UserError: the file of a model from outside is no YAML mapping, or its package cannot be imported.
+        UserError: the file of another package's model is not a YAML mapping, or that package cannot be imported.
     """
     path = properties_folder() / (f"{kind}.yaml" if name is None else f"{kind}/{name}.yaml")
     if kind == "model" and name in registry.names():
@@ -73,7 +74,8 @@ def default_properties(kind: str, name: str | None = None) -> dict:
 
 
 def install() -> None:
-    """Put our steps into RecBole's ``Config``; a second call changes nothing."""
+    """Extend RecBole's ``Config``; a second call changes nothing."""
+    record(argument_list, "dataset_arguments")
     argument_list.dataset_arguments += [k for k in DATASET_KEYS if k not in argument_list.dataset_arguments]
     wrap(Config, "_load_config_files", check_files)
     wrap(Config, "_convert_config_dict", _convert)
@@ -84,14 +86,14 @@ def install() -> None:
 
 
 def _convert(original: Callable, config: Config, values: dict) -> dict:
-    """Leave text as it is that cannot be evaluated, whatever the error: RecBole expects three kinds of them only.
+    """Leave text that cannot be evaluated as it is, whatever the error; RecBole expects only three types of errors.
 
-    ``1/0`` and ``os.name``, which its ``eval`` runs in RecBole's own module, ended in tracebacks.
+    Text such as ``1/0`` or ``os.name``, which RecBole passes to ``eval``, would end in a traceback.
     """
     for key, value in values.items():
         try:
             values[key] = original(config, {key: value})[key]
-        except Exception:  # of a program that a user did not mean to write
+        except Exception:  # raised by text that was not meant as a program
             values[key] = value
     return values
 
@@ -102,28 +104,28 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
         found = original(config, model, dataset)
     except KeyError as error:
         raise UserError(f"no {error.args[0].split()[0]} is named: give it on the command line or in a file") from error
-    except UserError:  # of a model from outside that cannot be used
+    except UserError:  # another package's model that cannot be used
         raise
     except Exception as error:
-        # of any kind: the look-up ends in a family that needs lightgbm and xgboost, which may be missing or broken
+        # of any type: the look-up ends in a family that needs lightgbm and xgboost, which may be missing or broken
         if not isinstance(name, str):
             raise UserError(f"model must be the name of a model, got {config_checks.short(name)}") from error
-        lacking = registry.packages_missing_for(name)
-        if lacking:
-            raise UserError(not_installed(name, lacking)) from error
+        missing = registry.packages_missing_for(name)
+        if missing:
+            raise UserError(not_installed(name, missing)) from error
         failure = registry.import_failure(name)
         broken = failure and broken_package(failure)
         if broken:
             raise UserError(f"{name} needs the package {broken_sentence(broken, failure)}") from error
-        known = [*registry.names(), *registry.recbole_models()]
-        if name in known:
+        models = [*registry.names(), *registry.recbole_models()]
+        if name in models:
             raise
-        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.6)
-        names = [k for k in known if k.lower() in near]
+        near = difflib.get_close_matches(name.lower(), [model.lower() for model in models], n=3, cutoff=0.6)
+        similar = [model for model in models if model.lower() in near]
         advice = (
-            f"did you mean {' or '.join(names)}?"
-            if names
-            else f"ours are {', '.join(registry.names())}; RecBole's own can be named, too"
+            f"did you mean {' or '.join(similar)}?"
+            if similar
+            else f"choose one of {', '.join(registry.names())}, or one of RecBole's own"
         )
         raise UserError(f"there is no model '{name}': {advice}") from error
     if not config_checks.is_name(found[2]):
@@ -151,19 +153,19 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     recbole_defaults = dict(internal)
     internal.update(overall)
     if not published:
-        # our own keys are known everywhere, RecBole's keep their values
+        # every model knows this package's keys; RecBole's keys keep their values
         internal.update({key: value for key, value in recbole_defaults.items() if key in overall})
         internal["stopping_min_steps"] = 0
     if published and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
         internal["eval_batch_size"] = _PAIRWISE_EVAL_BATCH
     of_model = default_properties("model", model) if ours else {}
-    # RecBole's own models on RecBole's own datasets behave exactly as without this package
+    # a model of RecBole on a dataset of RecBole behaves exactly as without this package
     config.checked_by_recbole_mambarec = ours or described is not None
     if config.checked_by_recbole_mambarec:
         internal.update(of_model)
         internal.update(default_properties("dataset", dataset))
         if described is not None:
-            # a folder says nothing of the files that a kind of models needs besides, such as a knowledge graph
+            # the folder does not describe the files that only some models need, such as a knowledge graph
             described["load_col"] = {**(internal["load_col"] or {}), **described["load_col"]}
             internal.update(described)
         _check_keys(config)
@@ -171,13 +173,15 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     else:
         _check_our_values(given, {key: value for key, value in overall.items() if key not in recbole_defaults})
     if not ours:
-        useless = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
-        if useless:
-            raise UserError(f"{useless[0]} has no effect on {model}, which RecBole's own trainer trains: leave it out")
+        ineffective = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
+        if ineffective:
+            raise UserError(
+                f"{ineffective[0]} has no effect on {model}, which is trained by RecBole's own trainer: leave it out"
+            )
 
 
 def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
-    """The dataset's folder; None where RecBole knows better (its embedded dataset, one it can download)."""
+    """The dataset's folder; None for a dataset that comes with RecBole or that RecBole can download."""
     if dataset == "ml-100k":
         return None
     folder = data_path / str(dataset)
@@ -189,11 +193,11 @@ def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
     if dataset in (yaml.safe_load(urls.read_text(encoding="utf-8")) or {}):
         return None
     inside = data_path.iterdir() if data_path.is_dir() else []
-    there = sorted(p.name for p in inside if p.is_dir() and not p.name.startswith("."))
-    listed = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
-    have = f"{data_path} holds {listed}" if there else f"{data_path} holds no dataset yet"
+    datasets = sorted(p.name for p in inside if p.is_dir() and not p.name.startswith("."))
+    listed = ", ".join(datasets[:10]) + (f" and {len(datasets) - 10} more" if len(datasets) > 10 else "")
+    found = f"{data_path} holds {listed}" if datasets else f"{data_path} holds no dataset yet"
     raise UserError(
-        f"dataset '{dataset}' not found: there is no folder {folder} ({have}); prepare it with "
+        f"dataset '{dataset}' not found: there is no folder {folder} ({found}); prepare it with "
         "`python -m dataset_prep` or name its parent folder with --data_path=..."
     )
 
@@ -206,13 +210,13 @@ def known_keys(config: Config) -> set[str]:
 
 
 def keys_read(config: Config) -> set[str]:
-    """:func:`known_keys` without those of this package's trainer where RecBole's own trains the model."""
+    """:func:`known_keys`, without those of this package's trainer for a model that RecBole's own trainer trains."""
     ours = config["model"] in registry.names()
     return known_keys(config) - (set() if ours else set(_OWN_TRAINER_KEYS))
 
 
 def _check_keys(config: Config) -> None:
-    """Stop at a key that looks like a misspelt one; warn of keys that nothing reads."""
+    """Refuse a key that looks misspelt; warn about keys that nothing reads."""
     known = known_keys(config)
     for key in config.external_config_dict:
         if key in known:
@@ -223,33 +227,33 @@ def _check_keys(config: Config) -> None:
                 f"configuration key '{key}' is unknown: did you mean '{near[0]}'? "
                 "(strict_keys=False turns this into a warning)"
             )
-        getLogger().warning(f"configuration key '{key}' is read by nothing in RecBole or here: it may be misspelt")
+        getLogger().warning(f"nothing reads the configuration key '{key}': check its spelling")
 
 
 def _check_values(config: Config) -> None:
-    """Refuse values that a key of RecBole's cannot have, and names that are none."""
+    """Refuse values that a key of RecBole cannot have, and keys that are not names."""
     for key, value in config.external_config_dict.items():
         if not isinstance(key, str):
-            raise UserError(f"configuration keys must be names, got {config_checks.short(key)}: mend the YAML file")
+            raise UserError(f"configuration keys must be names, got {config_checks.short(key)}: correct the YAML file")
         fault = config_checks.value_fault(key, value, config.internal_config_dict.get(key))
         if fault:
             raise UserError(fault)
 
 
 def _check_our_values(given: dict, defaults: dict) -> None:
-    """Refuse values of this package's keys that are of another kind than the default or negative."""
+    """Refuse values of this package's keys that are negative or of another type than the default."""
     for key, default in defaults.items():
-        if key not in given or default is None or key in _OTHER_KINDS:
+        if key not in given or default is None or key in _SEVERAL_TYPES:
             continue
         if key in config_checks.CHECKS and key not in _AT_LEAST_ONE:
             continue
-        fault = _of_our_kind(key, default)(key, given[key])
+        fault = _check_by_default(key, default)(key, given[key])
         if fault:
             raise UserError(fault)
 
 
-def _of_our_kind(key: str, default: object) -> config_checks.Check:
-    """What a value of our key may be, by its default."""
+def _check_by_default(key: str, default: object) -> config_checks.Check:
+    """What a value of one of this package's keys must be, derived from the key's default."""
     if isinstance(default, bool):
         return config_checks.kind("True or False", lambda value: isinstance(value, bool))
     if isinstance(default, int):
@@ -287,26 +291,26 @@ def _finish(original: Callable, config: Config) -> None:
     try:
         original(config)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        # what RecBole refuses besides
+        # what only RecBole refuses
         raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
     if config.checked_by_recbole_mambarec:
         _check_learner(final)
     fault = config_checks.combination_fault(final, config.external_config_dict)
     if fault:
         raise UserError(fault)
-    unused, everywhere = config_checks.labels_without_use(final)
-    if unused and everywhere and config.checked_by_recbole_mambarec:
-        raise UserError(unused)
-    if unused:
-        getLogger().warning(unused)
+    warning, unused = config_checks.threshold_warning(final)
+    if unused and config.checked_by_recbole_mambarec:
+        raise UserError(warning)
+    if warning:
+        getLogger().warning(warning)
 
 
 def _check_gpu(original: Callable, config: Config) -> None:
-    asked = config.external_config_dict.get("gpu_id")
+    gpu = config.external_config_dict.get("gpu_id")
     original(config)
-    if asked in (None, "") or config.final_config_dict["device"].type != "cpu":
+    if gpu in (None, "") or config.final_config_dict["device"].type != "cpu":
         return
     if not config.checked_by_recbole_mambarec:
         return
-    built = "no CUDA device is visible" if torch.version.cuda else "this build of torch has no CUDA support"
-    raise UserError(f"gpu_id={asked} asks for a GPU but {built}: leave gpu_id out to run on the CPU")
+    reason = "no CUDA device is visible" if torch.version.cuda else "this build of torch has no CUDA support"
+    raise UserError(f"gpu_id={gpu} asks for a GPU but {reason}: leave gpu_id out to run on the CPU")

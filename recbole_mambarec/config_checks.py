@@ -1,8 +1,8 @@
-"""What a value of a configuration key must be, for every key that RecBole and this package read.
+"""What the value of a configuration key must be, for every key that RecBole and this package read.
 
-One table, :data:`CHECKS`, says it per key; :func:`value_fault` looks a value up in it, :func:`combination_fault` finds
-values that exclude each other. Nothing here changes a value, and what RecBole can work with passes: these checks also
-stand before RecBole's own models, where a wrong value ends in a traceback, often after hours.
+The table :data:`CHECKS` has a check per key. :func:`value_fault` checks a single value, :func:`combination_fault` finds
+values that exclude each other. Nothing here changes a value, and whatever RecBole can work with passes. The checks also
+apply to RecBole's own models, where a wrong value would end in a traceback, often after hours.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mambarec_command.doors import typed
 
-# name and value -> a sentence about what is wrong with it, or None
+# key and value -> a sentence about what is wrong with the value, or None
 Check = Callable[[str, object], "str | None"]
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
 SPLITS = {"RS": "three shares", "TS": "three shares", "LS": "valid_and_test, valid_only or test_only"}
 MODES = "full, labeled, uniN or popN with the number N of negative items"
-# keys that RecBole's function `run` takes as arguments, and reads nowhere else
+# keys that RecBole reads only as arguments of its function `run`
 PROCESSES = ("nproc", "world_size", "ip", "port", "group_offset")
-# what changes sequences, and the key that says how much of one
+# transformations of sequences, with the key for the share of a sequence that they change
 _TRANSFORMS = {
     "mask_itemseq": "mask_ratio",
     "inverse_itemseq": None,
@@ -35,10 +35,10 @@ _TRANSFORMS = {
     "reorder_itemseq": "beta",
     "user_defined": None,
 }
-# sizes and counts stay below this
-_TOO_MANY = 2**31
+# sizes and counts are below this
+_SIZE_LIMIT = 2**31
 _INTERVAL = re.compile(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*")
-# what RecBole itself writes where there is no sampling; a checkpoint gives it back
+# what RecBole itself writes where there is no sampling; it is found in checkpoints
 _NO_SAMPLING = (None, "None", "none")
 
 
@@ -47,18 +47,22 @@ _NO_SAMPLING = (None, "None", "none")
 
 
 def short(value: object) -> str:
-    """``value`` in one line of a message."""
+    """``value`` as text for a message: one line of at most 80 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def kind(description: str, fits: Callable[[object], bool]) -> Check:
-    """The check "must be ``description``"."""
+    """A check whose message is "<key> must be ``description``, got ...".
+
+    Args:
+        fits: whether a value passes.
+    """
     return lambda name, value: None if fits(value) else f"{name} must be {description}, got {short(value)}"
 
 
 def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether ``value`` is a whole number within bounds (True and False are none)."""
+    """Whether ``value`` is a whole number within bounds; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
@@ -73,13 +77,13 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
 
 
 def whole(least: int, most: float = math.inf) -> Check:
-    """A whole number from ``least`` to ``most``; without ``most``, below what sizes of arrays may be."""
+    """A whole number from ``least`` to ``most``; without ``most``, below 2^31."""
     check = kind(_range("a whole number", least, most), lambda value: is_whole(value, least, most))
     if most < math.inf:
         return check
 
     def fault(name: str, value: object) -> str | None:
-        if is_whole(value, _TOO_MANY):
+        if is_whole(value, _SIZE_LIMIT):
             return f"{name} must be below 2^31, got {short(value)}"
         return check(name, value)
 
@@ -96,12 +100,12 @@ def _range(noun: str, least: float, most: float) -> str:
 
 
 def unset_or(check: Check) -> Check:
-    """``check``, or None."""
+    """None, or a value that passes ``check``."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 def one_of(*allowed: object, fold: bool = False) -> Check:
-    """One of ``allowed``; with ``fold`` in any case."""
+    """One of ``allowed``; with ``fold``, text is compared in lower case."""
 
     def fits(value: object) -> bool:
         return any(type(value) is type(a) and (value.lower() if fold else value) == a for a in allowed)
@@ -110,7 +114,13 @@ def one_of(*allowed: object, fold: bool = False) -> Check:
 
 
 def list_of(check: Check, described: str, count: int | None = None, empty: bool = True, tuples: bool = True) -> Check:
-    """A list of values that pass ``check``, or with ``tuples`` a tuple."""
+    """A list (or with ``tuples``, also a tuple) of values that pass ``check``.
+
+    Args:
+        described: the list in words, for the message.
+        count: its length; None: any.
+        empty: whether it may be empty.
+    """
 
     def fits(value: object) -> bool:
         return (
@@ -124,7 +134,7 @@ def list_of(check: Check, described: str, count: int | None = None, empty: bool 
 
 
 def mapping_of(check: Check, described: str) -> Check:
-    """A mapping of names to values that pass ``check``."""
+    """A mapping of names to values that pass ``check``; ``described`` is the mapping in words."""
 
     def fault(name: str, value: object) -> str | None:
         if not isinstance(value, Mapping) or not all(is_name(key) for key in value):
@@ -152,12 +162,12 @@ def fields(checks: Mapping[str, Check], needed: Collection[str] = ()) -> Check:
 
 
 def is_name(value: object) -> bool:
-    """Whether ``value`` is a text with something in it."""
+    """Whether ``value`` is text that is not blank."""
     return isinstance(value, str) and value.strip() != "" and "\0" not in value
 
 
 def _is_interval(value: object) -> bool:
-    """RecBole's ``[1,5)``, or several of them between semicolons; a command line makes a list of ``[1,5]``."""
+    """RecBole's ``[1,5)``, or several of them separated by semicolons; on a command line, ``[1,5]`` becomes a list."""
     if not isinstance(value, (str, list, tuple)):
         return False
     for part in str(value).split(";"):
@@ -178,14 +188,14 @@ def _first(faults) -> str | None:
 ABOVE_ZERO = kind("a number above 0", lambda value: is_number(value, 0) and value > 0)
 _FLAG = kind("True or False", lambda value: isinstance(value, bool) or (is_whole(value) and value in (0, 1)))
 _NAME = kind("a name", is_name)
-_TEXT = kind("a text", lambda value: isinstance(value, str) and value != "")
+_TEXT = kind("text that is not empty", lambda value: isinstance(value, str) and value != "")
 _PATH = kind("a path", lambda value: is_name(value) or isinstance(value, os.PathLike))
 _NAMES = list_of(_NAME, "a list of names")
-_INTERVALS = kind("an interval such as '[5,inf)', or several between semicolons", _is_interval)
+_INTERVALS = kind("an interval such as '[5,inf)', or several separated by semicolons", _is_interval)
 
 
 # ------------------------------------------------------------------------------------------------------------
-# keys with a form of their own
+# keys whose values have a structure of their own
 
 
 def _shares(name: str, value: object) -> str | None:
@@ -272,7 +282,7 @@ def _clip(name: str, value: object) -> str | None:
 
 
 def _elsewhere(name: str, value: object) -> None:
-    """A key that is checked elsewhere."""
+    """A key that is checked in another module."""
 
 
 def _or_no_sampling(check: Check) -> Check:
@@ -283,7 +293,7 @@ _SAMPLING = fields(
     {
         "distribution": _or_no_sampling(one_of("uniform", "popularity")),
         "sample_num": _or_no_sampling(whole(1, 10**6)),
-        # popularities to a higher power vanish
+        # to a higher power, popularities vanish
         "alpha": _or_no_sampling(number(0, 10)),
         "dynamic": _FLAG,
         "candidate_num": whole(0, 10**6),
@@ -296,20 +306,20 @@ def _sampling(name: str, value: object) -> str | None:
         return None
     fault = _SAMPLING(name, value)
     if fault is None and value.get("dynamic") and not value.get("candidate_num"):
-        return f"{name}: dynamic sampling chooses among candidates, give their number with 'candidate_num' (such as 10)"
+        return f"{name}: dynamic sampling chooses among candidates: give their number as 'candidate_num', such as 10"
     return fault
 
 
 # ------------------------------------------------------------------------------------------------------------
 # all keys
 
-#: configuration key -> what its value must be; a key without a line is compared with its default (`by_default`)
+#: configuration key -> check of its value; any other key is checked by its default (:func:`by_default`)
 CHECKS: dict[str, Check] = {
     # environment
     "seed": whole(0, 2**32 - 1),
     "worker": whole(0, 1024),
     "gpu_id": kind(
-        "the number of a GPU, several between commas, or '' for none",
+        "the number of a GPU, several separated by commas, or '' for none",
         lambda v: isinstance(v, str) or is_whole(v) or (isinstance(v, tuple) and all(is_whole(n, 0) for n in v)),
     ),
     "state": unset_or(_TEXT),
@@ -369,7 +379,7 @@ CHECKS: dict[str, Check] = {
     "threshold": unset_or(mapping_of(number(), "a mapping of one column to a number, such as {'rating': 4}")),
     "numerical_features": _NAMES,
     **dict.fromkeys(("encoding", "field_separator"), _elsewhere),
-    # recbole_mambarec.data looks at them where it brings them into form
+    # recbole_mambarec.data checks them where it reads them
     **dict.fromkeys(
         ("load_col", "unload_col", "unused_col", "benchmark_filename", "additional_feat_suffix"), _elsewhere
     ),
@@ -409,10 +419,11 @@ CHECKS: dict[str, Check] = {
 
 
 def value_fault(key: str, value: object, default: object = None) -> str | None:
-    """A sentence about what is wrong with ``value`` as that of the configuration key ``key``, or None.
+    """A sentence about what is wrong with ``value`` for the configuration key ``key``, or None.
 
     Args:
-        default: the key's, to whose kind a key that :data:`CHECKS` does not list is held; None: it may be anything.
+        default: the key's default, whose type decides for a key that :data:`CHECKS` does not list; None: any value
+            passes.
     """
     if key in CHECKS:
         return CHECKS[key](key, value)
@@ -420,7 +431,7 @@ def value_fault(key: str, value: object, default: object = None) -> str | None:
     return None if default is None or same else by_default(key, default)(key, value)
 
 
-# whole numbers among the keys of RecBole's models by their names, where RecBole's defaults do not tell (250.0, 1)
+# keys of RecBole's models whose names say that they are whole numbers; some of RecBole's defaults do not (250.0, 1)
 _COUNTS = re.compile(
     r"(^|_)(n|num|size|dim|dims|dimension|layers?|heads|length|len|rank|epochs?|steps?|k|depth|hops?)($|_)"
 )
@@ -428,7 +439,7 @@ _NOT_EMPTY = re.compile(r"(size|dim|dimension|heads|rank|num_layers)$")
 
 
 def by_default(key: str, default: object) -> Check:
-    """What a value must be to stand in for ``default``, the value of a key of one of RecBole's models."""
+    """The check for a key of one of RecBole's models, derived from its default."""
     if isinstance(default, bool):
         return _FLAG
     if isinstance(default, int) and _COUNTS.search(key):
@@ -436,10 +447,10 @@ def by_default(key: str, default: object) -> Check:
     if isinstance(default, (int, float)):
         return number(0, 1) if "drop" in key else number()
     if isinstance(default, str):
-        return kind("a text", lambda value: isinstance(value, str))
+        return kind("text", lambda value: isinstance(value, str))
     if isinstance(default, list):
         if default and all(is_whole(entry, 1) for entry in default):
-            return list_of(whole(1), "a list of whole numbers from 1, one at least", empty=False, tuples=False)
+            return list_of(whole(1), "a list of one or more whole numbers from 1", empty=False, tuples=False)
         if default and all(is_number(entry) for entry in default):
             return list_of(number(), "a list of numbers", tuples=False)
         return kind("a list", lambda value: isinstance(value, (list, tuple)))
@@ -449,24 +460,25 @@ def by_default(key: str, default: object) -> Check:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# values together
+# combinations of values
 
 
 def combination_fault(final: Mapping, given: Mapping) -> str | None:
     """A sentence about values that exclude each other, or None.
 
     Args:
-        final: the configuration after RecBole has completed it, each value of the right kind.
+        final: the configuration after RecBole has completed it, in which each value has passed its own check.
         given: what the user gave.
     """
-    return _first(check(final, given) for check in _TOGETHER)
+    return _first(check(final, given) for check in _COMBINATIONS)
 
 
 def incomplete_fault(final: Mapping, input_type: object) -> str | None:
-    """As :func:`combination_fault`, before RecBole completes the configuration, which these combinations prevent.
+    """As :func:`combination_fault`, for combinations with which RecBole cannot complete the configuration.
 
     Args:
-        input_type: what the model's class says about its batches; None where ``loss_type`` decides.
+        final: the configuration so far.
+        input_type: the ``InputType`` of the model's class; None where ``loss_type`` decides.
     """
     names = [final["metrics"]] if isinstance(final["metrics"], str) else final["metrics"]
     kinds = {name: metric_types[name.lower()] for name in names}
@@ -474,25 +486,25 @@ def incomplete_fault(final: Mapping, input_type: object) -> str | None:
         ranks = [name for name, kind in kinds.items() if kind == EvaluatorType.RANKING]
         others = [name for name in kinds if name not in ranks]
         return (
-            f"metrics: {ranks[0]} ranks items and {others[0]} compares scores with labels, which cannot be computed at "
-            "the same time: keep one kind"
+            f"metrics: {ranks[0]} ranks items and {others[0]} compares scores with labels, and one run cannot compute "
+            "both: keep one kind"
         )
     mode = final["eval_args"].get("mode", "full")
     if EvaluatorType.VALUE in kinds.values() and "full" in (mode.values() if isinstance(mode, Mapping) else [mode]):
         return (
-            f"metrics: {names[0]} compares scores with labels, which eval_args['mode'] 'full' has none of: "
+            f"metrics: {names[0]} compares scores with labels, and there are none in eval_args['mode'] 'full': "
             "use 'labeled' or 'uni100', or metrics such as [Recall, NDCG]"
         )
     if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not final["repeatable"]:
-        return f"repeatable must be True for {final['model']}, which predicts the next item, known or not"
+        return f"repeatable must be True for {final['model']}, whose next item may be one that the user has had before"
     if input_type is None:
         loss = final.get("loss_type")
         if loss not in ("CE", "BPR"):
             return f"loss_type must be CE or BPR for {final['model']}, got {short(loss)}"
         if loss == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL and samples_negatives(final):
             return (
-                f"{final['model']} with loss_type CE compares with all items and draws no negative ones: "
-                "give train_neg_sample_args=None, or loss_type=BPR"
+                f"{final['model']} with loss_type CE compares with all items and samples no negative ones: "
+                "set train_neg_sample_args=None, or loss_type=BPR"
             )
     return None
 
@@ -507,7 +519,7 @@ def _chosen_by_a_computed_metric(final: Mapping, given: Mapping) -> str | None:
         return f"valid_metric '{name}' is not computed: choose one of the metrics {metrics}" + _at(final)
     whole_list = final["eval_type"] == EvaluatorType.VALUE or metric == "gauc"
     if whole_list and at:
-        return f"valid_metric '{name}' has a cut-off, which {metric} does not know: write {name.partition('@')[0]}"
+        return f"valid_metric '{name}' has a cut-off, but {metric} has none: write {name.partition('@')[0]}"
     if not whole_list and cutoff not in cutoffs:
         if not at:
             return f"valid_metric '{name}' lacks a cut-off: write {name}@{best}, or another one of topk"
@@ -521,19 +533,19 @@ def _at(final: Mapping) -> str:
     return f" at one of the cut-offs {', '.join(map(str, final['topk']))}"
 
 
-def _metrics_fit_the_mode(final: Mapping, given: Mapping) -> str | None:
+def _metrics_suit_the_mode(final: Mapping, given: Mapping) -> str | None:
     modes = final["eval_args"]["mode"].values()
     if final["eval_type"] == EvaluatorType.RANKING and "labeled" in modes:
         return (
-            f"eval_args['mode'] 'labeled' compares scores with labels and ranks nothing, which {final['metrics'][0]} "
-            "needs: use 'full' or 'uni100', or metrics such as [AUC, LogLoss]"
+            f"eval_args['mode'] 'labeled' ranks nothing, but the metric {final['metrics'][0]} needs a ranking: "
+            "use 'full' or 'uni100', or metrics such as [AUC, LogLoss]"
         )
     return None
 
 
 def _split_is_known(final: Mapping, given: Mapping) -> str | None:
     if final["eval_args"]["split"] is None and final.get("benchmark_filename") is None:
-        return "eval_args['split'] is unset and the data are not split: give it, such as {'RS': [0.8, 0.1, 0.1]}"
+        return "eval_args['split'] is unset and the data are not split: set it, for instance to {'RS': [0.8, 0.1, 0.1]}"
     return None
 
 
@@ -541,7 +553,7 @@ def _transform_does_something(final: Mapping, given: Mapping) -> str | None:
     named = final.get("transform")
     key = _TRANSFORMS.get(named)
     if key is not None and not is_number(final.get(key), 0, 1):
-        return f"transform '{named}' needs {key}, a number from 0 to 1: give it, such as {key}: 0.2"
+        return f"transform '{named}' needs {key}, a number from 0 to 1: set it, for instance to 0.2"
     if named != "user_defined":
         return None
     from recbole.data.transform import UserDefinedTransform
@@ -549,8 +561,8 @@ def _transform_does_something(final: Mapping, given: Mapping) -> str | None:
     code = UserDefinedTransform.__call__.__code__
     if not code.co_names and set(code.co_consts) <= {None}:
         return (
-            "transform 'user_defined' stands for a class that RecBole leaves empty: give "
-            "recbole.data.transform.UserDefinedTransform a __call__(dataset, interaction), or leave it out"
+            "transform 'user_defined' stands for a class that is empty in RecBole: define a __call__(dataset, "
+            "interaction) of recbole.data.transform.UserDefinedTransform, or leave transform out"
         )
     return None
 
@@ -559,7 +571,7 @@ def _sequences_are_in_order(final: Mapping, given: Mapping) -> str | None:
     if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         named = final.get("transform")
         if named not in (None, "user_defined"):
-            return f"transform '{named}' changes sequences, which {final['model']} does not read: leave it out"
+            return f"transform '{named}' changes sequences, but {final['model']} does not read any: leave it out"
         return None
     split, order = final["eval_args"]["split"], final["eval_args"]["order"]
     if final.get("benchmark_filename") is None and order != "TO":
@@ -574,12 +586,12 @@ def _sequences_are_in_order(final: Mapping, given: Mapping) -> str | None:
 
 def _keys_of_columns_agree(final: Mapping, given: Mapping) -> str | None:
     if final.get("normalize_field") and final.get("normalize_all"):
-        return "normalize_field and normalize_all exclude each other: give one of the two"
+        return "normalize_field and normalize_all exclude each other: set one of the two"
     if (final.get("USER_ID_FIELD") is None) != (final.get("ITEM_ID_FIELD") is None):
-        return "USER_ID_FIELD and ITEM_ID_FIELD must be given together: name the columns of both"
+        return "USER_ID_FIELD and ITEM_ID_FIELD must be set together: name both columns"
     unlisted = [f for f in final.get("discretization") or {} if f not in final["numerical_features"]]
     if unlisted:
-        return f"discretization names '{unlisted[0]}', which numerical_features does not list: add it there"
+        return f"discretization names '{unlisted[0]}', which is missing in numerical_features: add it there"
     threshold = final.get("threshold")
     if threshold is not None and len(threshold) != 1:
         return f"threshold must name one column, such as {{'rating': 4}}, got {short(threshold)}"
@@ -592,23 +604,23 @@ def _wandb_is_there(final: Mapping, given: Mapping) -> str | None:
     return None
 
 
-def _processes_are_asked_for_elsewhere(final: Mapping, given: Mapping) -> str | None:
-    """Several processes are started before there is a configuration; one of them knows its ``local_rank``."""
+def _processes_are_no_configuration(final: Mapping, given: Mapping) -> str | None:
+    """Several processes are started before there is a configuration; the configuration of each has a ``local_rank``."""
     if "local_rank" in given:
         return None
     several = [key for key in ("nproc", "world_size") if is_whole(given.get(key)) and given[key] > 1]
     if several:
         key = several[0]
         return (
-            f"{key}={given[key]} in a configuration starts no processes: give it to recbole.quick_start.run"
-            f"(..., {key}={given[key]}) or, on the command line, as {typed('run')} --{key}={given[key]}"
+            f"{key}={given[key]} has no effect in a configuration: pass it to recbole.quick_start.run"
+            f"(..., {key}={given[key]}) or, on the command line, to {typed('run')} --{key}={given[key]}"
         )
     return None
 
 
-_TOGETHER = (
-    _processes_are_asked_for_elsewhere,
-    _metrics_fit_the_mode,
+_COMBINATIONS = (
+    _processes_are_no_configuration,
+    _metrics_suit_the_mode,
     _chosen_by_a_computed_metric,
     _split_is_known,
     _sequences_are_in_order,
@@ -618,29 +630,36 @@ _TOGETHER = (
 )
 
 
-def labels_without_use(final: Mapping) -> tuple[str | None, bool]:
-    """Where ``threshold`` makes labels: a sentence about a part of the run that does not look at them, or None; and
-    whether nothing does.
+def threshold_warning(final: Mapping) -> tuple[str | None, bool]:
+    """Whether the labels that ``threshold`` makes are read by training and by evaluation.
 
-    Interactions below the threshold are then positive like all others.
+    Where they are not, interactions below the threshold count as positive like all others.
+
+    Returns:
+        A sentence about the part of the run that ignores the labels, or None; and whether both parts do.
     """
     if not final.get("threshold"):
         return None, False
-    # negatives that are drawn get the label 0, everything in the data 1
+    # sampled negatives get the label 0, everything in the data 1
     trained = not samples_negatives(final) and _reads_labels(final)
     tested = set(final["eval_args"]["mode"].values()) == {"labeled"}
     if trained and tested:
         return None, False
     if not trained and not tested:
-        where = "training nor evaluation looks at the labels it makes: interactions below it count"
-        return f"threshold has no effect here, neither {where} like the others; {_instead(final)}", True
+        return (
+            "threshold has no effect, because neither training nor evaluation reads the labels that it makes: "
+            f"interactions below it count like the others; {_alternatives(final)}",
+            True,
+        )
     part = "evaluation" if trained else "training"
-    said = f"threshold has no effect on {part}, where interactions below it count like the others"
-    return f"{said}; {_instead(final)}", False
+    return (
+        f"threshold has no effect on {part}, where interactions below it count like the others; {_alternatives(final)}",
+        False,
+    )
 
 
 def samples_negatives(final: Mapping) -> bool:
-    """Whether training draws negative items."""
+    """Whether training samples negative items."""
     sampling = final.get("train_neg_sample_args")
     return isinstance(sampling, Mapping) and sampling.get("distribution", "uniform") not in _NO_SAMPLING
 
@@ -651,9 +670,9 @@ def _reads_labels(final: Mapping) -> bool:
     )
 
 
-def _instead(final: Mapping) -> str:
+def _alternatives(final: Mapping) -> str:
     ((column, least),) = final["threshold"].items()
     return (
-        f"val_interval={{'{column}': '[{least},inf)'}} keeps the interactions from {least} alone, "
+        f"val_interval={{'{column}': '[{least},inf)'}} keeps only the interactions from {least} on, and "
         "eval_args={'mode': 'labeled'} with metrics such as AUC compares scores with labels"
     )

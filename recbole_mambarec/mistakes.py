@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
@@ -39,7 +39,7 @@ def install() -> None:
     for name in ("run_recbole", "objective_function"):
         wrap(quick_start, name, _with_mistakes_explained)
         if hasattr(package, name):
-            setattr(package, name, getattr(quick_start, name))
+            replace(package, name, getattr(quick_start, name))
 
 
 def _with_mistakes_explained(original: Callable, *args, **kwargs):

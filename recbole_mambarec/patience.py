@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from logging import getLogger
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import replace, wrap
 
 FIRST_IS_BEST = (
     "its best epoch is its first, so it may have stopped before it began to learn: try a smaller train_batch_size, "
@@ -23,7 +23,7 @@ FIRST_IS_BEST = (
 def install() -> None:
     """Give the key ``stopping_min_steps`` to all of RecBole's trainers; a second call changes nothing."""
     trainers = importlib.import_module("recbole.trainer.trainer")
-    trainers.Trainer.patience = None
+    replace(trainers.Trainer, "patience", None)
     wrap(trainers.Trainer, "fit", _fit)
     wrap(trainers.NCLTrainer, "fit", _fit)  # a loop of its own
     wrap(trainers.Trainer, "_valid_epoch", _valid_epoch)

@@ -1,11 +1,11 @@
-"""The models of this package and of others, what belongs to each, and how RecBole's own look-ups find them.
+"""The models of this package and of other packages, what belongs to each, and how RecBole finds them.
 
 RecBole finds a model by importing ``recbole.model.<family>.<name in lower case>``, a trainer and a dataset by the names
-``<Model>Trainer`` in ``recbole.trainer`` and ``<Model>Dataset`` in ``recbole.data.dataset``. Registration answers those
-three look-ups and changes none of RecBole's functions.
+``<Model>Trainer`` in ``recbole.trainer`` and ``<Model>Dataset`` in ``recbole.data.dataset``. These three look-ups find
+registered models, too; no function of RecBole is changed.
 
 Other packages announce their models as entry points of the group ``recbole_mambarec.models``. The names are read from
-their metadata; a package is imported when one of its models is asked for.
+their metadata, and a package is imported when one of its models is used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from logging import getLogger
 from pathlib import Path
 from types import ModuleType
 
+from recbole_mambarec.compat.patching import record
 from recbole_mambarec.defaults import properties_folder
 from recbole_mambarec.errors import UserError, one_line
 
@@ -36,7 +37,7 @@ GROUP = "recbole_mambarec.models"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a model and what belongs to it live.
+    """A model and what belongs to it.
 
     Attributes:
         model, trainer, dataset: ``module:class``, imported on first use.
@@ -74,7 +75,7 @@ _BUILT_IN = {
 }
 
 _entries: dict[str, Entry] = {}
-# announced models whose package has been imported in vain, and why
+# announced models that could not be loaded, and why
 _broken: dict[str, UserError] = {}
 
 
@@ -82,24 +83,33 @@ def register(name: str, entry: Entry) -> None:
     """Make a model known to RecBole under ``name`` (its class name).
 
     Raises:
-        ValueError: the name, whatever its case, is taken by another model of this registry, by one that an installed
+        ValueError: the name, in upper or lower case, is taken by another registered model, by one that an installed
             package announces, or by one of RecBole's.
     """
     if _entries.get(name) == entry:
         return
     owner = _owner(name)
     announced = _announced().get(name.lower(), ())
-    # a package that has been imported, or is being imported just now, may be the one that registers
-    others = [p for p in announced if _top(p.value) != _top(entry.model) and _top(p.value) not in sys.modules]
-    if owner is None and others:
-        owner = _package(others[0])
+    # a package that has been imported, or is being imported just now, may be the one that registers the model
+    rivals = [p for p in announced if _top(p.value) != _top(entry.model) and _top(p.value) not in sys.modules]
+    if owner is None and rivals:
+        owner = _package(rivals[0])
     if owner is not None:
         raise ValueError(f"model name '{name}' of {entry.model} is taken by {owner}: choose another")
     _entries[name] = entry
 
 
 def register_outside(model: type | str, classes: dict[str, type | str | None], files: dict) -> None:
-    """:func:`recbole_mambarec.register`: fields of an :class:`Entry` that are classes, and those that are files."""
+    """Register a model of another package, see :func:`recbole_mambarec.register`.
+
+    Args:
+        classes: fields of :class:`Entry` that are classes; None: the default.
+        files: fields of :class:`Entry` that are files or folders; None: there is none.
+
+    Raises:
+        ValueError: the name is taken.
+        UserError: a file or folder does not exist.
+    """
     path = _path(model)
     name = path.rpartition(":")[2]
     root = _folder_of(path)
@@ -110,7 +120,7 @@ def register_outside(model: type | str, classes: dict[str, type | str | None], f
         given[field] = root / file
         if not (given[field].is_dir() if field == "published" else given[field].is_file()):
             kind = "folder" if field == "published" else "file"
-            raise UserError(f"{field} of the model {name} names no {kind}: {given[field]} is not there")
+            raise UserError(f"{field} of the model {name} is not a {kind}: {given[field]} does not exist")
     register(name, Entry(path, **given))
 
 
@@ -120,7 +130,7 @@ def _path(target: type | str) -> str:
 
 
 def _folder_of(path: str) -> Path:
-    """Where the top-level module of ``module:class`` lies; it need not be imported, or may be importing just now."""
+    """The folder of the top-level module of ``module:class``, which need not be imported yet."""
     top = _top(path)
     loaded = sys.modules.get(top)
     file = getattr(loaded, "__file__", None)
@@ -130,8 +140,9 @@ def _folder_of(path: str) -> Path:
     return Path(file).resolve().parent if file else Path.cwd()
 
 
-def register_built_in() -> None:
-    """Register the models of this package and answer RecBole's look-ups; a second call changes nothing."""
+def install() -> None:
+    """Register the models of this package and let RecBole find all models; a second call changes nothing."""
+    record(sys, "meta_path")
     if not any(isinstance(finder, _ModelFinder) for finder in sys.meta_path):
         sys.meta_path.append(_ModelFinder())
     folder = properties_folder()
@@ -142,8 +153,8 @@ def register_built_in() -> None:
             search_space=folder / "tuning" / f"{name}.hyper",
             published=folder / "published",
         )
-    _answer(importlib.import_module("recbole.trainer"), "Trainer", lambda entry: entry.trainer)
-    _answer(importlib.import_module("recbole.data.dataset"), "Dataset", lambda entry: entry.dataset)
+    _add_lazy_attributes(importlib.import_module("recbole.trainer"), "Trainer", lambda entry: entry.trainer)
+    _add_lazy_attributes(importlib.import_module("recbole.data.dataset"), "Dataset", lambda entry: entry.dataset)
 
 
 def built_in() -> list[str]:
@@ -152,16 +163,16 @@ def built_in() -> list[str]:
 
 
 def names() -> list[str]:
-    """Names of all models that can be asked for beside RecBole's: ours, registered ones, announced ones."""
+    """Names of all models besides RecBole's own: those of this package, registered ones, announced ones."""
     announced = [points[0].name for points in _announced().values() if len(points) == 1]
     return [*_entries, *(name for name in announced if name not in _entries)]
 
 
 def entry(name: str) -> Entry:
-    """What belongs to a model; the package that announces it is imported.
+    """The entry of a model; the package that announces it is imported.
 
     Raises:
-        KeyError: no model of :func:`names` or of clashing packages has this name.
+        KeyError: there is no such model.
         UserError: its package cannot be imported or does not register it, or two packages announce the name.
     """
     if name not in _entries:
@@ -179,7 +190,7 @@ def entry(name: str) -> Entry:
 
 
 def entries() -> dict[str, Entry]:
-    """All models by name, without those that cannot be used: each of these is warned of, once."""
+    """All models by name; one that cannot be loaded is left out, with a warning the first time."""
     found = {}
     for name in names():
         warned = name in _broken
@@ -192,21 +203,21 @@ def entries() -> dict[str, Entry]:
 
 
 def packages() -> dict[str, str]:
-    """Announced model -> the package that brings it, ``name version``; nothing is imported."""
+    """Announced model -> name and version of its package; nothing is imported."""
     return {points[0].name: " and ".join(map(_package, points)) for points in _announced().values()}
 
 
 def versions(name: str) -> dict[str, str]:
-    """The package that announces a model, with its version; empty for other models."""
+    """Name -> version of the package that announces a model; empty for other models."""
     points = [point for point in _announced().get(name.lower(), ()) if point.name == name and point.dist is not None]
     return {point.dist.name: point.dist.version for point in points}
 
 
 def load(name: str, path: str) -> object:
-    """What ``module:attribute`` of a model's entry names.
+    """Import ``module:attribute``, one of the paths in a model's entry.
 
     Raises:
-        UserError: the model is not one of this package, and what it needs cannot be imported.
+        UserError: it cannot be imported, and the model belongs to another package.
     """
     module, _, attribute = path.partition(":")
     try:
@@ -221,7 +232,9 @@ def _import(name: str) -> None:
     """Import the package that announces a model, so that it registers it."""
     points = _announced()[name.lower()]
     if len(points) > 1:
-        raise UserError(f"the packages {' and '.join(map(_package, points))} both bring a model {name}: uninstall one")
+        raise UserError(
+            f"the packages {' and '.join(map(_package, points))} both contain a model {name}: uninstall one"
+        )
     point = points[0]
     try:
         loaded = point.load()
@@ -231,17 +244,18 @@ def _import(name: str) -> None:
         raise UserError(f"the model {name}{_of_package(name)} {_cannot_be_imported(error)}") from error
     if name not in _entries:
         raise UserError(
-            f"the package {_package(point)} announces a model {name}, but importing {point.value} registers none of "
-            f"that name: call recbole_mambarec.register there"
+            f"the package {_package(point)} announces a model {name}, but importing {point.value} registers no model "
+            f"of that name: call recbole_mambarec.register there"
         )
 
 
 def _cannot_be_imported(error: Exception) -> str:
-    """The rest of a sentence about what an import has raised, and where."""
-    ours = (__file__, importlib.__file__)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in ours and f.filename[0] != "<"]
+    """The rest of a sentence about a failed import: the error and the line that raised it."""
+    machinery = (__file__, importlib.__file__)
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if frame.filename not in machinery and frame.filename[0] != "<"]
     where = f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"cannot be imported ({type(error).__name__}: {one_line(error)}{where}): mend or uninstall that package"
+    return f"cannot be imported ({type(error).__name__}: {one_line(error)}{where}): repair or uninstall that package"
 
 
 def _of_package(name: str) -> str:
@@ -260,9 +274,9 @@ def _top(path: str) -> str:
 
 @functools.cache
 def _announced() -> dict[str, tuple[metadata.EntryPoint, ...]]:
-    """Name in lower case -> the entry points of that name, of which there should be one.
+    """Name in lower case -> the entry points of that name; there should be one.
 
-    A name that is ours or RecBole's is refused: its entry point is warned of and left out.
+    An entry point whose name belongs to a model of this package or of RecBole is left out, with a warning.
     """
     found: dict[str, tuple[metadata.EntryPoint, ...]] = {}
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
@@ -272,22 +286,27 @@ def _announced() -> dict[str, tuple[metadata.EntryPoint, ...]]:
         else:
             getLogger().warning(
                 f"the model {point.name} of the package {_package(point)} is left out, because its name is taken by "
-                f"{owner}: uninstall the package, or use a release of it with another name"
+                f"{owner}: uninstall the package, or use a release in which the model has another name"
             )
     return found
 
 
 def _owner(name: str, besides: str | None = None) -> str | None:
-    """Whose a name is, whatever its case, among registered models (of other modules than ``besides``) and RecBole's."""
-    for known, kept in _entries.items():
-        if known.lower() == name.lower() and _top(kept.model) != besides:
-            return kept.model
+    """What a name, in upper or lower case, already belongs to: a registered model, or one of RecBole's.
+
+    Args:
+        besides: top-level module whose models do not count.
+    """
+    for registered, entry in _entries.items():
+        if registered.lower() == name.lower() and _top(entry.model) != besides:
+            return entry.model
     families = [family for family, files in _recbole_files().items() if name.lower() in files]
     return f"RecBole's recbole.model.{families[0]}.{name.lower()}" if families else None
 
 
-def _answer(module: ModuleType, suffix: str, path: Callable[[Entry], str]) -> None:
-    """Let ``module.<Model><suffix>`` be what a model's entry says, imported when it is looked up."""
+def _add_lazy_attributes(module: ModuleType, suffix: str, path: Callable[[Entry], str]) -> None:
+    """Make ``module.<Model><suffix>`` the class that ``path`` names of a model's entry, imported when it is used."""
+    record(module, "__getattr__")
     if hasattr(vars(module).get("__getattr__"), "_recbole_mambarec"):
         return
 
@@ -304,14 +323,14 @@ def _answer(module: ModuleType, suffix: str, path: Callable[[Entry], str]) -> No
 
 
 def recbole_models() -> list[str]:
-    """Class names of RecBole's own models (those whose libraries are installed)."""
+    """Class names of RecBole's own models whose libraries are installed."""
     from recbole.model.abstract_recommender import AbstractRecommender
 
     found = set()
     for family, files in _recbole_files().items():
         try:
             package = importlib.import_module(f"recbole.model.{family}")
-        except Exception:  # the external ones need xgboost and lightgbm, which may be missing or broken
+        except Exception:  # one family needs xgboost and lightgbm, which may be missing or broken
             continue
         for value in vars(package).values():
             if isinstance(value, type) and issubclass(value, AbstractRecommender) and value.__name__.lower() in files:
@@ -320,7 +339,7 @@ def recbole_models() -> list[str]:
 
 
 def packages_missing_for(name: str) -> list[str]:
-    """Packages without which RecBole cannot even look ``name`` up, a model of its own; empty for other names."""
+    """Missing packages that the family of ``name``, one of RecBole's models, imports; empty for other names."""
     if import_failure(name) is None:
         return []
     # the family is imported as a whole
@@ -331,7 +350,7 @@ def packages_missing_for(name: str) -> list[str]:
 
 
 def import_failure(name: str) -> Exception | None:
-    """What importing the family of ``name``, a model of RecBole's own, raises; None for other names."""
+    """The error of importing the family of ``name``, one of RecBole's models; None without one, or for other names."""
     for family, files in _recbole_files().items():
         if name.lower() not in files:
             continue
@@ -343,7 +362,7 @@ def import_failure(name: str) -> Exception | None:
 
 
 def _imports(file: Path) -> set[str]:
-    """The packages that a module imports when it is imported itself."""
+    """The packages that a module imports at its top level."""
     statements = ast.parse(file.read_text(encoding="utf-8")).body
     named = [alias.name for s in statements if isinstance(s, ast.Import) for alias in s.names]
     named += [s.module for s in statements if isinstance(s, ast.ImportFrom) and s.module and not s.level]
@@ -358,9 +377,9 @@ def _recbole_files() -> dict[str, set[str]]:
 
 
 class _ModelFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Serves ``recbole.model.general_recommender.<name>`` for registered and announced models.
+    """Provides ``recbole.model.general_recommender.<name>`` for registered and announced models.
 
-    The module holds a reference to the class, which keeps its own module: there is one class object, and it pickles.
+    That module refers to the class, whose ``__module__`` stays the real one: there is one class, and it can be pickled.
     """
 
     def find_spec(self, fullname, path=None, target=None):
@@ -370,7 +389,7 @@ class _ModelFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        wanted = module.__name__.rpartition(".")[2]
-        announced = (point.name for point in _announced().get(wanted, ()))
-        for name in dict.fromkeys([*(name for name in _entries if name.lower() == wanted), *announced]):
+        lower_name = module.__name__.rpartition(".")[2]
+        announced = (point.name for point in _announced().get(lower_name, ()))
+        for name in dict.fromkeys([*(name for name in _entries if name.lower() == lower_name), *announced]):
             setattr(module, name, load(name, entry(name).model))

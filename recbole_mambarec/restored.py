@@ -1,18 +1,24 @@
-"""The configuration of a run that is over, as it was when its checkpoint was written, on the machine at hand."""
+"""The configuration of a finished run, as it was when its checkpoint was written, on the machine at hand."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from recbole.config import Config
+from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, InputType, ModelType
 
+from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT
 from recbole_mambarec.cli import no_command_line
+from recbole_mambarec.compat.checkpoints import load_checkpoint, torch_load_replaced
+from recbole_mambarec.compat.patching import replace, wrap
 
-# derived values that a checkpoint of ours holds by name
+# derived values that a checkpoint of this package holds by name
 _BY_NAME = {"MODEL_TYPE": ModelType, "MODEL_INPUT_TYPE": InputType, "eval_type": EvaluatorType}
-# what belongs to the machine and the processes that trained, and what would train on
+# what belongs to the machine and the processes that trained, and what would continue the training
 _OF_THE_RUN = frozenset(
     (
         *("device", "gpu_id", "use_gpu", "single_spec", "local_rank", "data_path", "resume_from"),
@@ -21,13 +27,38 @@ _OF_THE_RUN = frozenset(
 )
 
 
-def config_from_checkpoint(values: dict) -> Config:
-    """A ``Config`` with the final values that a checkpoint of ours was written with.
+def install() -> None:
+    """Let RecBole's ``load_data_and_model`` load checkpoints of this package; a second call changes nothing.
 
-    They are put in place as they are: read as a user's input, some would mean something else (a model without sampled
-    negatives has the distribution ``none`` in the end, which nobody may ask for). The command line of the present
-    process does not count; keys that the checkpoint does not know have their defaults, and the machine at hand decides
-    on the device. Later changes to what is allowed do not keep an old checkpoint from being read.
+    It loads others by the rules of :mod:`~recbole_mambarec.compat.checkpoints`, on the machine at hand.
+    """
+    wrap(quick_start, "load_data_and_model", _load_data_and_model)
+    replace(sys.modules["recbole.quick_start"], "load_data_and_model", quick_start.load_data_and_model)
+
+
+def _load_data_and_model(original: Callable, *args, **kwargs):
+    with torch_load_replaced(_load_with_config):
+        return original(*args, **kwargs)
+
+
+def _load_with_config(*args, **kwargs):
+    """A checkpoint with the ``Config`` that RecBole expects in it."""
+    # RecBole moves the model to its device later, which need not be the one that it was trained on
+    checkpoint = load_checkpoint(*args, **{"map_location": "cpu"} | kwargs)
+    if isinstance(checkpoint, Mapping) and str(checkpoint.get("format")).startswith(CHECKPOINT_FORMAT):
+        return {**checkpoint, "config": config_from_checkpoint(checkpoint["config"])}
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("config"), Config):
+        return {**checkpoint, "config": on_this_machine(checkpoint["config"])}
+    return checkpoint
+
+
+def config_from_checkpoint(values: dict) -> Config:
+    """A ``Config`` with the final values that a checkpoint of this package was written with.
+
+    The values are put in place as they are. Read as a user's input, some would have another meaning: a model without
+    sampled negatives ends up with the distribution ``none``, which no user may give. The command line of the present
+    process has no effect. Keys that the checkpoint lacks have their defaults, and the machine at hand decides on the
+    device. An old checkpoint can be read even where later versions no longer accept one of its values.
 
     Args:
         values: ``config`` of the checkpoint.
@@ -36,7 +67,7 @@ def config_from_checkpoint(values: dict) -> Config:
         UserError: the dataset's folder is not where it was, or the model is unknown.
     """
     name = values["dataset"]
-    # Config appends the dataset's name to the path; of the embedded dataset it knows the place itself
+    # Config appends the dataset's name to the path, except for the embedded dataset, whose place it knows
     given = {} if name == "ml-100k" else {"data_path": str(Path(values["data_path"]).parent)}
     with no_command_line():
         config = Config(model=values["model"], dataset=name, config_dict=given)
@@ -47,10 +78,10 @@ def config_from_checkpoint(values: dict) -> Config:
 
 
 def on_this_machine(config: Config) -> Config:
-    """A ``Config`` that RecBole has pickled, for one process and a device that is there.
+    """A ``Config`` that RecBole has pickled, changed for a single process and a device that exists.
 
-    RecBole keeps those of the run that wrote it: after a run of several processes, loading would wait for them, and
-    after one on a GPU, fail without.
+    RecBole keeps the processes and the device of the run that wrote it: after a run of several processes, loading
+    would wait for the others, and after one on a GPU, it would fail without one.
     """
     final = config.final_config_dict
     final.update(single_spec=True, local_rank=0)

@@ -10,10 +10,11 @@ import numpy as np
 from recbole.config import Config
 
 from recbole_mambarec.checkpoint import plain
-from recbole_mambarec.compat import load_checkpoint, wrap
+from recbole_mambarec.compat.checkpoints import load_checkpoint
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments.store import NEUTRAL, NO_EFFECT
+from recbole_mambarec.run_keys import NO_EFFECT, neutral
 
 # how long a training lasts, and what is reported of it: the same epochs, in the same state
 _FREE = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
@@ -68,7 +69,7 @@ def check_configuration(path: str, before: dict, config: Config) -> list[str]:
     changed = []
     for key in sorted({*before, *now} - _FREE, key=lambda key: (_FIRST.index(key) if key in _FIRST else 99, key)):
         there = before.get(key, defaults.get(key))
-        here = now.get(key, NEUTRAL.get(key))
+        here = now.get(key, neutral(config["model"]).get(key))
         if key == "valid_metric":
             there, here = str(there).lower(), str(here).lower()
         if there != here:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 
 
 def install() -> None:
@@ -17,7 +17,7 @@ def install() -> None:
     RecBole names what a run writes after the second in which it starts, so that two runs that start together overwrite
     each other's checkpoint and are tested with each other's parameters, or end at a file that is gone. Where RecBole
     builds such a name, it gets the time with a random part; ``recbole.utils.get_local_time`` stays what it is. Several
-    processes of one run share the first one's name (``compat.distributed_checkpoint``).
+    processes of one run share the first one's name (:func:`recbole_mambarec.compat.distributed.one_checkpoint`).
 
     Two trainers can also share a TensorBoard folder because RecBole cuts its name at the first dot, which a dataset's
     name may have.

@@ -85,11 +85,12 @@ def _start(name: str) -> dict:
     from recbole.quick_start import quick_start
     from recbole.utils import get_model
 
-    from recbole_mambarec import compat, memory, registry
+    from recbole_mambarec import memory, registry
+    from recbole_mambarec.compat.ray import RayTune
     from recbole_mambarec.data.cache import default_cache_folder
 
-    if quick_start.tune is not compat.RayTune:
-        raise RuntimeError("recbole.quick_start is not mended: RecBole was imported in another way")
+    if quick_start.tune is not RayTune:
+        raise RuntimeError("recbole.quick_start is not patched: RecBole was imported in another way")
     for model in registry.built_in():
         get_model(model)
     outside = {}

@@ -1,4 +1,4 @@
-"""Each shim of ``recbole_mambarec.compat`` by what it promises, without training a model."""
+"""Each shim of ``recbole_mambarec.compat`` does what it promises; no model is trained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ from recbole.evaluator.metrics import AveragePopularity, TailPercentage
 from recbole.trainer import HyperTuning, Trainer
 
 import recbole_mambarec
-from recbole_mambarec import compat
+from recbole_mambarec import compat, restored
+from recbole_mambarec.compat import checkpoints, distributed, python
+from recbole_mambarec.compat import numpy as compat_numpy
+from recbole_mambarec.compat import pandas as compat_pandas
+from recbole_mambarec.compat import scipy as compat_scipy
 from recbole_mambarec.errors import UserError
 
 ROOT = Path(recbole_mambarec.__file__).parents[1]
@@ -62,7 +66,7 @@ def test_applying_twice_changes_nothing():
             trainer_module.DistributedDataParallel,
             recbole.quick_start.load_data_and_model,
             recbole.quick_start.run_recboles,
-            compat.run_recboles.original,
+            distributed.run_recboles.original,
         ]
 
     before = state()
@@ -83,7 +87,7 @@ def test_applying_twice_changes_nothing():
 def test_docstrings_of_recbole_are_not_warned_of(file, shown, message, category):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        compat.escapes_in_docstrings()
+        python.docstring_escapes()
         warnings.warn_explicit(message, category, file, 3)
     assert len(seen) == shown
 
@@ -102,7 +106,7 @@ def test_numpy_aliases_are_the_old_types(alias, scalar_type):
 
 def test_numpy_aliases_leave_what_is_there(monkeypatch):
     monkeypatch.setattr(np, "bool8", "mine")
-    compat.numpy_aliases()
+    compat_numpy.scalar_aliases()
     assert vars(np)["bool8"] == "mine"
 
 
@@ -114,7 +118,7 @@ def test_dok_update_sets_the_entries():
 
 def test_dok_update_leaves_what_is_there(monkeypatch):
     monkeypatch.setattr(scipy.sparse.dok_matrix, "_update", "mine")
-    compat.scipy_dok_update()
+    compat_scipy.dok_matrix_update()
     assert scipy.sparse.dok_matrix._update == "mine"
 
 
@@ -183,7 +187,7 @@ def test_missing_features_are_filled_in_the_tensors(dataset):
     tags = by_token(train, train.item_feat["tags"].tolist())
     assert tags == {"[PAD]": [0, 0], "i1": [x, y], "i2": [0, 0], "i3": [y, 0], "i4": [0, 0]}
     assert by_token(train, train.item_feat["size"].tolist())["i1"] == [0.5, 1.5]
-    if compat._chained_fillna_is_lost():  # with pandas 3, a tensor is nobody else's memory
+    if compat_pandas.chained_fillna_is_lost():  # with pandas 3, a tensor shares its memory with nothing
         train.item_feat["item_id"][0] = 99
         assert frame["item_id"].tolist() == [0, 1, 2, 3, 4]
 
@@ -220,15 +224,15 @@ class Code:
 
 @pytest.fixture(autouse=True)
 def _nothing_trusted(monkeypatch):
-    monkeypatch.delenv(compat.TRUST_VARIABLE, raising=False)
+    monkeypatch.delenv(checkpoints.TRUST_VARIABLE, raising=False)
     RAN.clear()
 
 
-@pytest.mark.parametrize("name", compat._LOADING_MODULES)
+@pytest.mark.parametrize("name", checkpoints.LOADING_MODULES)
 def test_code_from_elsewhere_is_refused(name):
     module = importlib.import_module(name)
     torch.save({"state_dict": Code()}, "other.pth")
-    with pytest.raises(UserError, match=rf"other\.pth .* run code .*{compat.TRUST_VARIABLE}=1\.$"):
+    with pytest.raises(UserError, match=rf"other\.pth .* run code .*{checkpoints.TRUST_VARIABLE}=1\.$"):
         module.torch.load("other.pth")
     assert RAN == []
     assert module.torch.Tensor is torch.Tensor  # all else is torch's
@@ -236,7 +240,7 @@ def test_code_from_elsewhere_is_refused(name):
 
 def test_code_from_elsewhere_is_loaded_when_trusted(monkeypatch):
     torch.save({"value": Code()}, "other.pth")
-    monkeypatch.setenv(compat.TRUST_VARIABLE, "1")
+    monkeypatch.setenv(checkpoints.TRUST_VARIABLE, "1")
     assert trainer_module.torch.load("other.pth", map_location="cpu") == {"value": "code"}
 
 
@@ -271,7 +275,7 @@ def test_whole_models_can_be_saved_and_loaded():
 @pytest.mark.parametrize("trusted", ["0", "1"])
 @pytest.mark.parametrize("content", ["missing", "folder", "empty", "text", "truncated"])
 def test_bad_files_are_one_sentence(content, trusted, monkeypatch):
-    monkeypatch.setenv(compat.TRUST_VARIABLE, trusted)
+    monkeypatch.setenv(checkpoints.TRUST_VARIABLE, trusted)
     path = Path("bad.pth")
     torch.save({"weight": torch.arange(1000.0)}, "good.pth")
     good = Path("good.pth").read_bytes()
@@ -304,7 +308,7 @@ def test_load_data_and_model_has_the_policy_for_its_thread_only():
 
     torch.save({"value": Code()}, "code.pth")
     with pytest.raises(UserError, match="run code"):
-        compat._load_data_and_model(original, "code.pth")
+        restored._load_data_and_model(original, "code.pth")
     assert seen == [True, {"value": "code"}]
     assert torch.load is torch.serialization.load
 

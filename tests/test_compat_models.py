@@ -16,7 +16,7 @@ from recbole.quick_start import load_data_and_model, objective_function, run_rec
 from recbole.trainer import HyperTuning
 
 import recbole_mambarec
-from recbole_mambarec import compat
+from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.errors import UserError
 
 # the 361 users with 100 ratings or more; a random list of 10 of the 1,600 items has a recall of 0.006
@@ -53,7 +53,7 @@ def test_model_is_trained_saved_loaded_and_good(model, settings):
     assert result["test_result"]["recall@10"] > BETTER_THAN_RANDOM
     [checkpoint] = Path("saved").glob(f"{model}-*.pth")
     _, again, *_ = load_data_and_model(str(checkpoint))
-    state = compat.load_checkpoint(checkpoint)["state_dict"]
+    state = load_checkpoint(checkpoint)["state_dict"]
     for name, values in again.state_dict().items():
         assert torch.equal(values, state[name]), name
 

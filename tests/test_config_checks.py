@@ -1,4 +1,4 @@
-"""Values and combinations of values that cannot be, for our models and for RecBole's own."""
+"""Values and combinations of values that are refused, for models of this package and of RecBole."""
 
 import math
 
@@ -17,11 +17,11 @@ def config(folder, model, dataset="planted", **values):
     return Config(model, dataset, config_dict={"data_path": str(folder), **values})
 
 
-CANNOT_BE = [
+REFUSED = [
     ("seed", 2**32, "seed must be a whole number from 0 to 4294967295"),
     ("seed", None, "seed must be a whole number"),
     ("worker", -1, "worker must be a whole number from 0"),
-    ("state", 3, "state must be a text"),
+    ("state", 3, "state must be text that is not empty"),
     ("data_path", None, "data_path must be a path"),
     ("show_progress", "no", "show_progress must be True or False"),
     ("epochs", 2.5, "epochs must be a whole number"),
@@ -42,10 +42,10 @@ CANNOT_BE = [
     ("train_neg_sample_args", "uniform", "train_neg_sample_args must be a mapping with the keys distribution"),
     ("train_neg_sample_args", {"distribution": "normal"}, r"\['distribution'\] must be one of uniform, popularity"),
     ("train_neg_sample_args", {"sample_num": 0}, r"\['sample_num'\] must be a whole number from 1"),
-    ("train_neg_sample_args", {"dynamic": True}, "give their number with 'candidate_num'"),
+    ("train_neg_sample_args", {"dynamic": True}, "give their number as 'candidate_num'"),
     ("eval_step", "often", "eval_step must be a whole number from 0"),
     ("transform", "mirror", "transform must be one of mask_itemseq"),
-    ("transform", "crop_itemseq", "changes sequences, which .* does not read: leave it out"),
+    ("transform", "crop_itemseq", "changes sequences, but .* does not read any: leave it out"),
     ("eval_args", {"split": {"RS": [8, 2]}}, "must be a list of three shares"),
     ("eval_args", {"split": {"RS": [0, 0.5, 0.5]}}, "must be a list of three shares"),
     ("eval_args", {"split": {"LS": "both"}}, "must be one of valid_and_test, valid_only, test_only"),
@@ -54,16 +54,16 @@ CANNOT_BE = [
     ("eval_args", {"group_by": "session"}, r"eval_args\['group_by'\] must be one of user, none"),
     ("eval_args", {"mode": "pop"}, "must be full, labeled, uniN or popN"),
     ("eval_args", {"mode": {"valid": "uni0"}}, r"eval_args\['mode'\]\['valid'\] must be full"),
-    ("eval_args", {"mode": "labeled"}, "ranks nothing, which .* needs: use 'full'"),
+    ("eval_args", {"mode": "labeled"}, "ranks nothing, but the metric .* needs a ranking: use 'full'"),
     ("eval_args", {"modus": "full"}, "eval_args has no key 'modus': its keys are split"),
     ("metrics", [], "metrics must be a metric or a list of them"),
     ("metrics", ["Recall", 3], "there is no metric 3, use one of"),
-    ("metrics", ["AUC"], "AUC compares scores with labels, which .*'full' has none of"),
-    ("metrics", ["Recall", "AUC"], "cannot be computed at the same time: keep one kind"),
+    ("metrics", ["AUC"], "AUC compares scores with labels, and there are none in .*'full'"),
+    ("metrics", ["Recall", "AUC"], "one run cannot compute both: keep one kind"),
     ("topk", [], "topk must be a whole number from 1 or a list"),
     ("topk", [5, "ten"], "topk must be a whole number from 1 or a list"),
     ("valid_metric", "NDCG", "valid_metric 'NDCG' lacks a cut-off: write NDCG@"),
-    ("valid_metric", None, "valid_metric must be a text"),
+    ("valid_metric", None, "valid_metric must be text that is not empty"),
     ("threshold", {"rating": "high"}, r"threshold\['rating'\] must be a number"),
     ("threshold", {"rating": 3, "stars": 1}, "threshold must name one column"),
     ("val_interval", {"rating": "3 to 5"}, r"val_interval\['rating'\] must be an interval such as"),
@@ -72,7 +72,7 @@ CANNOT_BE = [
     ("item_inter_num_interval", "[a,b]", "item_inter_num_interval must be an interval"),
     ("numerical_features", None, "numerical_features must be a list of names"),
     ("log_wandb", 5, "log_wandb must be True or False"),
-    ("nproc", 2, r"nproc=2 in a configuration starts no processes.*recbole_mambarec run --nproc=2"),
+    ("nproc", 2, r"nproc=2 has no effect in a configuration.*recbole_mambarec run --nproc=2"),
     ("derive_modalities", {"text": {"kind": "tfidf"}}, r"derive_modalities\['text'\] lacks the key 'fields'"),
     ("derive_modalities", {"text": "title"}, "must be a recipe such as"),
     ("derive_modalities", {"genre": {"kind": "category"}}, "names no column"),
@@ -83,15 +83,15 @@ CANNOT_BE = [
 
 
 @pytest.mark.parametrize("model", ["VBPR", "LightGCN"])
-@pytest.mark.parametrize(("key", "value", "sentence"), CANNOT_BE)
-def test_values_that_cannot_be(tmp_path, model, key, value, sentence):
+@pytest.mark.parametrize(("key", "value", "sentence"), REFUSED)
+def test_refused_values(tmp_path, model, key, value, sentence):
     write_planted(tmp_path)
     with pytest.raises(UserError, match=sentence) as error:
         config(tmp_path, model, **{"data_path": str(tmp_path), key: value})
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("key", "value", "sentence"), CANNOT_BE)
+@pytest.mark.parametrize(("key", "value", "sentence"), REFUSED)
 def test_recboles_models_on_recboles_data_get_the_same_sentences(tmp_path, key, value, sentence):
     with pytest.raises(UserError, match=sentence):
         Config("BPR", "ml-100k", config_dict={key: value})
@@ -130,22 +130,22 @@ def test_what_recbole_can_work_with_passes_unchanged(values):
         ("GRU4Rec", {"transform": "mask_itemseq"}, "transform 'mask_itemseq' needs mask_ratio, a number from 0 to 1"),
         ("SASRec", {"transform": "crop_itemseq", "eta": 3}, "transform 'crop_itemseq' needs eta"),
         ("GRU4Rec", {"num_layers": 0}, "num_layers must be a whole number from 1"),
-        ("NeuMF", {"mlp_hidden_size": []}, "mlp_hidden_size must be a list of whole numbers from 1, one at least"),
+        ("NeuMF", {"mlp_hidden_size": []}, "mlp_hidden_size must be a list of one or more whole numbers from 1"),
         ("NeuMF", {"mlp_hidden_size": (8, 4)}, "mlp_hidden_size must be a list"),
     ],
 )
-def test_values_that_a_model_of_recboles_cannot_work_with(model, values, sentence):
+def test_values_that_a_model_of_recbole_cannot_work_with(model, values, sentence):
     with pytest.raises(UserError, match=sentence):
         Config(model, "ml-100k", config_dict=values | {"train_neg_sample_args": None} if model != "NeuMF" else values)
 
 
-def test_threshold_where_nothing_looks_at_labels(tmp_path, caplog):
+def test_threshold_where_nothing_reads_labels(tmp_path, caplog):
     write_planted(tmp_path)
-    with pytest.raises(UserError, match=r"threshold has no effect here.*val_interval={'rating': '\[4,inf\)'}"):
+    with pytest.raises(UserError, match=r"threshold has no effect, because.*val_interval={'rating': '\[4,inf\)'}"):
         config(tmp_path, "LightGCN", threshold={"rating": 4})
-    # RecBole's own models on its own data go on, as ever, but not without a word
+    # a model of RecBole on data of RecBole is trained as ever, with a warning
     Config("BPR", "ml-100k", config_dict={"threshold": {"rating": 4}})
-    assert "threshold has no effect here" in caplog.text
+    assert "threshold has no effect, because" in caplog.text
     caplog.clear()
     Config("FM", "ml-100k")  # trains on labels and is tested on them
     assert "threshold" not in caplog.text
@@ -163,12 +163,12 @@ def test_threshold_where_nothing_looks_at_labels(tmp_path, caplog):
         ("GRU4Rec", {"loss_type": "MSE"}, "loss_type must be CE or BPR"),
         ("GRU4Rec", {"embedding_size": "wide"}, "embedding_size must be a whole number from 1"),
         ("GRU4Rec", {"dropout_prob": 3}, "dropout_prob must be a number from 0 to 1"),
-        ("NeuMF", {"mlp_hidden_size": 64}, "mlp_hidden_size must be a list of whole numbers"),
+        ("NeuMF", {"mlp_hidden_size": 64}, "mlp_hidden_size must be a list of one or more whole numbers"),
         ("LightGCN", {"reg_weight": None}, "reg_weight must be a number"),
         ("SLIMElastic", {"positive_only": "maybe"}, "positive_only must be True or False"),
     ],
 )
-def test_keys_of_recboles_models_are_held_to_the_kind_of_their_defaults(model, values, sentence):
+def test_keys_of_recboles_models_are_checked_by_their_defaults(model, values, sentence):
     values = {"train_neg_sample_args": None} | values if model == "GRU4Rec" else values
     with pytest.raises(UserError) as error:
         Config(model, "ml-100k", config_dict=values)
@@ -235,7 +235,7 @@ def test_a_user_without_negative_items(tmp_path, model, sampling):
         run_recbole_of_recbole(
             model, "plain", config_dict=given | {"train_neg_sample_args": {"distribution": sampling}}
         )
-    if sampling == "popularity":  # two items are left for it when they are drawn uniformly
+    if sampling == "popularity":  # sampled uniformly, two items are left
         run_recbole_of_recbole(model, "plain", config_dict=given)
 
 

@@ -170,12 +170,12 @@ def test_a_faulty_package_is_one_sentence_and_no_other_model_suffers(faulty, tmp
     assert done.stdout.splitlines() == [
         "MambaRec works",
         "UserError the model Raising of the package raising 2.0 cannot be imported (RuntimeError: no good; raising.py, "
-        "line 2): mend or uninstall that package",
-        "UserError the package silent 2.0 announces a model Silent, but importing silent registers none of that name: "
+        "line 2): repair or uninstall that package",
+        "UserError the package silent 2.0 announces a model Silent, but importing silent registers no model of that name: "
         "call recbole_mambarec.register there",
-        "UserError the packages first 2.0 and second 2.0 both bring a model Twice: uninstall one",
+        "UserError the packages first 2.0 and second 2.0 both contain a model Twice: uninstall one",
         "UserError lazy_model:Lazy of the model Lazy of the package lazy 2.0 cannot be imported (ModuleNotFoundError: "
-        "No module named 'lazy_model'): mend or uninstall that package",
+        "No module named 'lazy_model'): repair or uninstall that package",
         "Direct works",
         "BPR works",
         "UserError there is no model 'Silentt': did you mean Silent or RippleNet?",
@@ -213,6 +213,6 @@ def test_files_of_a_model_must_be_there(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "nofiles.py").write_text("")
     for field in ("defaults", "search_space", "published"):
-        with pytest.raises(ValueError, match=f"{field} of the model NoFiles names no .*{field}.x is not there"):
+        with pytest.raises(ValueError, match=f"{field} of the model NoFiles is not a .*{field}.x does not exist"):
             recbole_mambarec.register("nofiles:NoFiles", **{field: f"{field}.x"})
     assert "NoFiles" not in registry.names()

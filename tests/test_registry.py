@@ -46,7 +46,7 @@ def test_a_taken_name_is_refused(name):
 
 def test_registering_twice_changes_nothing():
     before = list(sys.meta_path)
-    registry.register_built_in()
+    registry.install()
     assert sys.meta_path == before and registry.names().count("MambaRec") == 1
 
 

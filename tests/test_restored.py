@@ -17,8 +17,9 @@ from recbole.quick_start import load_data_and_model
 from recbole.utils import EvaluatorType, InputType, ModelType, get_model, get_trainer, init_seed
 
 import recbole_mambarec
-from recbole_mambarec import compat, registry
+from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import plain
+from recbole_mambarec.compat.checkpoints import TRUST_VARIABLE
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.restored import config_from_checkpoint, on_this_machine
 from recbole_mambarec.testing.planted import QUICK, write_planted
@@ -194,14 +195,14 @@ def test_another_process_loads_them(planted):
     """RecBole's own checkpoints run code when they are read and need the user's word, ours do not."""
     made = [trained(model, "planted", settings(planted, model)) for model in ("BM3", "LightGCN")]
     root = Path(recbole_mambarec.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", compat.TRUST_VARIABLE: "1"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", TRUST_VARIABLE: "1"}
     command = [sys.executable, "-c", LOAD, *(file for file, _ in made)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == [{name: float(value) for name, value in scores.items()} for _, scores in made]
     assert all(np.isfinite(list(scores.values())).all() for scores in found)
-    environment.pop(compat.TRUST_VARIABLE)
+    environment.pop(TRUST_VARIABLE)
     alone = [sys.executable, "-c", LOAD, made[0][0]]
     done = subprocess.run(alone, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from recbole.sampler.sampler import KGSampler
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, FeatureType, ModelType
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.config_checks import samples_negatives, short
 from recbole_mambarec.errors import UserError
 

@@ -7,7 +7,7 @@ loaders give.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -19,21 +19,17 @@ from recbole.sampler import Sampler
 from torch import Tensor
 
 from recbole_mambarec import registry
+from recbole_mambarec.compat.patching import wrap
 
 
 def install() -> None:
     """Give the models of this package these loaders; a second call changes nothing."""
-    original = recbole_data.get_dataloader
-    if hasattr(original, "_recbole_mambarec"):
-        return
+    wrap(recbole_data, "get_dataloader", _faster_loader)
 
-    @functools.wraps(original)
-    def get_dataloader(config, phase: str) -> type:
-        loader = original(config, phase)
-        return _FASTER.get(loader, loader) if config["model"] in registry.names() else loader
 
-    get_dataloader._recbole_mambarec = True
-    recbole_data.get_dataloader = get_dataloader
+def _faster_loader(original: Callable, config, phase: str) -> type:
+    loader = original(config, phase)
+    return _FASTER.get(loader, loader) if config["model"] in registry.names() else loader
 
 
 class PairLoader(TrainDataLoader):

@@ -11,7 +11,7 @@ from pandas.errors import ParserError
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.atomic import Layout, first_lines, typed_columns, undecodable
 from recbole_mambarec.data.folder import interaction_files
 from recbole_mambarec.errors import UserError, one_line

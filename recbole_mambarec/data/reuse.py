@@ -36,7 +36,7 @@ from recbole.data.dataset import Dataset
 from recbole.utils import set_color
 
 from recbole_mambarec.checkpoint import plain, random_state, restore_random_state
-from recbole_mambarec.compat import _Overlay, _overlay, wrap
+from recbole_mambarec.compat.patching import Overlay, is_wrapped, overlay, wrap
 from recbole_mambarec.data.fingerprint import code_hash, data_hash
 from recbole_mambarec.data.saved import Unkeepable, digest, pack, read, unpack, write
 from recbole_mambarec.errors import UserError
@@ -57,9 +57,9 @@ def install() -> None:
     """Put this in the place of RecBole's saving and loading; a second call changes nothing."""
     wrap(Config, "__getitem__", _note_setting)
     wrap(Config, "__contains__", _note_setting)
-    _overlay(recbole_data, "importlib", import_module=_import_module)
+    overlay(recbole_data, "importlib", import_module=_import_module)
     # no file of RecBole's is there for RecBole
-    _overlay(recbole_data, "os", path=_Overlay(os.path, exists=lambda path: False))
+    overlay(recbole_data, "os", path=Overlay(os.path, exists=_no_file))
     wrap(Dataset, "save", _already_saved)
     for kind in vars(recbole_datasets).values():
         if isinstance(kind, type) and issubclass(kind, Dataset) and "build" in vars(kind):
@@ -67,6 +67,10 @@ def install() -> None:
     for module in (recbole_data, importlib.import_module("recbole.data")):
         wrap(module, "load_split_dataloaders", _load_split_dataloaders)
         wrap(module, "save_split_dataloaders", _save_split_dataloaders)
+
+
+def _no_file(path: str) -> bool:
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -401,5 +405,5 @@ def _save_split_dataloaders(original: Callable, config: Config, dataloaders: tup
             "saves them"
         )
     kind = type(dataloaders[0]._dataset)
-    if _build_or_read_back.__name__ not in getattr(kind.build, "_wrappers_of_ours", ()):
+    if not is_wrapped(kind.build, _build_or_read_back):
         getLogger().warning(f"The split of the data is not saved: {_unknown(kind)}")

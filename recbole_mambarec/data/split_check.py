@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from recbole.data.dataset import Dataset
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.errors import UserError
 
 # pairs that may stand in two splits before the split is taken for a mistake (as in dataset_prep)

@@ -19,7 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_mambarec.compat import wrap
+from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.errors import UserError
 

@@ -449,7 +449,7 @@ class SharedData:
 
 def _objective(config: dict, data: SharedData | None = None, weights: str = "") -> None:
     """A trial in a worker."""
-    from recbole_mambarec.compat import RayTune
+    from recbole_mambarec.compat.ray import RayTune
 
     run = Run(**config["run"])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if config["gpu"] else ""

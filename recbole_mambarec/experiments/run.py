@@ -44,8 +44,8 @@ from recbole_mambarec.errors import UserError, sentence
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.processes import end_with_parent, interrupts_ignored
-from recbole_mambarec.experiments.store import NO_EFFECT
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec.run_keys import NO_EFFECT, run_key
 from recbole_mambarec.trainer import MultimodalTrainer, plain, read_checkpoint
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import locked
@@ -98,7 +98,7 @@ class Run:
         """The same run with another seed."""
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UserError(f"a seed must be a whole number from 0, got {seed!r}")
-        key = store.run_key(self.model, self.config, seed, self.data_hash)
+        key = run_key(self.model, self.config, seed, self.data_hash)
         return replace(self, seed=seed, given=self.given | {"seed": seed}, key=key)
 
     def __str__(self) -> str:
@@ -206,7 +206,7 @@ class Session:
             self.config = Config(run.model, run.dataset, config_dict=dict(run.given))
         if dataset is None:
             effective, data = _what_counts(self.config)
-            if store.run_key(run.model, effective, run.seed, data) != run.key:
+            if run_key(run.model, effective, run.seed, data) != run.key:
                 raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
         init_logger(self.config)
         seeds = self.config["seed"], self.config["reproducibility"]

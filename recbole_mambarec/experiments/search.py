@@ -32,7 +32,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.run import Run, resolve
 from recbole_mambarec.experiments.space import Space
-from recbole_mambarec.experiments.store import NO_EFFECT
+from recbole_mambarec.run_keys import NO_EFFECT, run_key
 
 # what is measured: scores under different values cannot be compared
 _MEASURE = ("metrics", "topk", "valid_metric", "eval_args", "repeatable", "benchmark_filename", "val_interval")
@@ -154,4 +154,4 @@ def describe(point: dict) -> str:
 
 def identity(point: dict) -> str:
     """What makes two points the same."""
-    return store.run_key("", point, 0, "")
+    return run_key("", point, 0, "")

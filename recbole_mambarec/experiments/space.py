@@ -11,12 +11,15 @@ One parameter per line, ``name type value``, where blanks separate and lines of 
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_mambarec.compat.patching import replace
 from recbole_mambarec.errors import UserError
 
 # numbers that follow each type; None: a list of options
@@ -189,3 +192,21 @@ def _numbers(name: str, kind: str, text: str) -> tuple[float, ...]:
     if kind == "loguniform" and high > 700:
         raise ValueError(f"{name} loguniform takes the logarithms of the bounds: exp({high}) is too large")
     return numbers
+
+
+def install() -> None:
+    """Let RecBole's ``HyperTuning`` read params files by :func:`read_space`; a second call changes nothing.
+
+    RecBole passes the options of a ``choice`` to ``eval``, which runs whatever is written there, and skips lines that
+    it does not understand without a word.
+
+    No upstream issue known.
+    """
+    tuning = importlib.import_module("recbole.trainer.hyper_tuning").HyperTuning
+    replace(tuning, "_build_space_from_file", staticmethod(_build_space_from_file))
+
+
+def _build_space_from_file(file: str | os.PathLike) -> dict:
+    from recbole.trainer import HyperTuning
+
+    return HyperTuning._build_space_from_dict(read_space(file).as_dict())

@@ -4,7 +4,7 @@ A record holds everything that a table, a test or a curve is made of:
 
 =================  ===================================================================================================
 ``format``         :data:`FORMAT`
-``key``            what makes two runs the same run (:func:`run_key`)
+``key``            what makes two runs the same run (:func:`~recbole_mambarec.run_keys.run_key`)
 ``group, label``   the comparison that the run belongs to, and its name there (by default the model's)
 ``model, dataset, seed``
 ``overrides``      configuration that the user gave, key -> value
@@ -26,7 +26,6 @@ A record holds everything that a table, a test or a curve is made of:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.run_keys import run_key
 from recbole_mambarec_command.doors import typed
 from recbole_mambarec_common.files import locked
 
@@ -42,29 +42,6 @@ FORMAT = "recbole_mambarec.run/1"
 MASKS = ("train", "train+valid")
 # the only one under `repeatable: True`, RecBole's setting for sequential models: known items may be recommended again
 UNMASKED = "none"
-
-# configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works,
-# into which pieces work is cut, what both is done with and without (mask_valid_in_test), what has left its traces in
-# other keys (protocol)
-NO_EFFECT = frozenset(
-    (
-        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
-        *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
-        *("save_dataset", "save_dataloaders", "checkpoint_interval", "mask_valid_in_test"),
-        *("eval_batch_size", "feature_memory", "gpu_id", "use_gpu", "device", "single_spec", "local_rank"),
-        *("nproc", "ip", "port", "world_size", "offset", "group_offset"),
-        *("show_progress", "state", "verbose", "log_wandb", "wandb_project", "loss_decimal_place"),
-    )
-)
-# keys that came after the first records, with the value under which they change nothing: a default that leaves results
-# as they were belongs here, so that earlier runs are still known as the same ones (cl_warmup_epochs came and went)
-NEUTRAL = {
-    **{"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1},
-    # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
-    **{"lr_boost_steps": 200, "stopping_min_steps": 800},
-}
-# the same for keys that came later to one model, while others have been recorded with them
-NEUTRAL_OF = {"COHESION": {"n_mm_layers": 1}}
 
 _NONE = type(None)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -93,33 +70,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "parameters": (int, _NONE),
     "per_user": (str, _NONE),
 }
-
-
-def neutral(model: str) -> dict:
-    """Keys that came after the first records of a model, with the value under which they change nothing."""
-    return NEUTRAL | NEUTRAL_OF.get(model, {})
-
-
-def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
-    """SHA-256 (hexadecimal) of what a result depends on.
-
-    :data:`NO_EFFECT` and what is :func:`neutral` do not count; an unset configuration key counts as an absent one, as
-    it does for RecBole, and 1.0 as 1.
-    """
-    same = neutral(model).items()
-    counts = {name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in same}
-    content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _normal(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _normal(entry) for key, entry in value.items() if entry is not None}
-    if isinstance(value, list):
-        return [_normal(entry) for entry in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 def append(path: str | os.PathLike, record: dict) -> None:

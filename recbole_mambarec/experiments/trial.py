@@ -11,7 +11,7 @@ import torch
 from recbole.data.dataset import Dataset
 
 from recbole_mambarec.cli import user_errors_of_recbole
-from recbole_mambarec.compat import load_checkpoint
+from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.experiments.run import Run, Session, alone, curve_of, train
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec_common.files import atomic_file

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
+from recbole_mambarec.run_keys import neutral, run_key
 
 # the group of runs whose models were named on the command line
 COMPARISON = "comparison"
@@ -225,14 +226,14 @@ def rows(records: Sequence[dict]) -> list[Row]:
         dataset = record["dataset"]
         if len(hashes[dataset]) > 1:
             dataset += f" (data {record['data_hash'][:8]})"
-        configuration = store.run_key(record["model"], record["config"], 0, record["data_hash"])
+        configuration = run_key(record["model"], record["config"], 0, record["data_hash"])
         made.setdefault((dataset, record["label"], configuration), {})[record["seed"]] = record
     found = []
     for (dataset, label, _), seeds in made.items():
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
         # a key that was not there yet has the value under which it changes nothing
-        config = store.neutral(first["model"]) | first["config"]
+        config = neutral(first["model"]) | first["config"]
         found.append(Row(label, first["model"], dataset, first["group"], config, ordered))
     return _with_names(found)
 
@@ -253,7 +254,7 @@ def _with_names(found: list[Row]) -> list[Row]:
 def _distinction(row: Row, others: list[Row]) -> str:
     keys = varying([each.config for each in others])
     if not 0 < len(keys) <= _MOST_KEYS:
-        return f"configuration {store.run_key(row.model, row.config, 0, '')[:6]}"
+        return f"configuration {run_key(row.model, row.config, 0, '')[:6]}"
     return ", ".join(f"{key}={text(row.config.get(key))}" for key in keys)
 
 
@@ -265,7 +266,7 @@ def varying(configs: Sequence[dict]) -> list[str]:
 
 def identity(config: dict) -> str:
     """The same text for configurations that mean the same."""
-    return store.run_key("", config, 0, "")
+    return run_key("", config, 0, "")
 
 
 def text(value: object) -> str:

@@ -19,6 +19,7 @@ from recbole.trainer import Trainer
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import group, run, store, users
 from recbole_mambarec.experiments.significance import over_seeds
+from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.trainer import MultimodalTrainer
 from recbole_mambarec_common.files import locked
@@ -69,7 +70,7 @@ def test_the_key_ignores_what_cannot_change_a_result(data, tmp_path):
 def test_the_key_can_be_computed_from_the_record_of_the_run(data):
     plan = planned(data)
     config = json.loads(json.dumps(plan.config))
-    assert store.run_key("MambaRec", config, 999, plan.data_hash) == plan.key
+    assert run_key("MambaRec", config, 999, plan.data_hash) == plan.key
     assert str(data.parent) not in json.dumps(plan.config) + json.dumps(plan.overrides)
 
 

@@ -132,38 +132,3 @@ def test_the_latest_record_of_a_run_is_a_finished_one_if_there_is_any():
     assert store.latest([failed, finished, other, again]) == [finished, other]
     assert store.finished([failed, finished, again])["a"] == finished
     assert store.finished([failed]) == {}
-
-
-def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
-    """Recorded when ``new`` was still counted, or did not exist: today its default is known to change nothing."""
-    with_new, without = {"embedding_size": 64, "new": 0}, {"embedding_size": 64}
-    before = [record(key=store.run_key("BPR", config, 999, "d"), config=config) for config in (with_new, without)]
-    monkeypatch.setitem(store.NEUTRAL, "new", 0)
-    today = store.run_key("BPR", with_new, 999, "d")
-    assert today == store.run_key("BPR", without, 999, "d") != before[0]["key"]
-    for each in before:
-        assert store.finished([each])[today] == each
-    assert store.run_key("BPR", {"embedding_size": 64, "new": 1}, 999, "d") != today
-
-
-def test_a_key_that_came_later_to_one_model_counts_for_the_others(monkeypatch):
-    monkeypatch.setitem(store.NEUTRAL_OF, "BPR", {"new": 0})
-    with_new, without = {"embedding_size": 64, "new": 0}, {"embedding_size": 64}
-    assert store.run_key("BPR", with_new, 999, "d") == store.run_key("BPR", without, 999, "d")
-    assert store.run_key("BPR", with_new | {"new": 1}, 999, "d") != store.run_key("BPR", without, 999, "d")
-    assert store.run_key("VBPR", with_new, 999, "d") != store.run_key("VBPR", without, 999, "d")
-
-
-def test_a_key_depends_on_what_a_result_depends_on():
-    key = store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "d")
-    assert key == store.run_key("BPR", {"reg": 0, "embedding_size": 64.0, "later_key": None}, 999, "d")
-    others = [
-        store.run_key("VBPR", {"embedding_size": 64, "reg": 0.0}, 999, "d"),
-        store.run_key("BPR", {"embedding_size": 32, "reg": 0.0}, 999, "d"),
-        store.run_key("BPR", {"embedding_size": 64, "reg": False}, 999, "d"),
-        store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 1000, "d"),
-        store.run_key("BPR", {"embedding_size": 64, "reg": 0.0}, 999, "e"),
-    ]
-    assert len({key, *others}) == 6
-    shown = {"embedding_size": 64, "reg": 0.0, "show_progress": True, "data_path": "/here", "worker": 0}
-    assert store.run_key("BPR", shown, 999, "d") == key

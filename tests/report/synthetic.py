@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from recbole_mambarec.experiments import store, users
+from recbole_mambarec.run_keys import run_key
 from tests.experiments.test_store import record
 
 SEEDS = (999, 1000, 1001)
@@ -107,7 +108,7 @@ class Synthetic:
         _, seconds, memory, parameters = MODELS[model]
         config = DEFAULTS | {"valid_metric": "Recall@20", "valid_metric_bigger": True, "model_size": len(model)} | own
         fingerprint = hashlib.sha256(dataset.encode()).hexdigest()
-        key = store.run_key(model, config, seed, fingerprint)
+        key = run_key(model, config, seed, fingerprint)
         rng = np.random.default_rng(int(key[:8], 16))
         frame = self._per_user(dataset, quality * DATASETS[dataset][1], rng)
         test = {mask: _scores(frame, mask) for mask in store.MASKS}

@@ -5,12 +5,13 @@ import pytest
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.report import load
+from recbole_mambarec.run_keys import run_key
 from tests.experiments.test_store import record
 
 
 def run(label="BPR", seed=1, group="comparison", dataset="d", data_hash="h", model=None, **config):
     config = {"valid_metric": "Recall@20"} | config
-    key = store.run_key(model or label, config, seed, data_hash)
+    key = run_key(model or label, config, seed, data_hash)
     return record(
         key=key, label=label, model=model or label, seed=seed, group=group, dataset=dataset, data_hash=data_hash,
         config=config,
