@@ -171,8 +171,8 @@ def test_a_faulty_package_is_one_sentence_and_no_other_model_suffers(faulty, tmp
         "MambaRec works",
         "UserError the model Raising of the package raising 2.0 cannot be imported (RuntimeError: no good; raising.py, "
         "line 2): repair or uninstall that package",
-        "UserError the package silent 2.0 announces a model Silent, but importing silent registers no model of that name: "
-        "call recbole_mambarec.register there",
+        "UserError the package silent 2.0 announces a model Silent, but importing silent registers no model of that "
+        "name: call recbole_mambarec.register there",
         "UserError the packages first 2.0 and second 2.0 both contain a model Twice: uninstall one",
         "UserError lazy_model:Lazy of the model Lazy of the package lazy 2.0 cannot be imported (ModuleNotFoundError: "
         "No module named 'lazy_model'): repair or uninstall that package",
