@@ -91,7 +91,8 @@ def test_nothing_else_in_recbole_changes():
     changed = changed_attributes()
     # the target recbole.a.torch.load shows as a change of recbole.a.torch
     unlisted = [path for path in changed if not any(f"{target}.".startswith(f"{path}.") for target in listed)]
-    assert unlisted == []
+    # other modules have imported the list that is extended
+    assert [path for path in unlisted if not path.endswith(".dataset_arguments")] == []
     unchanged = [
         target
         for target in always
