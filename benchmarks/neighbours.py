@@ -21,8 +21,8 @@ import time
 import numpy as np
 import torch
 
-from recbole_mambarec.data.approximate import approximate_neighbours
-from recbole_mambarec.data.graphs import unit_rows
+from recbole_mambarec.data.graphs.approximate import approximate_neighbours
+from recbole_mambarec.data.graphs.neighbours import unit_rows
 from recbole_mambarec.data.rows import Rows, blocks
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 
 
 class PlainDream(nn.Module):

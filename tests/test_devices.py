@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.models.mambarec import MambaRec
 from recbole_mambarec.models.vbpr import VBPR
 from recbole_mambarec.testing.contract import ModelContract

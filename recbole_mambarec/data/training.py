@@ -8,27 +8,24 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from recbole_mambarec.data.approximate import APPROXIMATE_VERSION, approximate_neighbours
 from recbole_mambarec.data.cache import ArrayCache, content_key
-from recbole_mambarec.data.graphs import (
-    NEIGHBOURS_VERSION,
-    CoUsers,
-    Neighbours,
-    SparseGraph,
+from recbole_mambarec.data.graphs.approximate import APPROXIMATE_VERSION, approximate_neighbours
+from recbole_mambarec.data.graphs.bipartite import (
     bipartite_adjacency,
-    bipartite_with_items,
-    co_users,
     interaction_matrix,
-    knn_graph,
     mean_adjacency,
-    nearest_neighbours,
-    principal_bipartite,
     prune_edges,
-    shared_neighbours,
     user_item_block,
-    weighted_sum,
-    without_self,
 )
+from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences, co_occurrences
+from recbole_mambarec.data.graphs.neighbours import (
+    NEIGHBOURS_VERSION,
+    Neighbours,
+    knn_graph,
+    nearest_neighbours,
+    nearest_neighbours_on_disk,
+)
+from recbole_mambarec.data.graphs.sparse import SparseGraph, weighted_sum
 from recbole_mambarec.data.modality import ItemFeatures
 from recbole_mambarec.data.rows import Rows, blocks
 from recbole_mambarec.errors import UserError, share
@@ -120,9 +117,9 @@ class TrainingData:
         matrix.sort_indices()
         return matrix.tocoo().coords
 
-    def co_users(self, k: int) -> CoUsers:
-        """:func:`co_users` of the training interactions."""
-        return co_users(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
+    def co_users(self, k: int) -> CoOccurrences:
+        """For each user the ``k`` who share most training items with them."""
+        return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
 
     def pruned_bipartite(self, rate: float) -> SparseGraph:
         """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""
@@ -130,20 +127,10 @@ class TrainingData:
         kept = prune_edges(users, items, self.n_users, self.n_items, rate)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
-    def principal_bipartite(self, rank: int) -> SparseGraph:
-        """:func:`principal_bipartite` of the training interactions."""
-        return principal_bipartite(self.users, self.items, self.n_users, self.n_items, rank)
-
-    def bipartite_with_items(self, k: int) -> tuple[SparseGraph, SparseGraph]:
-        """:func:`bipartite_with_items` with the neighbours that an item has in every modality, and its U x I block."""
-        edges = shared_neighbours([self.neighbours(modality, k) for modality in self.modalities])
-        graph = bipartite_with_items(self.users, self.items, self.n_users, self.n_items, edges)
-        return graph, SparseGraph(graph.scipy()[: self.n_users, self.n_users :])
-
     def neighbours(self, modality: str, k: int) -> Neighbours:
         """Nearest neighbours in a modality's raw features, kept on disk.
 
-        :func:`nearest_neighbours`, or :func:`approximate_neighbours` beyond :data:`EXACT_ITEMS` items.
+        They are searched exactly, or by :func:`approximate_neighbours` beyond :data:`EXACT_ITEMS` items.
         """
         key = {"content": self.content_key(modality), "k": int(k), "version": NEIGHBOURS_VERSION}
         if self._approximate:
@@ -169,12 +156,16 @@ class TrainingData:
         return how == "approximate"
 
     def _search(self, rows: Rows | Tensor, k: int, present: np.ndarray) -> Neighbours:
-        search = approximate_neighbours if self._approximate else nearest_neighbours
+        if self._approximate:
+            search = approximate_neighbours
+        else:
+            in_memory = isinstance(rows, (np.ndarray, Tensor))
+            search = nearest_neighbours if in_memory else nearest_neighbours_on_disk
         return search(rows, k, present, progress=self._progress)
 
     def item_graph(self, modality: str, k: int, weighting: str = "cosine", loops: bool = True) -> SparseGraph:
         """:func:`knn_graph` over a modality's raw features; without ``loops``, of k neighbours besides the item."""
-        lists = self.neighbours(modality, k) if loops else without_self(self.neighbours(modality, k + 1))
+        lists = self.neighbours(modality, k) if loops else self.neighbours(modality, k + 1).without_self()
         return knn_graph(lists, weighting)
 
     def mixed_item_graph(

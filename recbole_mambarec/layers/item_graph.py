@@ -6,7 +6,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import Neighbours, SparseGraph, knn_graph, weighted_sum, without_self
+from recbole_mambarec.data.graphs.neighbours import Neighbours, knn_graph
+from recbole_mambarec.data.graphs.sparse import SparseGraph, weighted_sum
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import one_of, share
 
@@ -54,7 +55,7 @@ class ItemGraph(nn.Module):
     def refresh(self, learnt: Tensor) -> None:
         """Search the neighbours in ``learnt``, ``(n_items, width)``, in row blocks; a raw graph stays as it is."""
         if self.learns:
-            found = without_self(self.data.neighbours_among(learnt, self.k + 1))
+            found = self.data.neighbours_among(learnt, self.k + 1).without_self()
             self.indices.copy_(torch.from_numpy(found.indices))
             self.cosines.copy_(torch.from_numpy(found.cosines))
             self._build()

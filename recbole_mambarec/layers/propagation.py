@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 
 
 def propagate(graph: SparseGraph, x: Tensor, n_layers: int) -> Tensor:

@@ -62,7 +62,7 @@ class COHESION(MultimodalRecommender):
 
     def pre_epoch(self, epoch: int) -> None:
         """Draw the repeated neighbours of this epoch."""
-        self.training_user_graph = self.co_users.graph(fill=True).to(self.device)
+        self.training_user_graph = self.co_users.filled_graph().to(self.device)
 
     def _branch(self, branch: str) -> Tensor:
         """Nodes of a branch, ``(U + I, d)``."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs.bipartite import interaction_matrix
+from recbole_mambarec.data.graphs.neighbours import Neighbours
+from recbole_mambarec.data.graphs.sparse import SparseGraph, inverse_sqrt
+from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
 from recbole_mambarec.layers.noise import signed_noise
@@ -41,7 +48,9 @@ class GUME(TwoViewRecommender):
             {m: nn.Sequential(nn.Linear(self.feature_dim(m), d), nn.Linear(d, d)) for m in self.modalities}
         )
         self.item_graph = nn.ModuleDict({m: data.item_graph(m, config["knn_k"]) for m in self.modalities})
-        self.bipartite, self.user_item = data.bipartite_with_items(config["knn_k"])
+        item_edges = shared_neighbours([data.neighbours(m, config["knn_k"]) for m in self.modalities])
+        self.bipartite = bipartite_with_items(data, item_edges)
+        self.user_item = SparseGraph(self.bipartite.scipy()[: data.n_users, data.n_users :])
         self.fusion = BehaviourGuidedFusion(d, self.modalities)
 
     def _purified(self) -> dict[str, Tensor]:
@@ -84,3 +93,29 @@ class GUME(TwoViewRecommender):
             "gap": self.gap_weight * sum(gaps, user_terms.new_zeros(())),
             "users": self.user_weight * user_terms,
         }
+
+
+def shared_neighbours(lists: Sequence[Neighbours]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (i, j), i != j, with j in every one of i's neighbour lists: two arrays ``(E,)`` sorted by i, then j."""
+    n_items = len(lists[0].indices)
+    common: np.ndarray | None = None
+    for neighbours in lists:
+        rows, columns, _ = neighbours.edges()
+        codes = rows * n_items + columns
+        common = np.unique(codes) if common is None else np.intersect1d(common, codes)
+    rows, columns = common // n_items, common % n_items
+    return rows[rows != columns], columns[rows != columns]
+
+
+def bipartite_with_items(data: TrainingData, item_edges: tuple[np.ndarray, np.ndarray]) -> SparseGraph:
+    """``D^-1/2 A D^-1/2``, ``(U + I, U + I)``, of the training graph with directed item-item edges; D are row sums.
+
+    Args:
+        item_edges: (receiving item, sending item) of each edge, ``(E,)`` each; distinct, and none links an item to
+            itself.
+    """
+    block = interaction_matrix(data.users, data.items, data.n_users, data.n_items).astype(np.float64)
+    item_item = sp.coo_array((np.ones(len(item_edges[0])), item_edges), shape=(data.n_items, data.n_items))
+    matrix = sp.block_array([[None, block], [block.T, item_item]], format="csr")
+    scale = sp.diags_array(inverse_sqrt(matrix.sum(axis=1)))
+    return SparseGraph(scale @ matrix @ scale)

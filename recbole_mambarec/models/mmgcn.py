@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
 from recbole_mambarec.memory import StepMemory

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs.bipartite import normalised_interactions
+from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
+
+# entries of the rebuilt graph that are computed at a time, and the magnitude from which they are kept
+_BLOCK_VALUES, _THRESHOLD = 1 << 25, 1e-3
 
 
 class PGL(PrunedRecommender):
@@ -39,7 +48,7 @@ class PGL(PrunedRecommender):
         if config["subgraph"] == "global":
             self.prune_rate = 0.0
             try:
-                self.training_graph = data.principal_bipartite(d)
+                self.training_graph = principal_bipartite(data, d)
             except ValueError as error:
                 raise UserError(f"subgraph global: {error}; use subgraph local") from None
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
@@ -65,3 +74,48 @@ class PGL(PrunedRecommender):
         masked = [[row_dropout(x, self.dropout_prob, self.training) for _ in range(2)] for x in (u, p)]
         contrast = sum(info_nce(*pair, self.temperature) for pair in masked) / 2
         return {"bpr": bpr(u, p, all_items[negatives]), "contrastive": self.cl_weight * contrast}
+
+
+def principal_bipartite(data: TrainingData, rank: int) -> SparseGraph:
+    """The training graph rebuilt from few singular vectors, ``(U + I, U + I)``, symmetric, not normalised again.
+
+    Of the ``rank`` leading singular values s_0 >= s_1 ... of the normalised adjacency, the vectors of the first quarter
+    (q of them) are kept, each weighted with s_j * s_(rank - q + j); entries below 0.001 in magnitude are dropped. A
+    bipartite adjacency has each singular value of its user x item block twice, so half of them are computed, and both
+    numbers are rounded down to pairs: which vector of a pair comes first is arbitrary. At rank 64 at most 8 million
+    entries can reach the threshold.
+
+    Raises:
+        ValueError: there are too few users or items for that many vectors, or less than one pair would be kept.
+    """
+    half, kept = rank // 2, rank // 8
+    if kept == 0:
+        raise ValueError(f"a quarter of {rank} singular vectors is no pair of them")
+    if min(data.n_users, data.n_items) <= half:
+        raise ValueError(
+            f"{half} singular vectors need more than {half} users and items, got {data.n_users} and {data.n_items}"
+        )
+    left, values, right = leading_singular_vectors(data, half)
+    left = left[:, :kept] * (values[:kept] * values[half - kept :])
+    right = right[:kept]
+    parts = []
+    step = max(1, _BLOCK_VALUES // data.n_items)
+    for first in range(0, data.n_users, step):
+        dense = left[first : first + step] @ right
+        dense[np.abs(dense) < _THRESHOLD] = 0.0
+        parts.append(sp.csr_array(dense))
+    block = sp.vstack(parts, format="csr")
+    return SparseGraph(sp.block_array([[None, block], [block.T, None]], format="csr"), symmetric=True)
+
+
+def leading_singular_vectors(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Singular vectors and values of the user x item block of the normalised training graph, largest first.
+
+    Returns:
+        Left vectors ``(n_users, count)``, values ``(count,)``, right vectors ``(count, n_items)``.
+    """
+    block = normalised_interactions(data.users, data.items, data.n_users, data.n_items)
+    # a fixed starting vector: the result does not depend on numpy's global generator
+    left, values, right = svds(block, k=count, v0=np.ones(min(data.n_users, data.n_items)))
+    order = np.argsort(-values)
+    return left[:, order], values[order], right[order]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_mambarec.data.graphs import SparseGraph, edges_kept
+from recbole_mambarec.data.graphs.bipartite import n_edges_kept
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -16,7 +17,7 @@ class PrunedRecommender(MultimodalRecommender):
         if not 0 <= self.prune_rate < 1:
             raise UserError(f"prune_rate must be at least 0 and below 1, got {self.prune_rate}")
         n_edges = len(self.data.pairs[0])
-        if not edges_kept(n_edges, self.prune_rate):
+        if not n_edges_kept(n_edges, self.prune_rate):
             raise UserError(
                 f"prune_rate {self.prune_rate} leaves none of the {n_edges} training edges: use a smaller one"
             )

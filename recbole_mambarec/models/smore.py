@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import entrywise_maximum
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, Views
@@ -71,3 +75,17 @@ class SMORE(TwoViewRecommender):
             attention = 1.0 if view == _FUSED else self.attention[view](modal[_FUSED]).softmax(dim=1)
             side.append(preferred * attention * x)
         return Views(behaviour, sum(side) / len(side))
+
+
+def entrywise_maximum(graphs: Sequence[SparseGraph]) -> SparseGraph:
+    """The largest stored entry at each position of graphs of one shape; an entry that is not stored does not count."""
+    parts = [graph.scipy().tocoo() for graph in graphs]
+    rows, columns, values = (
+        np.concatenate(arrays) for arrays in zip(*((*part.coords, part.data) for part in parts), strict=True)
+    )
+    n_columns = graphs[0].shape[1]
+    positions = rows.astype(np.int64) * n_columns + columns
+    order = np.argsort(positions, kind="stable")
+    positions, starts = np.unique(positions[order], return_index=True)
+    largest = np.maximum.reduceat(values[order], starts)
+    return SparseGraph(sp.coo_array((largest, (positions // n_columns, positions % n_columns)), shape=graphs[0].shape))

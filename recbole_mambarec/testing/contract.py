@@ -26,7 +26,7 @@ from recbole.utils.case_study import full_sort_topk
 
 from recbole_mambarec import registry
 from recbole_mambarec.config import default_properties
-from recbole_mambarec.data.graphs import Neighbours
+from recbole_mambarec.data.graphs.neighbours import Neighbours
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mambarec.data.graphs import interaction_matrix
+from recbole_mambarec.data.graphs.bipartite import interaction_matrix
 from recbole_mambarec.layers.attention import EdgePattern
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mambarec.data.graphs import knn_graph, nearest_neighbours, without_self
+from recbole_mambarec.data.graphs.neighbours import knn_graph, nearest_neighbours
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.testing.data import random_dataset
@@ -138,7 +138,7 @@ def test_tensors_and_arrays_have_the_same_neighbours():
     of_tensor, of_array = (nearest_neighbours(features, 5) for features in (x.requires_grad_(), x.detach().numpy()))
     assert np.array_equal(of_tensor.indices, of_array.indices)
     assert np.array_equal(of_tensor.cosines, of_array.cosines)
-    assert not np.array_equal(dense(knn_graph(of_array)), dense(knn_graph(without_self(of_array))))
+    assert not np.array_equal(dense(knn_graph(of_array)), dense(knn_graph(of_array.without_self())))
 
 
 def test_an_unknown_kind_is_refused():

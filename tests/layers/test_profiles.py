@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mambarec.data.graphs import interaction_matrix
+from recbole_mambarec.data.graphs.bipartite import interaction_matrix
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.profiles import UserProfiles

@@ -335,7 +335,7 @@ class TestCRANE(ModelContract):
         assert resumed == whole
 
     def test_memory_of_a_refresh_is_bounded_by_its_blocks(self, monkeypatch):
-        monkeypatch.setattr("recbole_mambarec.data.graphs._BLOCK_VALUES", 1 << 17)
+        monkeypatch.setattr("recbole_mambarec.data.graphs.neighbours._BLOCK_VALUES", 1 << 17)
         n_items = 2500
         model = self.build(random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4}))
         with torch.profiler.profile(profile_memory=True) as profile:

@@ -1,5 +1,7 @@
 import numpy as np
 
+from recbole_mambarec.data.graphs.neighbours import Neighbours
+from recbole_mambarec.models.gume import shared_neighbours
 from recbole_mambarec.testing.contract import ModelContract
 from recbole_mambarec.testing.data import random_dataset
 
@@ -25,3 +27,11 @@ class TestGUME(ModelContract):
         expected = scale[:, None] * adjacency * scale
         np.testing.assert_allclose(model.bipartite.scipy().toarray(), expected, atol=1e-6)
         np.testing.assert_allclose(model.user_item.scipy().toarray(), expected[:30, 30:], atol=1e-6)
+
+
+def test_shared_neighbours_are_in_every_list_and_never_the_item_itself():
+    lists = [
+        Neighbours(np.array([[0, 1, 2], [1, 2, -1], [2, 0, -1]]), np.ones((3, 3))),
+        Neighbours(np.array([[0, 2], [1, 0], [2, 0]]), np.ones((3, 2))),
+    ]
+    assert [list(x) for x in shared_neighbours(lists)] == [[0, 2], [2, 0]]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.models.smore import entrywise_maximum
 from recbole_mambarec.testing.contract import ModelContract
 
 
@@ -33,3 +35,13 @@ class TestSMORE(ModelContract):
         assert model.item_graph["image"].n_edges == 5 * 20 and model.item_graph["text"].n_edges == 3 * 20
         union = {v: set(zip(*np.nonzero(g.scipy().toarray()))) for v, g in model.item_graph.items()}
         assert union["fused"] == union["image"] | union["text"]
+
+
+def test_entries_that_are_not_stored_do_not_count_in_a_maximum():
+    """Not even as a zero against a negative entry."""
+    rng = np.random.default_rng(5)
+    dense = [np.where(rng.random((9, 7)) < 0.4, rng.normal(size=(9, 7)), 0) for _ in range(2)]
+    largest = np.maximum(*(np.where(x != 0, x, -np.inf) for x in dense))
+    found = entrywise_maximum([SparseGraph(x) for x in dense]).scipy().toarray()
+    np.testing.assert_allclose(found, np.where(np.isinf(largest), 0, largest), atol=1e-6)
+    assert (found < 0).any()

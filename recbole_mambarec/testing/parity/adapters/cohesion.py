@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import CoUsers
+from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot, TrainingPass
 from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
@@ -42,7 +42,7 @@ def _prepare(model: nn.Module, fixture: Fixture) -> None:
     k = fixture.config["user_knn_k"]
     lists, counts = (fixture.arrays[f"data/{name}"][:, :k] for name in ("user_neighbours", "user_neighbour_counts"))
     sizes = (lists >= 0).sum(axis=1)
-    co_users = CoUsers(np.concatenate([[0], np.cumsum(sizes)]), lists[lists >= 0], counts[lists >= 0], k)
+    co_users = CoOccurrences(np.concatenate([[0], np.cumsum(sizes)]), lists[lists >= 0], counts[lists >= 0], k)
     times = [
         (lists[user, :size, None] == fixture.arrays["user_graph/index"][user]).sum(axis=1)
         for user, size in enumerate(sizes)

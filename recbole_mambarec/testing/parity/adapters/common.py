@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs import bipartite_adjacency
+from recbole_mambarec.data.graphs.bipartite import bipartite_adjacency
 from recbole_mambarec.layers.losses import info_nce
 from recbole_mambarec.testing.parity.adapter import Run, Slot, TrainingPass
 from recbole_mambarec.testing.parity.runner import Fixture

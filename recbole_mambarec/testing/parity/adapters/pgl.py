@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import nn
 
-from recbole_mambarec.data.graphs import leading_singular_vectors
+from recbole_mambarec.models.pgl import leading_singular_vectors
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
 from recbole_mambarec.testing.parity.adapters.common import (
     FEATURE_WIDTH,
@@ -37,8 +37,8 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
         yield from pruned_results(model, fixture) if fixture.keys("prune/") else ()
         return
     yield "global/graph", dense(model.training_graph)
-    rank, data = fixture.config["embedding_size"], model.data
-    _, values, _ = leading_singular_vectors(data.users, data.items, data.n_users, data.n_items, -(-rank // 2))
+    rank = fixture.config["embedding_size"]
+    _, values, _ = leading_singular_vectors(model.data, -(-rank // 2))
     # a bipartite adjacency has each singular value of its block twice
     yield "global/singular_values", np.repeat(values, 2)[:rank]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recbole_mambarec.data import training
-from recbole_mambarec.data.approximate import approximate_neighbours
-from recbole_mambarec.data.graphs import nearest_neighbours
+from recbole_mambarec.data.graphs.approximate import approximate_neighbours
+from recbole_mambarec.data.graphs.neighbours import nearest_neighbours
 from recbole_mambarec.data.rows import ItemRows
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError

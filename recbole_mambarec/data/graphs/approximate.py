@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_mambarec.data.graphs import Neighbours, unit_rows
+from recbole_mambarec.data.graphs.neighbours import Neighbours, unit_rows
 from recbole_mambarec.data.rows import Rows
 from recbole_mambarec_common.extras import need
 
@@ -24,7 +24,7 @@ _PROBED_SHARE, _LEAST_PROBED = 1 / 4, 16
 def approximate_neighbours(
     features: Rows, k: int, present: np.ndarray | None = None, progress: bool = False
 ) -> Neighbours:
-    """What :func:`~recbole_mambarec.data.graphs.nearest_neighbours` gives, with a few neighbours missed.
+    """What :func:`~recbole_mambarec.data.graphs.neighbours.nearest_neighbours` gives, with a few neighbours missed.
 
     Rows are mapped to their leading axes and divided into about ``4 sqrt(n)`` cells (faiss, IVF); the nearest rows of
     the nearest cells are candidates, and the best of these by their true cosines are the neighbours. That is some

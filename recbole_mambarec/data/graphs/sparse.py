@@ -1,0 +1,111 @@
+"""A fixed sparse matrix that models multiply with embeddings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+# torch repeats these once per process, in the middle of the training log; neither asks for anything to be done
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
+
+
+class SparseGraph(nn.Module):
+    """A fixed sparse matrix, stored together with its transpose.
+
+    Its arrays are buffers that are not saved with a model: they follow ``model.to(device)`` and are rebuilt from the
+    data when a checkpoint is loaded.
+
+    Args:
+        matrix: scipy sparse matrix, shape ``(rows, columns)``; a row is the node that receives.
+        symmetric: the matrix equals its transpose, which is then not stored.
+    """
+
+    def __init__(self, matrix: sp.sparray | sp.spmatrix, symmetric: bool = False) -> None:
+        super().__init__()
+        self.shape = tuple(matrix.shape)
+        self.symmetric = symmetric
+        self._store("forward", sp.csr_array(matrix))
+        if not symmetric:
+            self._store("backward", sp.csr_array(matrix.T))
+
+    def _store(self, side: str, matrix: sp.csr_array) -> None:
+        matrix.sort_indices()
+        # MKL and cuSPARSE take 32-bit indices as they are and convert 64-bit ones on every product
+        index = np.int32 if matrix.nnz < 2**31 - 1 else np.int64
+        self.register_buffer(f"{side}_rows", torch.from_numpy(matrix.indptr.astype(index)), persistent=False)
+        self.register_buffer(f"{side}_columns", torch.from_numpy(matrix.indices.astype(index)), persistent=False)
+        self.register_buffer(f"{side}_values", torch.from_numpy(matrix.data.astype(np.float32)), persistent=False)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of stored entries."""
+        return len(self.forward_values)
+
+    def csr(self, transposed: bool = False) -> Tensor:
+        """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor that shares the buffers."""
+        if transposed and not self.symmetric:
+            parts = self.backward_rows, self.backward_columns, self.backward_values
+        else:
+            parts = self.forward_rows, self.forward_columns, self.forward_values
+        shape = self.shape[::-1] if transposed else self.shape
+        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """Matrix times ``x``: ``(columns, d)`` -> ``(rows, d)`` float32, differentiable in ``x``."""
+        return _Propagate.apply(x.float(), self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as :meth:`propagate`."""
+        return self.propagate(x)
+
+    def replace(self, other: SparseGraph) -> None:
+        """Take over the entries of ``other``, so that a module keeps its place in a model while its edges change.
+
+        Raises:
+            ValueError: the shapes differ, or only one of the two stores its transpose.
+        """
+        if (self.shape, self.symmetric) != (other.shape, other.symmetric):
+            raise ValueError(f"a graph of shape {self.shape} cannot become one of shape {other.shape}")
+        for name, values in other.named_buffers():
+            setattr(self, name, values)
+
+    def scipy(self) -> sp.csr_array:
+        """A copy as a scipy CSR array, float32."""
+        parts = (self.forward_values, self.forward_columns, self.forward_rows)
+        return sp.csr_array(tuple(part.cpu().numpy() for part in parts), shape=self.shape)
+
+    def extra_repr(self) -> str:
+        """Shape and edge count for ``print(model)``."""
+        return f"{self.shape[0]} x {self.shape[1]}, {self.n_edges} edges"
+
+
+class _Propagate(torch.autograd.Function):
+    """Sparse product whose backward pass multiplies with the stored transpose instead of transposing each time."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, graph: SparseGraph) -> Tensor:
+        ctx.graph = graph
+        with torch.autocast(x.device.type, enabled=False):
+            return graph.csr() @ x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return ctx.graph.csr(transposed=True) @ gradient.contiguous(), None
+
+
+def weighted_sum(graphs: Sequence[SparseGraph], weights: Sequence[float]) -> SparseGraph:
+    """``sum_k weights[k] * graphs[k]``; all graphs have the same shape."""
+    return SparseGraph(sum(weight * graph.scipy() for graph, weight in zip(graphs, weights, strict=True)))
+
+
+def inverse_sqrt(degrees: np.ndarray) -> np.ndarray:
+    """``1 / sqrt(d)`` of each degree ``(n,)``, and 0 where the degree is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(degrees > 0, 1.0 / np.sqrt(degrees), 0.0)
