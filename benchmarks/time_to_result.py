@@ -24,6 +24,7 @@ from pathlib import Path
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import store
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.run_keys import NEUTRAL, run_key
 
 COLUMNS = ("seed", "epochs, own", "epochs, common", "minutes, common", "best epoch", "epochs in all", "valid", "test")
@@ -34,46 +35,46 @@ def reached(values: list[float], target: float) -> int | None:
     return next((epoch for epoch, value in enumerate(values, 1) if value >= target), None)
 
 
-def minutes(record: dict, epochs: int | None) -> float | None:
+def minutes(record: Record, epochs: int | None) -> float | None:
     """Recorded minutes of the first ``epochs`` epochs; None where they are not on record."""
-    seconds = [(entry["train_seconds"], entry["valid_seconds"]) for entry in record["curve"][: epochs or 0]]
+    seconds = [(entry["train_seconds"], entry["valid_seconds"]) for entry in record.curve[: epochs or 0]]
     if not seconds or any(part is None for pair in seconds for part in pair):
         return None
     return sum(sum(pair) for pair in seconds) / 60
 
 
-def comparable(records: list[dict], key: str, default: object) -> dict[object, list[dict]]:
+def comparable(records: list[Record], key: str, default: object) -> dict[object, list[Record]]:
     """Value of the key -> runs, of those whose other settings are as the first run's at the default value."""
 
-    def rest(record: dict) -> str:
-        return run_key(record["model"], record["config"] | {key: default}, 0, record["data_hash"])
+    def rest(record: Record) -> str:
+        return run_key(record.model, record.config | {key: default}, 0, record.data_hash)
 
     groups: dict[object, list[dict]] = {}
-    plain = [r for r in at_defaults(records) if r["config"].get(key, default) == default]
+    plain = [r for r in at_defaults(records) if r.config.get(key, default) == default]
     for record in records if plain else []:
         if rest(record) == rest(plain[0]):
-            groups.setdefault(record["config"].get(key, default), []).append(record)
+            groups.setdefault(record.config.get(key, default), []).append(record)
     return groups
 
 
-def at_defaults(records: list[dict]) -> list[dict]:
+def at_defaults(records: list[Record]) -> list[Record]:
     """Runs for which nothing was changed."""
-    return [record for record in records if not record["overrides"]]
+    return [record for record in records if not record.overrides]
 
 
 def rows(groups: dict[object, list[dict]], reference: object, share: float) -> list[list]:
     """The table: a row per run, and the mean of each group where all have a number."""
     metric = groups[reference][0]["config"]["valid_metric"].lower()
-    common = share * statistics.mean(record["valid"][metric] for record in groups[reference])
+    common = share * statistics.mean(record.valid[metric] for record in groups[reference])
     table = []
     for value, records in groups.items():
         block = []
-        for record in sorted(records, key=lambda record: record["seed"]):
-            curve = [entry["valid"][metric] for entry in record["curve"]]
+        for record in sorted(records, key=lambda record: record.seed):
+            curve = [entry["valid"][metric] for entry in record.curve]
             there = reached(curve, common)
             own = reached(curve, share * max(curve))
-            figures = [own, there, minutes(record, there), record["best_epoch"] + 1, len(curve)]
-            block.append([record["seed"], *figures, record["valid"][metric], record["test"]["train"][metric]])
+            figures = [own, there, minutes(record, there), record.best_epoch + 1, len(curve)]
+            block.append([record.seed, *figures, record.valid[metric], record.test["train"][metric]])
         columns = list(zip(*block))[1:]
         means = [None if None in column else statistics.mean(column) for column in columns]
         table += [[value, *row] for row in block] + [[value, "mean", *means]]
@@ -93,8 +94,8 @@ def main() -> int:
     by_model: dict[str, list[dict]] = {model: [] for model in models}
     for path in options.runs:
         for record in store.finished(store.read(path)).values():
-            if record["model"] in by_model and record["dataset"] == options.dataset:
-                by_model[record["model"]].append(record)
+            if record.model in by_model and record.dataset == options.dataset:
+                by_model[record.model].append(record)
     for model, records in by_model.items():
         if not at_defaults(records):
             raise UserError(f"no finished run of {model} on {options.dataset} at its default settings is on record")

@@ -1,8 +1,9 @@
-"""Early stopping on data sets of any size: patience that counts training steps, and a word about runs that never began.
+"""Early stopping on datasets of any size: a minimum of training steps, and a warning if a run has learned nothing.
 
-RecBole stops a training after ``stopping_step`` evaluations without a better score. An epoch of a large data set is
-hundreds of steps, one of a small data set a handful, so that the same patience is long for one and for the other ends
-before the model has moved. The key ``stopping_min_steps`` says how many training steps every run may take first.
+RecBole stops a training after ``stopping_step`` evaluations without a better score. An epoch of a large dataset has
+hundreds of steps, one of a small dataset a handful. The same patience is then long for the former, and ends for the
+latter before the model has learned anything. The key ``stopping_min_steps`` is the number of training steps that every
+run takes before patience counts.
 """
 
 from __future__ import annotations
@@ -31,15 +32,14 @@ def install() -> None:
 
 @dataclass
 class Patience:
-    """How many evaluations without a better score a training may make, given how many steps it has taken.
+    """How many evaluations in a row may be without a better score, depending on the number of steps so far.
 
-    Nothing here is remembered between two evaluations but their number, so that a resumed training stops where an
-    uninterrupted one does.
+    The only state is the number of evaluations, so that a resumed training stops where an uninterrupted one does.
 
     Attributes:
-        evaluations: how many there have been since the training began, those before a resumption included.
+        evaluations: their number since the training began, including those before it was resumed.
         limit: the key ``stopping_step``.
-        early: how many evaluations come before ``stopping_min_steps`` training steps; they do not count.
+        early: number of evaluations within the first ``stopping_min_steps`` training steps, which do not count.
     """
 
     evaluations: int
@@ -48,33 +48,36 @@ class Patience:
 
     @classmethod
     def of(cls, trainer, steps_per_epoch: int) -> Patience:
-        """The patience of a RecBole trainer that is about to start or to go on."""
+        """The patience of a RecBole trainer that is about to start or to continue."""
         between = max(trainer.eval_step, 1)
         least = trainer.config["stopping_min_steps"] or 0
         early = max(0, -(-least // (max(steps_per_epoch, 1) * between)) - 1)
         return cls(trainer.start_epoch // between, trainer.stopping_step, early)
 
     def evaluated(self, since_best: int) -> int:
-        """Count an evaluation; how many in a row may have been without a better score after it.
+        """Count an evaluation.
 
         Args:
-            since_best: evaluations without a better score before this one.
+            since_best: evaluations since the best one, before this one.
+
+        Returns:
+            How many evaluations in a row may be without a better score from now on.
         """
         best = self.evaluations - since_best
         self.evaluations += 1
         return self.limit + max(0, min(self.early, self.evaluations) - best)
 
     def first_is_best(self, since_best: int) -> bool:
-        """Whether none of several evaluations is better than the first.
+        """Whether there have been several evaluations, and none of them is better than the first.
 
         Args:
-            since_best: evaluations without a better score.
+            since_best: evaluations since the best one.
         """
         return self.evaluations > 1 and self.evaluations - since_best == 1
 
 
 def _fit(original: Callable, trainer, train_data, *args, **kwargs):
-    """RecBole's ``fit`` with :class:`Patience`, and a warning where the best epoch is the first one."""
+    """RecBole's ``fit`` with :class:`Patience`, and a warning if the best epoch is the first one."""
     patience = trainer.patience = Patience.of(trainer, len(train_data))
     try:
         result = original(trainer, train_data, *args, **kwargs)
@@ -87,14 +90,18 @@ def _fit(original: Callable, trainer, train_data, *args, **kwargs):
 
 
 def _valid_epoch(original: Callable, trainer, *args, **kwargs):
-    """Called by RecBole right before it asks whether to stop, which ``stopping_step`` decides."""
+    """RecBole calls this right before it compares ``cur_step`` with ``stopping_step``."""
     result = original(trainer, *args, **kwargs)
     if trainer.patience is not None:
         trainer.stopping_step = trainer.patience.evaluated(trainer.cur_step)
     return result
 
 
-def first_is_best(record: dict) -> bool:
-    """Whether the best epoch of a recorded run is the first of several that were evaluated."""
-    evaluated = [entry["epoch"] for entry in record["curve"] if entry["valid"]]
-    return len(evaluated) > 1 and record["best_epoch"] == evaluated[0]
+def first_is_best(curve: list[dict], best_epoch: int) -> bool:
+    """Whether the best epoch of a run is the first of several that were evaluated.
+
+    Args:
+        curve: an entry per epoch (:class:`~recbole_mambarec.experiments.store.Record`).
+    """
+    evaluated = [entry["epoch"] for entry in curve if entry["valid"]]
+    return len(evaluated) > 1 and best_epoch == evaluated[0]

@@ -128,10 +128,10 @@ def test_the_message_about_the_best_epoch_stays_right(folder, caplog):
 
 def test_records_whose_best_epoch_is_the_first():
     curve = [{"epoch": 0, "valid": None}, {"epoch": 1, "valid": {"a": 1}}, {"epoch": 2, "valid": {"a": 0}}]
-    assert patience.first_is_best({"curve": curve, "best_epoch": 1})
-    assert not patience.first_is_best({"curve": curve, "best_epoch": 2})
-    assert not patience.first_is_best({"curve": curve[:2], "best_epoch": 1})
-    assert not patience.first_is_best({"curve": [], "best_epoch": None})
+    assert patience.first_is_best(curve, 1)
+    assert not patience.first_is_best(curve, 2)
+    assert not patience.first_is_best(curve[:2], 1)
+    assert not patience.first_is_best([], None)
 
 
 def test_the_boost_goes_on_until_the_model_has_begun(folder):

@@ -1,6 +1,5 @@
 """The key of a run: what counts, what does not, and that recorded runs keep theirs."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ RUNS = Path(recbole_mambarec.__file__).parents[1] / "results" / "runs.jsonl"
 @pytest.mark.skipif(not RUNS.is_file(), reason="recorded runs are part of the repository only")
 def test_recorded_runs_keep_their_keys():
     """A run whose key changes would be made again."""
-    records = [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines()]
-    keys = [run_key(r["model"], r["config"], r["seed"], r["data_hash"]) for r in records]
-    assert keys == [r["key"] for r in records]
+    records = store.read(RUNS)
+    keys = [run_key(r.model, r.config, r.seed, r.data_hash) for r in records]
+    assert keys == [r.key for r in records]
 
 
 def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
@@ -28,7 +27,7 @@ def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
     before = [record(key=run_key("BPR", config, 999, "d"), config=config) for config in (with_new, without)]
     monkeypatch.setitem(run_keys.NEUTRAL, "new", 0)
     today = run_key("BPR", with_new, 999, "d")
-    assert today == run_key("BPR", without, 999, "d") != before[0]["key"]
+    assert today == run_key("BPR", without, 999, "d") != before[0].key
     for each in before:
         assert store.finished([each])[today] == each
     assert run_key("BPR", {"embedding_size": 64, "new": 1}, 999, "d") != today

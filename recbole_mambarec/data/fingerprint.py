@@ -8,6 +8,7 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from recbole.config import Config
 from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
@@ -47,6 +48,12 @@ def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
         for path in tqdm(files, desc=f"Fingerprint of {name}", disable=size < _LARGE)
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def config_data_hash(config: Config) -> str:
+    """:func:`data_hash` of the dataset that a configuration names."""
+    suffixes = tuple(config["additional_feat_suffix"] or ())
+    return data_hash(Path(config["data_path"]), config["dataset"], suffixes)
 
 
 def _hash_of(path: Path) -> str:

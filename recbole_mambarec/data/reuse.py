@@ -37,7 +37,7 @@ from recbole.utils import set_color
 
 from recbole_mambarec.checkpoint import plain, random_state, restore_random_state
 from recbole_mambarec.compat.patching import Overlay, is_wrapped, overlay, wrap
-from recbole_mambarec.data.fingerprint import code_hash, data_hash
+from recbole_mambarec.data.fingerprint import code_hash, config_data_hash
 from recbole_mambarec.data.saved import Unkeepable, digest, pack, read, unpack, write
 from recbole_mambarec.errors import UserError
 
@@ -258,7 +258,7 @@ class _Makers:
 def _files_hash(config: Config) -> str | None:
     """Fingerprint of the files of a dataset; None where there are none yet."""
     try:
-        return data_hash(Path(config["data_path"]), config["dataset"], tuple(config["additional_feat_suffix"] or ()))
+        return config_data_hash(config)
     except UserError:
         return None
 

@@ -1,4 +1,4 @@
-"""What happened in each epoch of a training, kept on disk while it goes on."""
+"""Losses, scores and times of each epoch, kept on disk while a training is running."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Curve:
     """Losses, validation scores and seconds of each epoch, from any of RecBole's trainers.
 
     Args:
-        path: JSON lines, one per finished epoch, so that an interrupted training can go on with the curve it had.
+        path: JSON lines, one per finished epoch, so that an interrupted training can continue its curve.
 
     Attributes:
-        entries: one dict per epoch, see :mod:`~recbole_mambarec.experiments.store`.
+        entries: one dict per epoch, see :class:`~recbole_mambarec.experiments.store.Record`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,13 +25,13 @@ class Curve:
         self._written = 0
 
     def read_until(self, epoch: int) -> bool:
-        """Take over what is on disk up to ``epoch`` (included); False where some of it is missing."""
+        """Read the epochs up to and including ``epoch`` from disk; False if some of them are missing."""
         entries = []
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # the last line of a process that was killed
                     entries.append(json.loads(line))
-        # an epoch that was trained again after an interruption stands there twice
+        # an epoch that was trained again after an interruption is listed twice
         by_epoch = {entry["epoch"]: entry for entry in entries}
         if any(number not in by_epoch for number in range(epoch + 1)):
             return False
@@ -45,12 +45,16 @@ class Curve:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the file: the curve is in the record now."""
+        """Delete the file, once the record has the curve."""
         self.path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def following(self, trainer, on_epoch: Callable[[dict], None] | None = None) -> Iterator[None]:
-        """Record each epoch that ``trainer`` trains inside the block; ``on_epoch`` gets its entry after validation."""
+        """Record each epoch that ``trainer`` trains inside the block.
+
+        Args:
+            on_epoch: called with the entry of an epoch after its validation.
+        """
         train, valid = getattr(trainer, "_train_epoch", None), trainer._valid_epoch
 
         def train_epoch(train_data, epoch, *args, **kwargs):
@@ -67,7 +71,7 @@ class Curve:
             score, result = valid(*args, **kwargs)
             scores = {name: float(value) for name, value in result.items()}
             self.entries[-1] |= {"valid": scores, "valid_seconds": round(perf_counter() - started, 3)}
-            # RecBole writes the checkpoint after this: the curve on disk is never behind it
+            # before RecBole writes the checkpoint: the curve on disk never ends earlier than the checkpoint
             self._flush()
             if on_epoch is not None:
                 on_epoch(self.entries[-1])
@@ -106,7 +110,7 @@ class Curve:
 
 
 def _named(losses: object, model) -> dict[str, float]:
-    """What RecBole's trainer returns for an epoch, a number or a tuple, by name."""
+    """Name -> loss of an epoch, for which RecBole's trainer returns a number or a tuple."""
     if not isinstance(losses, tuple):
         return {"loss": float(losses)}
     names = getattr(model, "loss_names", None) or [f"loss{number}" for number in range(1, len(losses) + 1)]

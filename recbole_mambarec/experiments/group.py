@@ -1,4 +1,4 @@
-"""Many runs: models x datasets x seeds, or the lines of a group file; each recorded at once, none made twice."""
+"""Many runs: models x datasets x seeds, or the lines of a group file; a recorded run is never repeated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -23,7 +24,9 @@ from recbole_mambarec.cli import (
 from recbole_mambarec.config import keys_read, properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import DEFAULT_SEED, Busy, Run, execute_apart, resolve
+from recbole_mambarec.experiments.plan import DEFAULT_SEED, Run, resolve
+from recbole_mambarec.experiments.run import Busy, execute_apart
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec_command.command import door
 from recbole_mambarec_command.doors import example, typed
@@ -31,15 +34,15 @@ from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.terminal import table
 
 DEFAULT_RUNS = "results/runs.jsonl"
-# configuration that decides what is measured: rows that differ in it do not belong into one table
+# keys that decide what is measured: rows with different values do not belong in one table
 _PROTOCOL = (
     *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "rm_dup_inter", "threshold"),
     *("filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "val_interval"),
 )
-# more than anyone runs: --seeds=999 would be a thousand runs of each model
+# --seeds=999 would be a thousand runs of each model, which nobody wants
 _MOST_SEEDS = 100
-# options of RecBole's script of the same name that another command answers
-_ELSEWHERE = ("valid_latex", "test_latex")
+# options of RecBole's script of the same name for which there is another command
+_OPTIONS_OF_REPORT = ("valid_latex", "test_latex")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -50,7 +53,7 @@ def seeds(text: str | None) -> list[int]:
     """The option ``--seeds``: a number of seeds, counted from the default one, or a list of them (``7,`` is a list).
 
     Raises:
-        UserError: it is neither, a seed stands there twice, or the number is so large that a seed must be meant.
+        UserError: it is neither, a seed is listed twice, or the number is so large that it must be meant as a seed.
     """
     if text is None:
         return [DEFAULT_SEED]
@@ -62,7 +65,7 @@ def seeds(text: str | None) -> list[int]:
     if int(text) < 1:
         raise UserError("--seeds=0 leaves nothing to run")
     if int(text) > _MOST_SEEDS:
-        raise UserError(f"--seeds={text} asks for {text} seeds: the one seed {text} is --seed={text}")
+        raise UserError(f"--seeds={text} asks for {text} seeds: to run the single seed {text}, use --seed={text}")
     return [DEFAULT_SEED + number for number in range(int(text))]
 
 
@@ -70,7 +73,7 @@ def read_group(name: str) -> tuple[str, dict[str, tuple[str, dict]]]:
     """A group file: its name, and label -> (model, overrides) for each of its lines.
 
     Args:
-        name: path of a YAML file, or the name of one that comes with this package::
+        name: path of a YAML file, or name of a file that comes with this package::
 
             model: MambaRec
             runs:
@@ -79,7 +82,7 @@ def read_group(name: str) -> tuple[str, dict[str, tuple[str, dict]]]:
               a baseline: {model: BPR}
 
     Raises:
-        UserError: there is no such file, or it is of another form.
+        UserError: there is no such file, or its content is not of this form.
     """
     shipped = properties_folder() / "group"
     path = Path(name) if Path(name).is_file() else shipped / f"{name}.yaml"
@@ -89,29 +92,31 @@ def read_group(name: str) -> tuple[str, dict[str, tuple[str, dict]]]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is not a YAML file ({' '.join(str(error).split())})") from None
     lines = content.get("runs") if isinstance(content, dict) else None
     if not isinstance(lines, dict) or not lines or set(content) - {"model", "runs"}:
-        raise UserError(f"{path} is no group: it must hold 'runs', a mapping of labels to overrides, and maybe 'model'")
+        raise UserError(
+            f"{path} is not a group file: it must have 'runs', a mapping of labels to overrides, and may have 'model'"
+        )
     planned = {}
     for label, overrides in lines.items():
         if not isinstance(overrides, dict):
             raise UserError(f"{path}: the overrides of '{label}' must be a mapping, {{}} for none, got {overrides!r}")
         model = overrides.get("model", content.get("model"))
         if not isinstance(model, str):
-            raise UserError(f"{path}: no model for '{label}': name one in the line or for the whole file")
+            raise UserError(f"{path}: '{label}' has no model: name one in this line or for the whole file")
         planned[str(label)] = model, {key: value for key, value in overrides.items() if key != "model"}
     return path.stem, planned
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a line cannot disappear behind a later one of the same name."""
+    """YAML that refuses repeated keys, where the earlier value would be lost."""
 
     def construct_mapping(self, node, deep=False):
         names = [self.construct_object(key, deep=deep) for key, _ in node.value]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
-            raise yaml.constructor.ConstructorError(None, None, f"'{repeated[0]}' stands there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"'{repeated[0]}' is listed twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -122,24 +127,24 @@ def plan(
     overrides: dict | None = None,
     group: str = "comparison",
 ) -> list[Run]:
-    """All runs, one seed of everything before the next, so that an unfinished group can already be looked at.
+    """All runs, all models with the first seed before the second, so that an unfinished group is already useful.
 
     Args:
-        lines: label -> (model, its own overrides, which are stronger than ``overrides``).
-        overrides: configuration for all runs. A key that some of the models read and others do not is given to the
-            former alone; one that none reads is given to all, and refused or warned of as in a single run.
+        lines: label -> (model, its own overrides, which take precedence over ``overrides``).
+        overrides: configuration for all runs. A key that only some of the models read is given to these models; one
+            that none reads is given to all, and refused or warned about as in a single run.
 
     Raises:
         UserError: a line cannot be run on a dataset; nothing has been run by then.
     """
-    # also where RecBole's models would keep RecBole's protocol: rows of one table
+    # for RecBole's models, too, whose default would be RecBole's protocol: these are rows of one table
     common = {"protocol": "published"} | (overrides or {})
     first = []
     for dataset in datasets:
         read = {model: _keys_read(model, dataset, common) for model in {model for model, _ in lines.values()}}
-        by_some = set().union(*read.values())
+        read_by_any = set().union(*read.values())
         for label, (model, own) in lines.items():
-            given = {key: value for key, value in common.items() if key in read[model] or key not in by_some}
+            given = {key: value for key, value in common.items() if key in read[model] or key not in read_by_any}
             try:
                 first.append(resolve(model, dataset, seeds[0], given | own, label=label, group=group))
             except UserError as error:
@@ -148,17 +153,17 @@ def plan(
 
 
 def _keys_read(model: str, dataset: str, common: dict) -> set[str]:
-    """Those of the keys ``common``, and all others, that a model reads; all where it cannot be configured."""
-    where = {key: common[key] for key in ("data_path", "protocol") if key in common}
+    """The keys that a model reads; the keys of ``common`` if the model cannot be configured."""
+    location = {key: common[key] for key in ("data_path", "protocol") if key in common}
     try:
         with no_command_line():
-            return keys_read(Config(model, dataset, config_dict=where))
-    except Exception:  # whatever it is, `resolve` meets it too and says it
+            return keys_read(Config(model, dataset, config_dict=location))
+    except Exception:  # `resolve` will raise it again, with an explanation
         return set(common)
 
 
-def unlike(runs: list[Run]) -> list[str]:
-    """Sentences about runs on one dataset that are not measured in the same way."""
+def measurement_differences(runs: list[Run]) -> list[str]:
+    """Sentences about runs on the same dataset that are not measured in the same way."""
     notes = []
     for run in {(run.dataset, run.label): run for run in runs}.values():
         other = next(first for first in runs if first.dataset == run.dataset)
@@ -175,81 +180,84 @@ def unlike(runs: list[Run]) -> list[str]:
 # running it
 
 
-def make(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable | None = None) -> list[dict]:
-    """Make the runs that ``path`` does not hold as finished, one after another; their records, in the given order.
+def run_all(runs: list[Run], path: str | Path, per_user: bool = True, execute: Callable | None = None) -> list[Record]:
+    """Execute the runs that are not recorded in ``path`` as finished, one after another.
 
-    A run that failed, now or earlier, does not stop the others and is tried again by the next call. A finished run that
-    is recorded under another group or label is recorded under this one as well, not made again.
+    If a run fails, the others still run, and the next call tries it again. A finished run that is recorded under
+    another group or label is recorded under this one as well, not repeated.
 
     Args:
-        execute: makes one run, like :func:`~recbole_mambarec.experiments.run.execute_apart`, which is the default.
+        execute: executes one run; default: :func:`~recbole_mambarec.experiments.run.execute_apart`.
+
+    Returns:
+        The records, in the order of ``runs``; a run that another process is executing has none.
     """
     path, execute = Path(path), execute or execute_apart
     store.check_writable(path)
     before = store.read(path) if path.exists() else []
     finished = store.finished(before)
-    names = {(record["key"], record["group"], record["label"]) for record in before if record["status"] == "finished"}
+    names = {(record.key, record.group, record.label) for record in before if record.is_finished}
     records = []
     for number, run in enumerate(runs, start=1):
         where = f"[{number}/{len(runs)}] {run}"
-        known = finished.get(run.key)
-        if known is not None:
-            if (known["key"], run.group, run.label) not in names:
-                known = known | {"group": run.group, "label": run.label}
-                store.append(path, known)
-            records.append(known)
-            print(f"{where}: recorded before")
+        earlier = finished.get(run.key)
+        if earlier is not None:
+            if (earlier.key, run.group, run.label) not in names:
+                earlier = replace(earlier, group=run.group, label=run.label)
+                store.append(path, earlier)
+            records.append(earlier)
+            print(f"{where}: already recorded")
             continue
         print(f"{where}: started", flush=True)
         try:
             record = execute(run, path, per_user)
         except Busy:
-            print(f"{where}: another process is making it and will record it")
+            print(f"{where}: another process is running it and will record it")
             continue
         records.append(record)
-        if record["status"] == "finished":
+        if record.is_finished:
             finished[run.key] = record
             names.add((run.key, run.group, run.label))
             metric = run.config["valid_metric"]
-            score = f"validation {metric} {record['valid'][metric.lower()]:.4f}"
-            best = f"after epoch {record['best_epoch'] + 1} of {record['epochs']}"
-            print(f"{where}: {score} {best}, {record['seconds'] / 60:.1f} minutes", flush=True)
-            if first_is_best(record):
+            score = f"validation {metric} {record.valid[metric.lower()]:.4f}"
+            best = f"after epoch {record.best_epoch + 1} of {record.epochs}"
+            print(f"{where}: {score} {best}, {record.seconds / 60:.1f} minutes", flush=True)
+            if first_is_best(record.curve, record.best_epoch):
                 print(f"{where}: {FIRST_IS_BEST}", flush=True)
         else:
-            print(f"{where}: failed: {record['error']}", flush=True)
+            print(f"{where}: failed: {record.error}", flush=True)
     return records
 
 
-def summary(runs: list[Run], records: list[dict]) -> str:
-    """One line per dataset and label: seeds, the metric that chose the epochs, minutes, memory; then the failures.
+def summary(runs: list[Run], records: list[Record]) -> str:
+    """A line per dataset and label (seeds, the metric that chose the epochs, minutes, memory), then the failures.
 
-    Values are means over seeds, with the standard deviation where there are several. All metrics are in the records.
+    Values are means over seeds, with the standard deviation if there are several. The records have all metrics.
     """
-    made: dict[tuple[str, str], list[dict]] = {}
+    by_line: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        made.setdefault((record["dataset"], record["label"]), []).append(record)
-    tested = {mask for record in records for mask in record["test"]}
+        by_line.setdefault((record.dataset, record.label), []).append(record)
+    tested = {mask for record in records for mask in record.test}
     masks = [*store.MASKS, *(mask for mask in (store.UNMASKED,) if mask in tested)]
     lines = []
     for (dataset, label), group in {(run.dataset, run.label): run for run in runs}.items():
-        done = [record for record in made.get((dataset, label), []) if record["status"] == "finished"]
+        done = [record for record in by_line.get((dataset, label), []) if record.is_finished]
         metric = group.config["valid_metric"].lower()
-        asked = sum((run.dataset, run.label) == (dataset, label) for run in runs)
-        columns = [[record["valid"][metric] for record in done]]
-        columns += [[record["test"][m][metric] for record in done if m in record["test"]] for m in masks]
-        costs = [[record[field] / unit for record in done] for field, unit in (("seconds", 60), ("peak_memory_gib", 1))]
+        planned = sum((run.dataset, run.label) == (dataset, label) for run in runs)
+        columns = [[record.valid[metric] for record in done]]
+        columns += [[record.test[m][metric] for record in done if m in record.test] for m in masks]
+        costs = [[record.seconds / 60 for record in done], [record.peak_memory_gib for record in done]]
         lines.append(
             [
-                *(label, dataset, f"{len(done)}/{asked}", metric, *(_mean(values, 4) for values in columns)),
+                *(label, dataset, f"{len(done)}/{planned}", metric, *(_mean(values, 4) for values in columns)),
                 *(_mean(values, 1, spread=False) for values in costs),
             ]
         )
     header = ["model", "dataset", "seeds", "metric", "valid", *(f"test, {mask} masked" for mask in masks)]
     failed = [
-        f"failed: {record['label']}, {record['dataset']}, seed {record['seed']}: {record['error']}"
+        f"failed: {record.label}, {record.dataset}, seed {record.seed}: {record.error}"
         for record in records
-        if record["status"] == "failed"
+        if not record.is_finished
     ]
     return "\n".join([table([*header, "minutes", "GiB"], lines), *failed])
 
@@ -263,7 +271,7 @@ def _mean(values: list[float], places: int, spread: bool = True) -> str:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """A cluster ends its jobs with SIGTERM: let that stop the run cleanly, as Ctrl-C does."""
+    """Let SIGTERM, with which clusters end their jobs, stop a run cleanly, as Ctrl-C does."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
@@ -276,38 +284,41 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None, prog: str = "run_recbole_group.py") -> int:
-    """Command line of ``recbole-mambarec compare`` and ``run_recbole_group.py``; exit status 1 where a run failed.
+    """Command line of ``recbole-mambarec compare`` and ``run_recbole_group.py``.
+
+    Returns:
+        Exit status: 1 if a run failed, else 0.
 
     Raises:
-        UserError: an option is not understood, or a run cannot be configured; nothing has been run by then.
+        UserError: an option is faulty, or a run cannot be configured; nothing has been run by then.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Train and test several models and record every run; what is recorded is never run again.",
+        description="Train and test several models and record every run; a recorded run is never repeated.",
         epilog="Any other --key=value sets a configuration key for all runs. "
         f"Example: {example(prog)} --models=BPR,LightGCN,MambaRec --dataset=baby --seeds=3 --epochs=100",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--models", "--model", "--model_list", "-m", help="models, separated by commas")
-    add("--group", "-g", help="instead: YAML file of labelled overrides, or the name of one that is shipped")
+    add("--group", "-g", help="instead of models: YAML file of labelled overrides, or the name of a shipped one")
     add("--datasets", "--dataset", "-d", help=f"datasets, separated by commas (default {DEFAULT_DATASET})")
-    add("--label", help="what sets these runs apart from others of the models: --label=paper makes BPR 'BPR (paper)'")
+    add("--label", help="added to the names of the models: with --label=paper, BPR is recorded as 'BPR (paper)'")
     add("--seeds", help=f"number of seeds, counted from {DEFAULT_SEED}, or a list (1,2,3)")
     add("--config_files", help="YAML files, separated by blanks")
     add("--runs", default=DEFAULT_RUNS, help="file of records (default %(default)s)")
     add("--per_user", choices=("True", "False"), default="True", help="keep results per user (default %(default)s)")
     options, rest = parser.parse_known_args(argv)
     overrides: dict = configuration(argv, rest)
-    for key in _ELSEWHERE:
+    for key in _OPTIONS_OF_REPORT:
         if key in overrides:
             raise UserError(f"--{key} is not an option here: `{typed('report')}` writes the tables")
     _, settings = read_config_files(options.config_files)
     if options.group is None and options.models is None:
         options.models = settings.get("model")
     if bool(options.models) == bool(options.group):
-        raise UserError("name the models with --models=A,B or a file of runs with --group=FILE, one of the two")
+        raise UserError("name either the models with --models=A,B or a file of runs with --group=FILE")
     if options.group:
         group, lines = read_group(options.group)
     else:
@@ -315,7 +326,7 @@ def main(argv: list[str] | None = None, prog: str = "run_recbole_group.py") -> i
     if options.label:
         lines = {f"{name} ({options.label})": line for name, line in lines.items()}
     if "seed" in overrides and options.seeds is not None:
-        raise UserError("--seed and --seeds exclude each other: --seeds=1,2,3 names several")
+        raise UserError("--seed and --seeds exclude each other: name several seeds with --seeds=1,2,3")
     settings |= overrides
     one = settings.pop("seed", None)
     if not (one is None or str(one).isdecimal()):
@@ -328,22 +339,22 @@ def main(argv: list[str] | None = None, prog: str = "run_recbole_group.py") -> i
         need("polars", "compare")
     runs = plan(lines, datasets, chosen, settings, group)
 
-    notes = unlike(runs)
+    notes = measurement_differences(runs)
     print(*notes, sep="\n", end="\n" if notes else "")
     with termination_as_interrupt(), user_errors_of_recbole():
         try:
-            records = make(runs, options.runs, per_user)
+            records = run_all(runs, options.runs, per_user)
         except KeyboardInterrupt:
-            print(f"\nstopped: the same command goes on where it was; what is finished is in {options.runs}")
+            print(f"\nstopped: the same command continues; finished runs are in {options.runs}")
             raise
     print("", summary(runs, records), *notes, f"all metrics: {options.runs}", sep="\n")
-    return int(any(record["status"] == "failed" for record in records))
+    return int(any(not record.is_finished for record in records))
 
 
 def _names(text: str, option: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
-        raise UserError(f"{option}={text} names {'one twice' if names else 'nothing'}")
+        raise UserError(f"{option}={text} " + ("names one of them twice" if names else "is empty"))
     return names
 
 

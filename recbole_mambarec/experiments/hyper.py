@@ -1,4 +1,4 @@
-"""A whole search: choose on the validation split, test what was chosen, write its configuration."""
+"""A whole search: choose a trial on the validation split, test it, write its configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,12 @@ from recbole_mambarec.cli import (
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.group import termination_as_interrupt
-from recbole_mambarec.experiments.processes import Pool
-from recbole_mambarec.experiments.run import Run, execute_apart, resolve
+from recbole_mambarec.experiments.plan import Run, resolve
+from recbole_mambarec.experiments.processes import call_apart
+from recbole_mambarec.experiments.run import execute_apart
 from recbole_mambarec.experiments.search import Search, describe, shipped_space
 from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
 from recbole_mambarec_command.command import door
@@ -52,40 +54,39 @@ def tune(
     root: str | Path = DEFAULT_FOLDER,
     progress: bool = True,
     on_ray: RaySettings | None = None,
-) -> tuple[dict, Tuning]:
+) -> tuple[Record, Tuning]:
     """Search, choose on the validation split, then test the chosen point.
 
     Args:
-        overrides, config_files: as for :func:`~recbole_mambarec.experiments.run.resolve`.
-        params_file: the search space; by default the one that comes with this package.
+        overrides, config_files: as for :func:`~recbole_mambarec.experiments.plan.resolve`.
+        params_file: the search space; by default the one that comes with the model.
         algo, max_evals, early_stop: see :class:`~recbole_mambarec.experiments.tuning.Tuning`.
-        jobs: trials at a time; by default one, or on ray as many as there is room for.
-        root: where the search's folder is made; the same search finds its record there.
+        jobs: trials at a time; by default one, or on ray as many as the cluster has room for.
+        root: folder in which the search's folder is created; the same search finds its records there.
         on_ray: run the trials on ray instead of in processes of this machine.
 
     Returns:
-        The record of the chosen trial with its test scores (see :mod:`~recbole_mambarec.experiments.search`), and the
-        search.
+        The record of the chosen trial with its test scores, and the search.
 
     Raises:
-        UserError: the space, the configuration or the data is at fault, another process makes the same search, or no
-            trial has finished.
-        KeyboardInterrupt: the next call goes on.
+        UserError: the space, the configuration or the data are faulty, another process is running the same search, or
+            no trial has finished.
+        KeyboardInterrupt: the next call continues the search.
     """
     for name, number in (("jobs", jobs), ("max_evals", max_evals), ("early_stop", early_stop)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be a whole number from 1, got {number}")
     base = resolve(model, dataset, overrides=overrides, config_files=config_files)
     search = Search(base, read_space(params_file or shipped_space(model)), root)
-    suggestion(algo, search.space)  # refuses here, before there is a folder
+    suggestion(algo, search.space)  # a faulty algorithm is refused before there is a folder
     search.folder.mkdir(parents=True, exist_ok=True)
     with open(search.folder / "lock", "ab") as lock, contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(lock, wait=False))
         except BlockingIOError:
-            raise UserError(f"another process makes this search in {search.folder}: wait for it") from None
-        given_up = on_ray is not None and on_ray.grace > 0
-        tuning = Tuning(search, algo, max_evals, early_stop, accept_stopped=given_up, progress=progress)
+            raise UserError(f"another process is running this search in {search.folder}: wait for it") from None
+        stops_early = on_ray is not None and on_ray.grace > 0
+        tuning = Tuning(search, algo, max_evals, early_stop, accept_stopped=stops_early, progress=progress)
         tuning.announce()
         if on_ray is None:
             tuning.run(jobs or 1)
@@ -99,43 +100,35 @@ def tune(
         return record, tuning
 
 
-def _tested(tuning: Tuning) -> dict:
+def _tested(tuning: Tuning) -> Record:
     """The record of the best trial with its test scores, which are computed once."""
     best, search = tuning.best, tuning.search
     if best is None:
         last = f": {tuning.failures[-1]}" if tuning.failures else ""
         raise UserError(f"none of {tuning.ended} trials has finished{last} (see {search.folder / 'logs'})")
     if search.chosen_file.is_file():
-        known = store.finished(store.read(search.chosen_file)).get(best["key"])
-        if known is not None:
-            return known
-    run, weights = search.run(best["point"]), search.weights(best["key"])
+        tested = store.finished(store.read(search.chosen_file)).get(best.key)
+        if tested is not None:
+            return tested
+    run, weights, log = search.run(best.point), search.weights(best.key), search.log(best.key)
     if not weights.is_file():
-        tuning.bar.write("the weights of the best trial are not here: it is trained once more, then tested")
+        tuning.bar.write("the weights of the best trial are not on this machine: it is trained again, then tested")
         record = execute_apart(run, search.chosen_file, per_user=False)
-        if record["status"] != "finished":
-            raise UserError(f"the test of the best trial failed: {record['error']}")
+        if not record.is_finished:
+            raise UserError(f"the test of the best trial failed: {record.error}")
         return record
-    record = best | {"test": _apart(evaluate, (run, weights), search.log(best["key"]))}
+    try:
+        scores = call_apart(evaluate, (run, weights), log)
+    except UserError as error:
+        raise UserError(f"the test of the best trial failed: {error} (see {log})") from error
+    record = replace(best, test=scores)
     store.append(search.chosen_file, record)
     return record
 
 
-def _apart(function: Callable, args: tuple, log: Path) -> dict:
-    """Call a function in a process of its own and wait for it."""
-    with contextlib.closing(Pool()) as pool:
-        pool.start(0, function, args, log)
-        while True:
-            for _, kind, value in pool.events():
-                if kind == "failed":
-                    raise UserError(f"the test of the best trial failed: {value} (see {log})")
-                if kind == "done":
-                    return value
-
-
 def chosen_configuration(tuning: Tuning) -> dict:
-    """What makes another run the best trial: model, dataset, seed, the user's settings and the chosen ones."""
-    run: Run = tuning.search.run(tuning.best["point"])
+    """The configuration of the best trial: model, dataset, seed, the user's settings and the chosen ones."""
+    run: Run = tuning.search.run(tuning.best.point)
     return {"model": run.model, "dataset": run.dataset, "seed": run.seed} | run.overrides
 
 
@@ -144,7 +137,7 @@ def write_chosen(tuning: Tuning, path: str | Path) -> None:
     base, best = tuning.search.base, tuning.best
     caption = (
         f"# {base.model} on {base.dataset}: the best of {len(tuning.records)} trials by {base.config['valid_metric']} "
-        f"on the validation split, {best['score']:.4f}\n"
+        f"on the validation split, {best.score:.4f}\n"
     )
     text = yaml.safe_dump(chosen_configuration(tuning), sort_keys=False, allow_unicode=True)
     with atomic_file(path) as temporary:
@@ -159,12 +152,12 @@ def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
     """Command line of ``recbole-mambarec tune`` and ``run_hyper.py``.
 
     Raises:
-        UserError: an option is not understood, or whatever :func:`tune` finds wrong.
+        UserError: an option is faulty, or :func:`tune` raises it.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Search for hyper-parameters on the validation split; what is on record is never tried again.",
+        description="Search for hyper-parameters on the validation split; a recorded trial is never repeated.",
         epilog="Any other --key=value sets a configuration key for all trials. "
         f"Example: {example(prog)} --model=MambaRec --dataset=baby --jobs=2 --epochs=100",
         allow_abbrev=False,
@@ -176,21 +169,21 @@ def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
     add("--params_file", help="search space (default: the one that comes with the model)")
     add("--algo", default="exhaustive", help=f"one of {', '.join(ALGORITHMS)} (default %(default)s)")
     add("--max_evals", type=int, default=100, help="trials in all, unless the search is exhaustive (default 100)")
-    add("--early_stop", type=int, help="stop after so many trials without a better one (default: never)")
-    add("--jobs", "-j", type=int, help="trials at a time, as far as memory allows (default 1; on ray: what fits)")
-    add("--tuning_dir", default=DEFAULT_FOLDER, help="where searches are kept (default %(default)s)")
-    add("--write_best", "--write-best", metavar="FILE", help="write the chosen configuration here, too")
-    add("--output_file", help="write all trials as text")
-    add("--display_file", help="plot the scores of the trials (HTML, needs plotly)")
-    add("--tool", default="hyperopt", help="hyperopt: processes of this machine (default); ray: a ray cluster")
+    add("--early_stop", type=int, help="stop after this many trials without a better one (default: never)")
+    add("--jobs", "-j", type=int, help="trials at a time, if memory allows (default 1; on ray: as many as fit)")
+    add("--tuning_dir", default=DEFAULT_FOLDER, help="folder of all searches (default %(default)s)")
+    add("--write_best", "--write-best", metavar="FILE", help="also write the chosen configuration to this file")
+    add("--output_file", help="write all trials to this file as text")
+    add("--display_file", help="plot the scores of the trials to this file (HTML, needs plotly)")
+    add("--tool", default="hyperopt", help="hyperopt: processes on this machine (default); ray: a ray cluster")
     ray = parser.add_argument_group("with --tool=ray")
-    ray.add_argument("--address", help="of a running cluster (auto: the one of this machine; default: start one)")
+    ray.add_argument("--address", help="of a running cluster (auto: the one on this machine; default: start one)")
     ray.add_argument("--trial_cpus", type=float, default=1, help="cores per trial (default 1)")
-    ray.add_argument("--trial_gpus", type=float, default=0, help="GPUs per trial, may be a fraction (default 0)")
+    ray.add_argument("--trial_gpus", type=float, default=0, help="GPUs per trial, possibly a fraction (default 0)")
     ray.add_argument(
-        "--grace", type=int, default=10, help="epochs before a trial may be given up; 0: never (default 10)"
+        "--grace", type=int, default=10, help="epochs before a trial may be stopped early; 0: never (default 10)"
     )
-    ray.add_argument("--halving", type=int, default=3, help="one trial in so many goes on at each rung (default 3)")
+    ray.add_argument("--halving", type=int, default=3, help="one of so many trials continues at each rung (default 3)")
     options, rest = parser.parse_known_args(argv)
     overrides: dict = configuration(argv, rest)
     files, contents = read_config_files(options.config_files)
@@ -222,11 +215,11 @@ def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
                 on_ray=on_ray,
             )
         except KeyboardInterrupt:
-            print(f"\nstopped: the same command goes on where it was; what is finished is in {options.tuning_dir}")
+            print(f"\nstopped: the same command continues; finished trials are in {options.tuning_dir}")
             raise
-        print(f"best of {len(tuning.records)} trials: {describe(tuning.best['point'])}")
-        _print_scores("best valid result", record["valid"])
-        for mask, scores in record["test"].items():
+        print(f"best of {len(tuning.records)} trials: {describe(tuning.best.point)}")
+        _print_scores("best valid result", record.valid)
+        for mask, scores in record.test.items():
             _print_scores(f"test, {mask} masked", scores)
         if options.write_best:
             write_chosen(tuning, options.write_best)
@@ -236,7 +229,7 @@ def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
             tuning.display_file = options.display_file
             tuning.plot_hyper()
     best_file = options.write_best or tuning.search.folder / "best.yaml"
-    print(f"use it: {typed('run')} --config_files={best_file}")
+    print(f"to use it: {typed('run')} --config_files={best_file}")
     return 0
 
 

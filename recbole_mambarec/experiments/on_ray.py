@@ -1,9 +1,9 @@
-"""Trials on a ray cluster: the search asks and records as it does on one machine, ray finds them a place.
+"""Trials on a ray cluster: the search proposes and records them as on one machine, and ray runs them.
 
-What is peculiar to ray stays here.
+Everything that concerns ray is in this module.
 
-A search that was cut off, however hard, goes on from its own record, not from ray's: what has finished is not made
-again, and the rungs of the early stopping are filled from the recorded curves. ray's own restore has no rungs.
+An interrupted search continues from its own records, not from ray's: finished trials are not repeated, and the rungs of
+early stopping are filled from the recorded curves, which ray's own restoration would leave empty.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from recbole.data.dataset import Dataset
 from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.data.reuse import settings_of
 from recbole_mambarec.errors import UserError, one_line, sentence
-from recbole_mambarec.experiments.run import Run, failure
+from recbole_mambarec.experiments.plan import Run
+from recbole_mambarec.experiments.run import new_record
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec_common.extras import need
@@ -38,30 +40,30 @@ from recbole_mambarec_common.extras import need
 if TYPE_CHECKING:
     from recbole_mambarec.experiments.tuning import Attempt, Tuning
 
-# a trial whose process was killed is started this many times again before it counts as failed
+# how often a trial is restarted after its process was killed, before it counts as failed
 _RESTARTS = 1
 # as in setup.cfg: the first release that has builds for Python 3.13
 _OLDEST = "2.45"
-# what holds while a search runs: Ctrl-C ends the search (ray would end its trials and go on as if all had been made),
-# and ray is quiet (its newer output prints a table even if it is told not to)
+# environment while a search runs: Ctrl-C ends the search (ray would end its trials and continue as if all had been
+# run), and ray is quiet (its newer output prints a table even with verbose=0)
 _WHILE_SEARCHING = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-# what ray reads once, when it is imported, where the user has not decided otherwise: under "uv run", it would send the
-# current folder, datasets and all, to each worker and build the environment anew there
+# environment that ray reads when it is imported, unless the user has set it: under "uv run", ray would send the current
+# folder, including datasets, to each worker and build the environment there again
 _AT_IMPORT = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
 @dataclass(frozen=True)
 class RaySettings:
-    """How trials are placed and when they are given up.
+    """Where trials run and when they are stopped early.
 
     Attributes:
-        address: of a running cluster; None: one is started on this machine and ended with the search.
-        trial_cpus, trial_gpus: what a trial takes; a fraction of a GPU lets several share one.
-        grace: epochs before a trial may be given up; 0: none is.
-        halving: at each rung (``grace``, ``grace * halving``, ... epochs) one trial in so many goes on.
+        address: of a running cluster; None: a cluster is started on this machine and stopped after the search.
+        trial_cpus, trial_gpus: resources of a trial; several trials share a GPU if each takes a fraction.
+        grace: epochs before a trial may be stopped early; 0: none is.
+        halving: of this many trials, one continues at each rung (``grace``, ``grace * halving``, ... epochs).
 
     Raises:
-        UserError: a number that makes no sense.
+        UserError: a number is too small.
     """
 
     address: str | None = None
@@ -77,15 +79,15 @@ class RaySettings:
 
 
 def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
-    """Make all trials of a search on ray.
+    """Run all trials of a search on ray.
 
     Args:
         jobs: trials at a time; None: as many as the cluster has room for.
 
     Raises:
-        UserError: ray is missing, broken, too old or cannot be reached, no trial fits into the cluster, or all of them
-            fail alike.
-        KeyboardInterrupt: what has finished is on record.
+        UserError: ray is missing, broken, too old or unreachable, no trial fits into the cluster, or all trials fail
+            with the same error.
+        KeyboardInterrupt: finished trials are recorded.
     """
     for name, value in _AT_IMPORT.items():
         os.environ.setdefault(name, value)
@@ -100,12 +102,12 @@ def run_on_ray(tuning: Tuning, jobs: int | None, settings: RaySettings) -> None:
     with contextlib.closing(tuning.bar):
         if len(tuning.records) < tuning.max_evals:
             with _quiet(), _cluster(settings.address):
-                _Trials(tuning, settings).make(jobs)
+                _Trials(tuning, settings).run(jobs)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let ray's own log of the search be: it warns of its defaults and of each trial that fails."""
+    """Silence ray's log, which warns about its defaults and about each failed trial."""
     log = logging.getLogger("ray")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -125,21 +127,23 @@ def _cluster(address: str | None) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
         if address is None:
-            # "local": not the one that the environment may name
+            # "local": not a cluster that the environment may name
             ray.init("local", include_dashboard=False, **quiet)
         else:
             host, _, port = address.rpartition(":")
             if host and port.isdecimal() and "/" not in host:
-                # ray itself would try for minutes
+                # ray itself would keep trying for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address is None:
             raise UserError(f"ray cannot be started on this machine: {one_line(error)}") from error
         if isinstance(error, ray.exceptions.RayError):
-            raise UserError(f"the ray cluster at '{address}' refuses: {one_line(error)}") from error
+            raise UserError(f"the ray cluster at '{address}' refuses the connection: {one_line(error)}") from error
         if "ersion mismatch" in str(error):
-            raise UserError(f"the ray cluster at '{address}' has other versions: {one_line(error)}") from error
+            raise UserError(
+                f"the ray cluster at '{address}' has other versions of ray or Python: {one_line(error)}"
+            ) from error
         raise UserError(f"there is no ray cluster at '{address}': {str(error).splitlines()[0]}") from error
     try:
         yield
@@ -148,10 +152,10 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _room(resources: dict[str, float]) -> int:
-    """How many trials the cluster can make at a time.
+    """How many trials the cluster can run at a time.
 
     Raises:
-        UserError: not one.
+        UserError: not even one.
     """
     import ray
 
@@ -183,45 +187,45 @@ def _amounts(resources: dict[str, float]) -> str:
 
 @dataclass
 class _Followed:
-    """What the driver knows of a trial that ray makes."""
+    """The driver's view of a trial that ray is running."""
 
     attempt: Attempt
     started: float = field(default_factory=perf_counter)
     curve: list[dict] = field(default_factory=list)
     memory_gib: float = 0.0
-    record: dict | None = None
+    record: Record | None = None
     error: str = ""
 
 
 class _Trials:
-    """A search as ray sees it."""
+    """The trials of a search, and the functions that ray calls about them."""
 
     def __init__(self, tuning: Tuning, settings: RaySettings) -> None:
         self.tuning, self.search, self.settings = tuning, tuning.search, settings
         self.folder = self.search.folder.resolve()
         self.followed: dict[str, _Followed] = {}
-        self.trouble: UserError | None = None
+        self.error: UserError | None = None
 
-    def make(self, jobs: int | None) -> None:
-        """Start ray's tuner and wait for its end."""
+    def run(self, jobs: int | None) -> None:
+        """Start ray's tuner and wait until it ends."""
         from ray import tune
 
-        known = max((record["memory_gib"] for record in self.tuning.records), default=0.0)
+        memory_gib = max((record.memory_gib for record in self.tuning.records), default=0.0)
         resources = {"cpu": self.settings.trial_cpus, "gpu": self.settings.trial_gpus}
-        if known:
-            resources["memory"] = int(known * 2**30)
+        if memory_gib:
+            resources["memory"] = int(memory_gib * 2**30)
         objective = tune.with_parameters(_objective, data=self._data(), weights=str(self.folder))
         own = self.folder / "ray"
         tuner = tune.Tuner(
             tune.with_resources(objective, resources),
             tune_config=tune.TuneConfig(
                 num_samples=self.tuning.max_evals - len(self.tuning.records),
-                # with a number, ray starts so many at once, and asks for no point before there is a place for it
+                # given a number, ray starts that many at once, and asks for the next point only when one has ended
                 max_concurrent_trials=jobs or _room(resources),
                 search_alg=_searcher(self),
                 scheduler=self._scheduler(),
-                trial_name_creator=lambda made: made.trial_id,
-                trial_dirname_creator=lambda made: made.trial_id,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -236,11 +240,11 @@ class _Trials:
                 tuner.fit()
             finally:
                 shutil.rmtree(own, ignore_errors=True)
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
 
     def _data(self) -> SharedData | None:
-        """The dataset, read once here and sent once to each node; None where a tuned key changes it."""
+        """The dataset, read once here and sent once to each node; None if a tuned key changes it."""
         base = self.search.base
         with no_command_line():
             dataset = create_dataset(Config(base.model, base.dataset, config_dict=dict(base.given)))
@@ -248,7 +252,7 @@ class _Trials:
         return None if tuned & settings_of(dataset) else SharedData(dataset)
 
     def _scheduler(self):
-        """Asynchronous successive halving, its rungs filled with what is on record."""
+        """Asynchronous successive halving, with the recorded trials on its rungs."""
         from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
         if not self.settings.grace:
@@ -260,56 +264,60 @@ class _Trials:
             time_attr="epochs",
             metric="score",
             mode=self.mode,
-            # the last epoch is never a reason to end a trial, which still has to leave its record
+            # a trial must not be stopped in its last epoch, because it still has to report its record
             max_t=last + 1,
             grace_period=self.settings.grace,
             reduction_factor=self.settings.halving,
         )
         for record in self.tuning.records:
-            past = SimpleNamespace(trial_id=record["key"])
+            past = SimpleNamespace(trial_id=record.key)
             scheduler.on_trial_add(None, past)
-            for entry in record["curve"]:
+            for entry in record.curve:
                 scheduler.on_trial_result(None, past, _progress(entry, self.search.metric))
         return scheduler
 
     @property
     def mode(self) -> str:
-        """In ray's words."""
+        """``max`` or ``min``, as ray calls the direction of a search."""
         return "max" if self.search.bigger else "min"
 
-    # -------------------------------------------------------------- what ray calls
+    # -------------------------------------------------------------- called by ray
 
     def propose(self, trial_id: str) -> dict | None:
-        """The configuration of the next trial, None if there is none."""
-        attempt = None if self.trouble else self.tuning.ask()
+        """The configuration of the next trial; None if there is none."""
+        attempt = None if self.error else self.tuning.ask()
         if attempt is None:
             return None
         self.followed[trial_id] = _Followed(attempt)
         given = dict(attempt.run.given)
-        # a worker's folder is not the driver's
+        # the working folder of a worker is another one
         for key in ("data_path", "cache_dir"):
             if given.get(key) or key == "data_path":
                 given[key] = str(Path(given.get(key) or "dataset/").resolve())
         run = replace(attempt.run, given=given, checkpoint_dir=str(self.folder / "running"))
         return {"run": asdict(run), "gpu": bool(self.settings.trial_gpus)}
 
-    def hear(self, trial_id: str, result: dict) -> None:
-        """A trial has reported."""
+    def on_result(self, trial_id: str, result: dict) -> None:
+        """Take the report of a trial into account."""
         followed = self.followed[trial_id]
         followed.memory_gib = max(followed.memory_gib, result["memory_gib"])
         followed.error = result.get("error", "")
         if result.get("record"):
-            followed.record = json.loads(result["record"])
+            followed.record = Record.from_json(json.loads(result["record"]))
         elif result.get("entry"):
             entry = json.loads(result["entry"])
-            # one whose process was killed starts again, possibly further back
+            # after its process was killed, a trial starts again, possibly from an earlier epoch
             followed.curve = [e for e in followed.curve if e["epoch"] < entry["epoch"]] + [entry]
             self.tuning.bar.set_postfix_str(
                 f"{followed.attempt.run.label}: epoch {entry['epoch']}, {result['score']:.4f}"
             )
 
-    def end(self, trial_id: str, died: str = "") -> None:
-        """A trial has ended: by itself, given up, or failed, then ``died`` says how."""
+    def on_end(self, trial_id: str, died: str = "") -> None:
+        """Record a trial that has finished, was stopped early, or has failed.
+
+        Args:
+            died: a sentence if ray could not run the trial to its end.
+        """
         followed = self.followed.pop(trial_id)
         seconds = perf_counter() - followed.started
         try:
@@ -319,28 +327,27 @@ class _Trials:
             elif followed.record is not None:
                 self.tuning.tell(followed.attempt, followed.record, seconds, followed.memory_gib)
             else:
-                record = self._given_up(followed)
+                record = self._stopped_early(followed)
                 self.tuning.tell(followed.attempt, record, seconds, followed.memory_gib, stopped=True)
-        except UserError as trouble:  # ray must not take it for a failure of its own
-            self.trouble = trouble
+        except UserError as error:  # ray must not take it for an error of its own
+            self.error = error
 
-    def _given_up(self, followed: _Followed) -> dict:
-        """The record of a trial that early stopping has ended."""
+    def _stopped_early(self, followed: _Followed) -> Record:
+        """The record of a trial that was stopped early."""
         metric, curve = self.search.metric, followed.curve
         best = (max if self.search.bigger else min)(curve, key=lambda entry: entry["valid"][metric])
-        return failure(followed.attempt.run, "") | {
-            "status": "finished",
-            "error": None,
-            "valid": best["valid"],
-            "curve": curve,
-            "best_epoch": best["epoch"],
-            "epochs": len(curve),
-            "seconds": round(sum(e["train_seconds"] + e["valid_seconds"] for e in curve), 1),
-        }
+        return replace(
+            new_record(followed.attempt.run),
+            valid=best["valid"],
+            curve=curve,
+            best_epoch=best["epoch"],
+            epochs=len(curve),
+            seconds=round(sum(e["train_seconds"] + e["valid_seconds"] for e in curve), 1),
+        )
 
 
 def _progress(entry: dict, metric: str) -> dict:
-    """What early stopping sees of an epoch."""
+    """What is reported about an epoch for early stopping."""
     return {"epochs": entry["epoch"] + 1, "score": entry["valid"][metric]}
 
 
@@ -348,7 +355,7 @@ def _searcher(trials: _Trials):
     from ray.tune.search import Searcher
 
     class Proposals(Searcher):
-        """Asks the search for points; what it knows is kept by the search's own record."""
+        """Passes the points of the search on to ray; it has no state of its own that ray would have to save."""
 
         def suggest(self, trial_id: str) -> dict | str:
             return trials.propose(trial_id) or Searcher.FINISHED
@@ -373,21 +380,21 @@ def _listener(trials: _Trials):
     from ray.tune import Callback
 
     class Listener(Callback):
-        """Passes on what ray tells about trials."""
+        """Passes ray's messages about trials on to the search."""
 
         def on_trial_result(self, *, trial, result, **info) -> None:
-            trials.hear(trial.trial_id, result)
+            trials.on_result(trial.trial_id, result)
 
         def on_trial_complete(self, *, trial, **info) -> None:
-            trials.end(trial.trial_id)
+            trials.on_end(trial.trial_id)
 
         def on_trial_error(self, *, trial, **info) -> None:
-            # whatever a trial raises is reported; this is one whose process is gone, or never came as far
+            # exceptions of a trial are reported as results: here, its process has died or has not started
             error, text = _last_error(trial)
             if isinstance(error, RayActorError):
-                trials.end(trial.trial_id, died=f"its process died, {_RESTARTS + 1} times")
+                trials.on_end(trial.trial_id, died=f"its process died, {_RESTARTS + 1} times")
             else:
-                trials.end(trial.trial_id, died=f"it did not start: {text}")
+                trials.on_end(trial.trial_id, died=f"it did not start: {text}")
 
         def __reduce__(self):
             return Callback, ()
@@ -398,12 +405,12 @@ def _listener(trials: _Trials):
 def _last_error(trial) -> tuple[Exception | None, str]:
     """The last error of a trial, and the last line of its text.
 
-    Ray's own ``Trial.get_error`` looks into the storage, where the files come with the next synchronisation, a
-    moment after the callback; the driver has written them to its own folder before it calls back.
+    Ray's own ``Trial.get_error`` reads the storage, which gets the files with the next synchronisation, a moment after
+    the callback; the driver has written them to its own folder before the callback.
     """
     from ray import cloudpickle
 
-    error, text = None, "ray does not say why"
+    error, text = None, "ray gives no reason"
     pickled, written = trial.pickled_error_file, trial.error_file
     if pickled and Path(pickled).is_file():
         error = cloudpickle.loads(Path(pickled).read_bytes())
@@ -415,7 +422,7 @@ def _last_error(trial) -> tuple[Exception | None, str]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
+    """Set environment variables inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -433,22 +440,22 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 class SharedData:
-    """A dataset that travels with the features of its items, which ray then maps into the memory of each worker."""
+    """A dataset that is pickled with the features of its items, which ray then maps into the memory of each worker."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.kind = type(dataset)
-        # its own __getstate__ leaves the features behind, which are read again where it arrives
+        # not its __getstate__, which leaves out the features, so that they would be read again in each worker
         self.contents = {name: value for name, value in vars(dataset).items() if name != "config"}
 
     def dataset(self) -> Dataset:
-        """A copy that does not share what a trial replaces."""
-        made = self.kind.__new__(self.kind)
-        made.__dict__.update(self.contents)
-        return made
+        """A copy, of which a trial can replace attributes."""
+        copy = self.kind.__new__(self.kind)
+        copy.__dict__.update(self.contents)
+        return copy
 
 
 def _objective(config: dict, data: SharedData | None = None, weights: str = "") -> None:
-    """A trial in a worker."""
+    """Run a trial in a worker."""
     from recbole_mambarec.compat.ray import RayTune
 
     run = Run(**config["run"])
@@ -456,20 +463,20 @@ def _objective(config: dict, data: SharedData | None = None, weights: str = "") 
     run = replace(run, given=run.given | {"gpu_id": visible})
     metric = str(run.config["valid_metric"]).lower()
     target: Path | None = Path(weights) / f"{run.key[:16]}.pth"
-    if not target.parent.is_dir():  # another disk than the driver's: the chosen trial is trained again there
+    if not target.parent.is_dir():  # the worker has another disk: the driver will train the chosen trial again
         target, run = None, replace(run, checkpoint_dir="running")
 
-    def report(said: dict) -> None:
-        progress = _progress(said["entry"], metric)
-        RayTune.report(**progress, memory_gib=said["memory_gib"], entry=json.dumps(said["entry"]))
+    def report(message: dict) -> None:
+        progress = _progress(message["entry"], metric)
+        RayTune.report(**progress, memory_gib=message["memory_gib"], entry=json.dumps(message["entry"]))
 
     try:
         record = trial(run, target, report, data and data.dataset())
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        # not ray's affair: it would try again
+        # as a result: after an exception, ray would try again
         RayTune.report(epochs=0, score=math.nan, memory_gib=peak_gib(), error=sentence(error))
     else:
-        done = {"epochs": record["epochs"], "score": record["valid"][metric]}
-        RayTune.report(**done, memory_gib=peak_gib(), record=json.dumps(record))
+        done = {"epochs": record.epochs, "score": record.valid[metric]}
+        RayTune.report(**done, memory_gib=peak_gib(), record=json.dumps(record.to_json()))

@@ -1,9 +1,10 @@
-"""Several jobs at once on one machine, each in a fresh process, as many as fit in memory."""
+"""Functions in fresh processes: one that is waited for, or several at once, as many as fit in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,10 +21,17 @@ from recbole_mambarec.memory import free_gib
 
 # a job may need a little more than those before it
 _MARGIN = 1.1
+# exit status of a process that was interrupted
+_INTERRUPTED = 130
 
 
 class Event(NamedTuple):
-    """What a job says: ``report`` (whatever its function sends), ``done`` (its result) or ``failed`` (a sentence)."""
+    """A message from a job.
+
+    Attributes:
+        kind: ``report`` (whatever the job's function sends), or as the last one ``done`` (its result), ``failed`` (a
+            sentence) or ``interrupted`` (None).
+    """
 
     job: Hashable
     kind: str
@@ -31,41 +39,46 @@ class Event(NamedTuple):
 
 
 class Pool:
-    """Processes that are started one by one and heard together.
+    """Processes that are started one by one and whose messages arrive together.
 
     Args:
-        jobs: how many may run at once; the machine's cores are divided among them unless ``OMP_NUM_THREADS`` is set.
+        jobs: how many may run at once.
+        divide_cores: give each job an equal share of the cores, unless ``OMP_NUM_THREADS`` is set.
     """
 
-    def __init__(self, jobs: int = 1) -> None:
+    def __init__(self, jobs: int = 1, divide_cores: bool = True) -> None:
         self.jobs = jobs
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores // jobs)
+        divide_cores = divide_cores and "OMP_NUM_THREADS" not in os.environ
+        self._threads = max(1, cores // jobs) if divide_cores else None
         self._running: dict[Hashable, tuple[multiprocessing.Process, Connection]] = {}
         self._outcomes: dict[Hashable, Event] = {}
 
     @property
     def running(self) -> dict[Hashable, int]:
-        """Jobs that have not ended, with the numbers of their processes."""
+        """Jobs that have not ended, with their process ids."""
         return {job: process.pid for job, (process, _) in self._running.items()}
 
-    def start(self, job: Hashable, function: Callable, args: tuple, log: Path) -> None:
-        """Call ``function(*args, report=...)`` in a fresh process whose output goes to the file ``log``.
+    def start(self, job: Hashable, function: Callable, args: tuple, log: Path | None = None) -> None:
+        """Call ``function(*args, report=...)`` in a fresh process.
 
-        The function lives in a module of this package: looking it up there is what registers the models.
+        Args:
+            function: of a module of this package, which the process imports, so that RecBole is patched there, too.
+            log: file that the process's output is appended to; None: it goes where this process's output goes.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (sender, str(log), self._threads, function, args)
-        process = context.Process(target=_child, args=arguments, name=f"trial {job}")
-        with interrupts_ignored():
+        arguments = (sender, None if log is None else str(log), self._threads, function, args)
+        process = context.Process(target=_child, args=arguments, name=f"job {job}")
+        with _interrupts_ignored():
             process.start()
         sender.close()
         self._running[job] = process, receiver
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
-        """What the jobs have said; waits up to ``timeout`` seconds for the first word."""
+        """Messages that have arrived; waits up to ``timeout`` seconds for the first one."""
         for receiver in wait([receiver for _, receiver in self._running.values()], timeout):
             job = next(job for job, (_, other) in self._running.items() if other is receiver)
             try:
@@ -74,7 +87,7 @@ class Pool:
                 yield self._ended(job)
                 continue
             except Exception as error:  # half a message of a process that was killed
-                kind, value = "failed", f"its last words are not understood ({type(error).__name__})"
+                kind, value = "failed", f"its last message cannot be read ({type(error).__name__})"
             if kind == "report":
                 yield Event(job, kind, value)
             else:
@@ -87,11 +100,12 @@ class Pool:
         return self._outcomes.pop(job, None) or Event(job, "failed", how_it_ended(process.exitcode))
 
     def close(self) -> None:
-        """End all jobs."""
+        """Interrupt all jobs, and kill those that have not ended after ten seconds."""
         for process, _ in self._running.values():
             process.terminate()
         for process, receiver in self._running.values():
-            process.join(10)
+            with contextlib.suppress(KeyboardInterrupt):
+                process.join(10)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -99,17 +113,43 @@ class Pool:
         self._running.clear()
 
 
+def call_apart(function: Callable, args: tuple, log: Path | None = None) -> object:
+    """The result of ``function(*args, report=...)``, called in a fresh process; its reports are dropped.
+
+    Args:
+        log: see :meth:`Pool.start`.
+
+    Raises:
+        UserError: the function has raised an exception, or its process was killed.
+        KeyboardInterrupt: this process or the other one was interrupted; both have stopped.
+    """
+    with contextlib.closing(Pool(divide_cores=False)) as pool:
+        pool.start(function.__name__, function, args, log)
+        while True:
+            for _, kind, value in pool.events():
+                if kind == "done":
+                    return value
+                if kind == "failed":
+                    raise UserError(value)
+                if kind == "interrupted":
+                    raise KeyboardInterrupt
+
+
 def how_it_ended(status: int) -> str:
-    """A sentence for the exit status of a process that died without a word."""
+    """A sentence about a process that ended without a result.
+
+    Args:
+        status: its exit status; negative: the signal that killed it.
+    """
     if status < 0:
-        known = {number.value: number.name for number in signal.Signals}
-        name = known.get(-status, f"signal {-status}")
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-status, f"signal {-status}")
         return f"its process was killed by {name}" + (" (memory may have run out)" if name == "SIGKILL" else "")
     return f"its process ended with status {status}"
 
 
 class MemoryGate:
-    """Lets a job start only where the most memory that any job was seen to need is free.
+    """Lets a job start only where there is room for the most memory that any job so far has needed.
 
     Until a job has shown what it needs, it runs alone.
 
@@ -121,12 +161,16 @@ class MemoryGate:
         self.expected = 0.0
         self._room = room
 
-    def saw(self, gib: float) -> None:
-        """A job has needed this much."""
+    def observe(self, gib: float) -> None:
+        """Take into account that a job has needed this much."""
         self.expected = max(self.expected, gib)
 
     def admits(self, running: Iterable[float]) -> bool:
-        """Whether one more fits beside jobs that hold this much each and may still grow to what is expected."""
+        """Whether one more job fits.
+
+        Args:
+            running: GiB that each running job holds; it may still grow to what is expected.
+        """
         held = list(running)
         if not self.expected:
             return not held
@@ -136,34 +180,31 @@ class MemoryGate:
 
 
 class DeviceGate:
-    """A :class:`MemoryGate` for a GPU, of which only the jobs know how much of it is free; none: everything fits."""
+    """A :class:`MemoryGate` for a GPU, whose free memory only the jobs know; without a GPU, everything fits."""
 
     def __init__(self) -> None:
         self._gate = MemoryGate(lambda: self._free)
         self._held: dict[Hashable, float] = {}
         self._free = 0.0
 
-    def hear(self, job: Hashable, report: dict) -> None:
-        """What a job has reported: ``device_gib`` it took at most and ``device_free_gib`` that are left, if any."""
+    def observe(self, job: Hashable, report: dict) -> None:
+        """Take a job's report into account: the ``device_gib`` it has held at most, and ``device_free_gib``, if any."""
         if "device_gib" in report:
             self._held[job], self._free = report["device_gib"], report["device_free_gib"]
-            self._gate.saw(report["device_gib"])
+            self._gate.observe(report["device_gib"])
 
-    def forget(self, job: Hashable) -> None:
-        """A job has ended."""
+    def release(self, job: Hashable) -> None:
+        """Take into account that a job has ended."""
         self._free += self._held.pop(job, 0.0)
 
     def admits(self, running: Iterable[Hashable]) -> bool:
-        """As :meth:`MemoryGate.admits`."""
+        """As :meth:`MemoryGate.admits`, for the jobs that are running."""
         return not self._gate.expected or self._gate.admits([self._held.get(job, 0.0) for job in running])
 
 
 @contextlib.contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """A process started here ignores Ctrl-C, which reaches the whole group: its parent decides what becomes of it.
-
-    It may listen again as soon as it can stop without a traceback, which it cannot while it imports.
-    """
+def _interrupts_ignored() -> Iterator[None]:
+    """Let a process that is started here ignore Ctrl-C, which reaches the whole group: its parent ends it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -174,26 +215,40 @@ def interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _child(sender: Connection, log: str, threads: int | None, function: Callable, args: tuple) -> None:
-    with open(log, "a", encoding="utf-8") as stream:
-        for number in (1, 2):
-            os.dup2(stream.fileno(), number)
+def _child(sender: Connection, log: str | None, threads: int | None, function: Callable, args: tuple) -> None:
+    if log is not None:
+        with open(log, "a", encoding="utf-8") as stream:
+            for number in (1, 2):
+                os.dup2(stream.fileno(), number)
     faulthandler.enable()
     sys.argv = sys.argv[:1]
-    threading.Thread(target=end_with_parent, args=(1,), daemon=True).start()
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        # from here on, the process can stop in good order; while it was importing, it would have left a traceback
+        signal.signal(signal.SIGTERM, _interrupt)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         sender.send(("done", function(*args, report=lambda value: sender.send(("report", value)))))
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # the parent may be gone
+            sender.send(("interrupted", None))
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(_INTERRUPTED)  # the parent is waiting, and shutting torch down takes seconds
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
         sender.send(("failed", sentence(error)))
 
 
-def end_with_parent(status: int) -> None:
-    """For a thread: who was killed must not leave a training behind that nobody sees."""
+def _interrupt(number, frame) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """For a thread: if the parent is killed, nobody would know about a training that goes on."""
     multiprocessing.parent_process().join()
-    os._exit(status)
+    os._exit(1)

@@ -1,20 +1,18 @@
-"""What is searched, and what is on record of it.
+"""What a search varies, and the folder that keeps its trials.
 
-A search has a folder, named after its model, its dataset and a key of all else that its trials share (configuration,
+The folder is named after the model, the dataset and a key of everything else that the trials share (configuration,
 seed, content of the data):
 
 ===============  ======================================================================================================
-``trials.jsonl`` one record per trial (:mod:`~recbole_mambarec.experiments.store`, without test scores) with
-                 ``point`` (what was tuned), ``score`` (of the validation metric), ``stopped`` (given up early),
-                 ``memory_gib`` and ``wall_seconds``
+``trials.jsonl`` a :class:`~recbole_mambarec.experiments.store.Record` per trial, without test scores
 ``<key>.pth``    weights of the best trial
-``chosen.jsonl`` the record of the best trial with its test scores: the only place where the test split is looked at
-``best.yaml``    its configuration, for ``--config_files``
-``logs/``        what each trial has printed
+``chosen.jsonl`` the record of the best trial with its test scores: the test split is used for nothing else
+``best.yaml``    configuration of the best trial, for ``--config_files``
+``logs/``        output of each trial
 ``running/``     checkpoints of unfinished trials
 ===============  ======================================================================================================
 
-A trial that is on record is not made again, whichever space it was found through; one that failed is.
+A recorded trial is not repeated, whichever space it belonged to, unless it failed.
 """
 
 from __future__ import annotations
@@ -30,11 +28,12 @@ from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.config import known_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.run import Run, resolve
+from recbole_mambarec.experiments.plan import Run, resolve
 from recbole_mambarec.experiments.space import Space
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.run_keys import NO_EFFECT, run_key
 
-# what is measured: scores under different values cannot be compared
+# keys that decide what is measured: scores under different values cannot be compared
 _MEASURE = ("metrics", "topk", "valid_metric", "eval_args", "repeatable", "benchmark_filename", "val_interval")
 
 
@@ -47,21 +46,21 @@ def shipped_space(model: str) -> Path:
     path = registry.entry(model).search_space if model in registry.names() else None
     if path is None:
         have = ", ".join(sorted(name for name, entry in registry.entries().items() if entry.search_space is not None))
-        raise UserError(f"no search space comes with {model}: name one with --params_file (there are those of {have})")
+        raise UserError(f"no search space comes with {model}: name one with --params_file (there is one for {have})")
     return path
 
 
 class Search:
-    """What is searched, and the record of what has been tried.
+    """A search and the records of its trials.
 
     Args:
         base: the run that the trials vary.
-        space: what they vary.
-        root: where the search's folder is made.
+        space: the parameters that they vary.
+        root: folder in which the search's folder is created.
 
     Raises:
-        UserError: a parameter of the space is unknown, cannot be tuned, was given a fixed value as well, or has an
-            option that the configuration refuses.
+        UserError: a parameter of the space is unknown, cannot be tuned, also has a fixed value, or has an option that
+            the configuration refuses.
     """
 
     def __init__(self, base: Run, space: Space, root: str | Path = "tuning") -> None:
@@ -83,10 +82,10 @@ class Search:
                     + (f": did you mean '{near[0]}'?" if near else ": remove its line")
                 )
             if name in NO_EFFECT or name in _MEASURE:
-                why = "decides what is measured" if name in _MEASURE else "is no setting of the model or its training"
-                raise UserError(f"'{name}' cannot be tuned: it {why}; remove its line from the search space")
+                reason = "decides what is measured" if name in _MEASURE else "is not a setting of model or training"
+                raise UserError(f"'{name}' cannot be tuned: it {reason}; remove its line from the search space")
             if name in self.base.overrides:
-                raise UserError(f"{name} is given and tuned: leave --{name} out, or its line in the search space")
+                raise UserError(f"{name} is both set and tuned: remove --{name}, or its line in the search space")
             for drawn in range(len(parameter.values)) if parameter.kind == "choice" else ():
                 self.run({name: parameter.value(drawn)})
 
@@ -97,41 +96,41 @@ class Search:
         return replace(run, checkpoint_dir=str(self.folder / "running"))
 
     def weights(self, key: str) -> Path:
-        """Where the weights of the run with this key are kept while it is the best."""
+        """The file of the weights of the run with this key, kept while it is the best one."""
         return self.folder / f"{key[:16]}.pth"
 
     def log(self, key: str) -> Path:
-        """What the run with this key has printed."""
+        """The file of the output of the run with this key."""
         return self.folder / "logs" / f"{key[:16]}.log"
 
     @property
     def trials_file(self) -> Path:
-        """The record of all trials."""
+        """The file with the records of all trials."""
         return self.folder / "trials.jsonl"
 
     @property
     def chosen_file(self) -> Path:
-        """The record of tested ones."""
+        """The file with the records of tested trials."""
         return self.folder / "chosen.jsonl"
 
-    def recorded(self, stopped: bool = False) -> list[dict]:
-        """Trials on record that lie in the space, with their ``point`` in its terms, in order.
+    def recorded(self, stopped: bool = False) -> list[Record]:
+        """Finished trials of earlier calls that lie in the space, in order; ``point`` has the space's parameters.
 
         Args:
-            stopped: count those that were given up early.
+            stopped: include trials that were stopped early.
         """
         found = {}
         for record in store.read(self.trials_file) if self.trials_file.is_file() else ():
             point = self._point(record)
-            if point is None or record["status"] != "finished" or (record["stopped"] and not stopped):
+            if point is None or not record.is_finished or (record.stopped and not stopped):
                 continue
-            found[identity(point)] = record | {"point": point}
+            found[identity(point)] = replace(record, point=point)
         return list(found.values())
 
-    def _point(self, record: dict) -> dict | None:
-        """Where a recorded trial lies in the space; None if it does not."""
+    def _point(self, record: Record) -> dict | None:
+        """The point of the space that a recorded trial stands for; None if it lies outside."""
         names = [parameter.name for parameter in self.space.parameters]
-        config, tuned = self.base.config, record["point"]
+        config, tuned = self.base.config, record.point
         if any(tuned[name] != config.get(name) for name in tuned if name not in names):
             return None
         point = {name: tuned.get(name, config.get(name)) for name in names}
@@ -143,7 +142,7 @@ class Search:
         return point
 
     def better(self, score: float, than: float) -> bool:
-        """Whether a score beats another one."""
+        """Whether a score is better than another one."""
         return score > than if self.bigger else score < than
 
 
@@ -153,5 +152,5 @@ def describe(point: dict) -> str:
 
 
 def identity(point: dict) -> str:
-    """What makes two points the same."""
+    """Equal for points that mean the same."""
     return run_key("", point, 0, "")

@@ -25,7 +25,7 @@ from scipy import stats
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import users
-from recbole_mambarec.experiments.store import UNMASKED
+from recbole_mambarec.experiments.store import UNMASKED, Record
 
 ALPHA = 0.05
 CONFIDENCE = 0.95
@@ -236,7 +236,7 @@ def compare(
 # from records
 
 
-def over_seeds(records: Sequence[dict], mask: str, metric: str, alpha: float = ALPHA) -> Family | None:
+def over_seeds(records: Sequence[Record], mask: str, metric: str, alpha: float = ALPHA) -> Family | None:
     """Compare the labels of finished records of one dataset, paired by the seeds that all of them have.
 
     Scores are the recorded ones, rounded to six decimals (four in early records).
@@ -257,7 +257,7 @@ def over_seeds(records: Sequence[dict], mask: str, metric: str, alpha: float = A
     return compare(samples, metric, "seed", seeds, alpha)
 
 
-def over_users(records: Sequence[dict], folder: str | Path, mask: str, metric: str, alpha: float = ALPHA) -> Family:
+def over_users(records: Sequence[Record], folder: str | Path, mask: str, metric: str, alpha: float = ALPHA) -> Family:
     """Compare the labels of finished records of one dataset, paired by user.
 
     A user's value is the mean over the seeds that all labels have.
@@ -298,18 +298,18 @@ def over_users(records: Sequence[dict], folder: str | Path, mask: str, metric: s
     return compare({label: total / counts for label, total in sums.items()}, metric, "user", seeds, alpha)
 
 
-def _by_label(records: Sequence[dict]) -> dict[str, dict[int, dict]]:
+def _by_label(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
     """Label -> seed -> finished record."""
-    by_label: dict[str, dict[int, dict]] = {}
+    by_label: dict[str, dict[int, Record]] = {}
     for record in records:
-        if record["status"] == "finished":
-            known = by_label.setdefault(record["label"], {}).setdefault(record["seed"], record)
-            if known["key"] != record["key"] and known["data_hash"] == record["data_hash"]:
+        if record.is_finished:
+            known = by_label.setdefault(record.label, {}).setdefault(record.seed, record)
+            if known.key != record.key and known.data_hash == record.data_hash:
                 raise UserError(
-                    f"two different runs are called '{record['label']}' and have seed {record['seed']}: give them "
+                    f"two different runs are called '{record.label}' and have seed {record.seed}: give them "
                     "labels of their own (--label), or choose the records to compare"
                 )
-    data = {(r["dataset"], r["data_hash"]) for runs in by_label.values() for r in runs.values()}
+    data = {(r.dataset, r.data_hash) for runs in by_label.values() for r in runs.values()}
     if len(data) > 1:
         raise UserError(
             f"the records are of different data ({', '.join(sorted(name for name, _ in data))}): only runs on the same "
@@ -322,26 +322,26 @@ def _common_seeds(by_label: Mapping[str, Mapping[int, dict]]) -> list[int]:
     return sorted(set.intersection(*(set(runs) for runs in by_label.values()))) if by_label else []
 
 
-def _score(record: dict, mask: str, metric: str) -> float:
+def _score(record: Record, mask: str, metric: str) -> float:
     try:
-        return record["test"][mask][metric.lower()]
+        return record.test[mask][metric.lower()]
     except KeyError:
-        others = ", ".join(other for other in record["test"] if other != mask)
-        why = ", as nothing is masked under repeatable: True" if UNMASKED in record["test"] else ""
-        have = ", ".join(record["test"].get(mask, {})) or f"nothing under the mask '{mask}'"
-        have += f" (but under {others}{why})" if mask not in record["test"] and others else ""
-        raise UserError(f"the record of {record['label']} has no '{metric}': it has {have}") from None
+        others = ", ".join(other for other in record.test if other != mask)
+        why = ", as nothing is masked under repeatable: True" if UNMASKED in record.test else ""
+        have = ", ".join(record.test.get(mask, {})) or f"nothing under the mask '{mask}'"
+        have += f" (but under {others}{why})" if mask not in record.test and others else ""
+        raise UserError(f"the record of {record.label} has no '{metric}': it has {have}") from None
 
 
-def _users(record: dict, folder: str | Path, mask: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _users(record: Record, folder: str | Path, mask: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """User tokens in ascending order and their values; a user with several test cases stands there several times."""
     _score(record, mask, metric)  # says which masks there are
-    if record["per_user"] is None:
+    if record.per_user is None:
         raise UserError(
-            f"there are no results per user of {record['label']}, {record['dataset']}, seed {record['seed']}: "
+            f"there are no results per user of {record.label}, {record.dataset}, seed {record.seed}: "
             "compare over seeds, or delete its line from the file of runs and start the group again"
         )
-    frame = users.read(Path(folder) / record["per_user"])
+    frame = users.read(Path(folder) / record.per_user)
     tokens = frame["user"].to_numpy()
     order = np.argsort(tokens, kind="stable")
     return tokens[order], users.values(frame, mask, metric)[order]

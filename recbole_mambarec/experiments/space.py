@@ -1,6 +1,6 @@
-"""What a search may choose from: RecBole's params files, read without running what stands in them.
+"""Search spaces: RecBole's params files, read without evaluating their text as code.
 
-One parameter per line, ``name type value``, where blanks separate and lines of ``#`` are comments::
+One parameter per line, ``name type value``, separated by blanks; a line that starts with ``#`` is a comment::
 
     mmd_weight choice [0.1, 0.15, 0.2]      one of these
     learning_rate loguniform -8,0           exp(x) with x between the two
@@ -22,7 +22,7 @@ from pathlib import Path
 from recbole_mambarec.compat.patching import replace
 from recbole_mambarec.errors import UserError
 
-# numbers that follow each type; None: a list of options
+# type -> how many numbers follow it; None: a list of options
 KINDS = {"choice": None, "uniform": 2, "quniform": 3, "loguniform": 2}
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -36,7 +36,7 @@ class Parameter:
     values: tuple
 
     def value(self, drawn: float) -> object:
-        """The setting for what hyperopt drew: the index of an option, or a number."""
+        """The setting for what hyperopt has drawn, the index of an option or a number."""
         if self.kind == "choice":
             return as_setting(self.values[int(drawn)])
         if self.kind == "quniform" and all(isinstance(number, int) for number in self.values):
@@ -44,10 +44,10 @@ class Parameter:
         return float(drawn)
 
     def drawn(self, value: object) -> float:
-        """What hyperopt would have drawn for a setting, the inverse of :meth:`value`.
+        """What hyperopt would have drawn for a setting; the inverse of :meth:`value`.
 
         Raises:
-            ValueError: the setting is none of the options.
+            ValueError: the setting is not one of the options.
         """
         if self.kind != "choice":
             return value
@@ -62,7 +62,7 @@ class Space:
 
     @property
     def size(self) -> int | None:
-        """Number of points; None where a parameter is continuous."""
+        """Number of points; None if a parameter is continuous."""
         if any(parameter.kind != "choice" for parameter in self.parameters):
             return None
         return math.prod(len(parameter.values) for parameter in self.parameters)
@@ -71,12 +71,12 @@ class Space:
         """All points, the last parameter changing fastest.
 
         Raises:
-            UserError: a parameter is no choice.
+            UserError: a parameter is not of the type ``choice``.
         """
         for parameter in self.parameters:
             if parameter.kind != "choice":
                 raise UserError(
-                    f"an exhaustive search needs a choice for every parameter, but {parameter.name} is "
+                    f"an exhaustive search needs the type choice for every parameter, but {parameter.name} is "
                     f"{parameter.kind}: use --algo=random or --algo=bayes"
                 )
         return (
@@ -85,7 +85,7 @@ class Space:
         )
 
     def as_dict(self) -> dict[str, dict[str, list]]:
-        """The form of RecBole's ``params_dict``: type -> name -> values."""
+        """The space as RecBole's ``params_dict``: type -> name -> values."""
         kinds: dict[str, dict[str, list]] = {}
         for parameter in self.parameters:
             kinds.setdefault(parameter.kind, {})[parameter.name] = list(parameter.values)
@@ -93,7 +93,7 @@ class Space:
 
 
 def as_setting(value: object) -> object:
-    """An option as configuration: RecBole's users quote lists (``'[64,32]'``), and RecBole evaluates them later."""
+    """An option as a configuration value; a quoted list (``'[64,32]'``), as RecBole needs it, becomes a list."""
     if isinstance(value, str) and value[:1] in ("[", "(", "{"):
         try:
             value = ast.literal_eval(value)
@@ -106,13 +106,13 @@ def read_space(path: str | Path) -> Space:
     """Read a params file.
 
     Raises:
-        UserError: no such file, a line that is not understood (with its number), or no parameter at all.
+        UserError: there is no such file, a line is faulty (the message has its number), or there is no parameter.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(
-            f"params file '{path}' not found: --params_file names a file of lines 'name type value'"
+            f"params file '{path}' not found: --params_file is a file with lines 'name type value'"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"params file '{path}' cannot be read as UTF-8 text: {error}") from None
@@ -125,20 +125,24 @@ def read_space(path: str | Path) -> Space:
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         if parameter.name in parameters:
-            raise UserError(f"{path}, line {number}: {parameter.name} is there twice: give it one line")
+            raise UserError(f"{path}, line {number}: {parameter.name} is listed twice: keep one of its lines")
         parameters[parameter.name] = parameter
     if not parameters:
         raise UserError(
-            f"params file '{path}' names no parameter: add lines such as 'learning_rate choice [0.001, 0.01]'"
+            f"params file '{path}' has no parameter: add lines such as 'learning_rate choice [0.001, 0.01]'"
         )
     return Space(tuple(parameters.values()))
 
 
 def _parameter(line: str) -> Parameter:
-    """A line that is neither blank nor a comment; ValueError says what is wrong with it."""
+    """The parameter of a line.
+
+    Raises:
+        ValueError: the line is faulty; the message says how.
+    """
     words = line.split(maxsplit=2)
     if len(words) < 3:
-        raise ValueError(f"'{line.strip()[:60]}' is no parameter: write 'name type value'")
+        raise ValueError(f"'{line.strip()[:60]}' is not a parameter: write 'name type value'")
     name, kind, text = words
     if kind not in KINDS:
         raise ValueError(f"type '{kind[:40]}' of {name} is unknown: use one of {', '.join(KINDS)}")
@@ -152,14 +156,14 @@ def _options(name: str, text: str) -> tuple:
         options = None
     if not isinstance(options, (list, tuple)) or not all(_is_plain(option) for option in options):
         raise ValueError(
-            f"the options of {name} are no list of numbers, quoted words, True, False, None, lists or dictionaries: "
+            f"the options of {name} are not a list of numbers, quoted words, True, False, None, lists or dictionaries: "
             f"write e.g. {name} choice [0.1, 0.2]"
         )
     if not options:
         raise ValueError(f"{name} has no options: list at least one")
     repeated = [option for k, option in enumerate(options) if _typed([option])[0] in _typed(options[:k])]
     if repeated:
-        raise ValueError(f"option {repeated[0]!r} of {name} is there twice: list it once")
+        raise ValueError(f"option {repeated[0]!r} of {name} is listed twice: keep one of them")
     return tuple(options)
 
 

@@ -1,34 +1,13 @@
-"""The file of runs: one JSON line per run, appended, never rewritten.
-
-A record holds everything that a table, a test or a curve is made of:
-
-=================  ===================================================================================================
-``format``         :data:`FORMAT`
-``key``            what makes two runs the same run (:func:`~recbole_mambarec.run_keys.run_key`)
-``group, label``   the comparison that the run belongs to, and its name there (by default the model's)
-``model, dataset, seed``
-``overrides``      configuration that the user gave, key -> value
-``config``         the resolved configuration, everything that can change a result, without paths of the machine
-``data_hash``      fingerprint of the dataset's files
-``versions, git``  of the libraries; ``{"revision", "dirty"}`` of this package's source tree, or None
-``device``         ``cpu``, or the name of the GPU
-``status, error``  ``finished`` and None, or ``failed`` and a sentence (what was not reached is None or empty)
-``valid``          metric -> value on the validation split at the best epoch, in RecBole's four decimals
-``test``           mask (:data:`MASKS`, or :data:`UNMASKED` alone) -> metric -> value at the best epoch, in six decimals
-``curve``          one entry per epoch: ``{"epoch", "valid": metric -> value or None, "loss": part -> value,
-                   "train_seconds", "valid_seconds"}``
-``best_epoch, epochs, seconds``  the epoch that validation chose (from 0), epochs trained, their seconds in all
-``peak_memory_gib``  of the process (of the GPU where one was used)
-``parameters``     trainable ones
-``per_user``       Parquet file beside this one (:mod:`recbole_mambarec.experiments.users`), or None
-=================  ===================================================================================================
-"""
+"""The file of runs: one JSON line per run, appended, never rewritten."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import types
+import typing
+from dataclasses import asdict, dataclass, field, replace
 from logging import getLogger
 from pathlib import Path
 
@@ -37,54 +16,159 @@ from recbole_mambarec.run_keys import run_key
 from recbole_mambarec_command.doors import typed
 from recbole_mambarec_common.files import locked
 
+#: ``format`` of each line: the version of the schema that :class:`Record` describes.
 FORMAT = "recbole_mambarec.run/1"
 # what is taken out of the ranking at test: "train" as in the published tables, "train+valid" as RecBole has it
 MASKS = ("train", "train+valid")
-# the only one under `repeatable: True`, RecBole's setting for sequential models: known items may be recommended again
+# the only mask under `repeatable: True`, RecBole's setting for sequential models: items of the user may come again
 UNMASKED = "none"
-
-_NONE = type(None)
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "format": str,
-    "key": str,
-    "group": str,
-    "label": str,
-    "model": str,
-    "dataset": str,
-    "seed": int,
-    "overrides": dict,
-    "config": dict,
-    "data_hash": str,
-    "versions": dict,
-    "git": (dict, _NONE),
-    "device": str,
-    "status": str,
-    "error": (str, _NONE),
-    "valid": dict,
-    "test": dict,
-    "curve": list,
-    "best_epoch": (int, _NONE),
-    "epochs": (int, _NONE),
-    "seconds": (int, float, _NONE),
-    "peak_memory_gib": (int, float, _NONE),
-    "parameters": (int, _NONE),
-    "per_user": (str, _NONE),
-}
+# values of a record's `status`
+FINISHED, FAILED = "finished", "failed"
 
 
-def append(path: str | os.PathLike, record: dict) -> None:
+@dataclass(frozen=True)
+class Record:
+    """A run: everything that tables, tests and curves are made of.
+
+    Attributes:
+        key: the same for runs that are the same (:func:`~recbole_mambarec.run_keys.run_key`).
+        group, label: the comparison that the run belongs to, and its name there (by default the model's).
+        overrides: configuration that the user gave.
+        config: the resolved configuration, everything that can change a result, without paths of the machine.
+        data_hash: fingerprint of the dataset's files.
+        versions: of Python and the libraries.
+        git: ``{"revision", "dirty"}`` of this package's source tree; None for an installed package.
+        device: ``cpu``, or the name of the GPU.
+        status: :data:`FINISHED` or :data:`FAILED`.
+        error: None, or a sentence about the failure; what was not reached is None or empty.
+        valid: metric -> value on the validation split at the best epoch, rounded by RecBole to four decimals.
+        test: mask (:data:`MASKS`, or :data:`UNMASKED` alone) -> metric -> value at the best epoch, six decimals.
+        curve: an entry per epoch, ``{"epoch", "valid": metric -> value or None, "loss": part -> value,
+            "train_seconds", "valid_seconds"}``.
+        best_epoch: the epoch that validation chose, from 0.
+        epochs, seconds: epochs trained, and their seconds in all.
+        peak_memory_gib: of the process; of the GPU where one was used.
+        parameters: trainable ones.
+        per_user: Parquet file (:mod:`recbole_mambarec.experiments.users`), relative to the file of runs.
+        point: for a trial of a search, the tuned settings; None for other runs, which lack the following fields, too.
+        score: the validation metric of the search.
+        stopped: whether the trial was stopped early.
+        wall_seconds, memory_gib: of the trial's process.
+    """
+
+    key: str
+    group: str
+    label: str
+    model: str
+    dataset: str
+    seed: int
+    overrides: dict
+    config: dict
+    data_hash: str
+    versions: dict
+    git: dict | None
+    device: str = "cpu"
+    status: str = FINISHED
+    error: str | None = None
+    valid: dict = field(default_factory=dict)
+    test: dict = field(default_factory=dict)
+    curve: list = field(default_factory=list)
+    best_epoch: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    peak_memory_gib: float | None = None
+    parameters: int | None = None
+    per_user: str | None = None
+    point: dict | None = None
+    score: float | None = None
+    stopped: bool = False
+    wall_seconds: float | None = None
+    memory_gib: float | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended without a failure."""
+        return self.status == FINISHED
+
+    def to_json(self) -> dict:
+        """The record as a line of the file has it."""
+        values = {"format": FORMAT, **asdict(self)}
+        if self.point is None:
+            for name in _OF_TRIALS:
+                del values[name]
+        return values
+
+    @classmethod
+    def from_json(cls, values: object) -> Record:
+        """The record of a line; keys that this version does not know are dropped.
+
+        Raises:
+            ValueError: the values are not those of a record; the message is the rest of a sentence.
+        """
+        fault = _fault(values)
+        if fault:
+            raise ValueError(fault)
+        return cls(**{name: values[name] for name in _TYPES if name in values})
+
+
+# fields that only the trials of a search have
+_OF_TRIALS = ("point", "score", "stopped", "wall_seconds", "memory_gib")
+
+
+def _types() -> dict[str, tuple[type, ...]]:
+    """Field -> types that a value read from JSON may have."""
+    found = {}
+    for name, hint in typing.get_type_hints(Record).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        found[name] = (*options, int) if float in options else options
+    return found
+
+
+_TYPES = _types()
+
+
+def _fault(values: object) -> str | None:
+    """Why ``values`` are not a record, or None."""
+    if not isinstance(values, dict):
+        return f"it is a {type(values).__name__}"
+    if values.get("format") != FORMAT:
+        return f"its format is '{values['format']}'" if "format" in values else "it does not name its format"
+    for name, allowed in _TYPES.items():
+        if name not in values:
+            if name in _OF_TRIALS:
+                continue
+            return f"field '{name}' is missing"
+        if not isinstance(values[name], allowed):
+            return f"field '{name}' is {str(values[name])[:40]!r}"
+    if values["status"] not in (FINISHED, FAILED):
+        return f"field 'status' is '{values['status']}'"
+    return None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def append(path: str | os.PathLike, record: Record) -> None:
     """Add ``record`` as the last line and wait until it is on the disk; other processes may append at the same time.
 
-    A line that an earlier writer left unfinished is closed, so that it cannot spoil this one. Numbers that are not
-    finite, which JSON does not have, become None.
+    If an earlier writer has left its line unfinished, that line is closed, so that it cannot spoil this one. Numbers
+    that are not finite, which JSON lacks, become None.
 
     Raises:
-        ValueError: the record lacks a field or has one of another type (a defect of the caller).
+        ValueError: a field has a value of another type (a defect of the caller).
     """
-    fault = _fault(record)
+    values = _finite(record.to_json())
+    fault = _fault(values)
     if fault:
-        raise ValueError(f"no record of a run: {fault}")
-    line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        raise ValueError(f"this is not a record of a run: {fault}")
+    line = json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as stream, locked(stream):
@@ -97,7 +181,7 @@ def append(path: str | os.PathLike, record: dict) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Find out before hours of work whether :func:`append` will be able to write there.
+    """Check before hours of work whether :func:`append` will be able to write to ``path``.
 
     Raises:
         OSError: it will not.
@@ -111,10 +195,10 @@ def check_writable(path: str | os.PathLike) -> None:
         path.unlink()
 
 
-def read(path: str | os.PathLike) -> list[dict]:
+def read(path: str | os.PathLike) -> list[Record]:
     """The records of a file in the order in which they were written.
 
-    A line that was cut off while it was written (a full disk, a power failure) is named in a warning and left out.
+    A line that was cut off while it was written (full disk, power failure) is left out, with a warning.
 
     Raises:
         UserError: there is no such file, it cannot be read, or it holds something other than records of this format.
@@ -122,7 +206,7 @@ def read(path: str | os.PathLike) -> list[dict]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
-        raise UserError(f"there is no file of runs {path}: make some with {typed('compare')}") from None
+        raise UserError(f"there is no file of runs {path}: `{typed('compare')}` writes one") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read as a file of runs: {error.strerror}") from None
     records = []
@@ -131,70 +215,49 @@ def read(path: str | os.PathLike) -> list[dict]:
         if not line:
             continue
         try:
-            record = json.loads(line)
+            values = json.loads(line)
         except ValueError:
             if not line.startswith(b"{"):
-                raise UserError(f"line {number} of {path} is no JSON: the file is no record of runs") from None
+                raise UserError(f"line {number} of {path} is not JSON: this is not a file of runs") from None
             getLogger().warning(
-                f"line {number} of {path} is incomplete and is left out: a run was cut off while it was recorded; it "
-                "is made again when its group is started again, and the line can be deleted"
+                f"line {number} of {path} is incomplete and is left out: recording was cut off; the run is repeated "
+                "when its group is started again, and the line can be deleted"
             )
             continue
-        fault = _fault(record)
-        if fault:
-            raise UserError(f"line {number} of {path} is no record of a run in the format '{FORMAT}': {fault}")
-        records.append(_as_masked(record))
+        try:
+            record = Record.from_json(values)
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of {path} is not a record of a run in the format '{FORMAT}': {error}"
+            ) from None
+        records.append(_with_actual_mask(record))
     return records
 
 
-def _as_masked(record: dict) -> dict:
-    """Scores under the mask that they were computed with: early records have unmasked ones under :data:`MASKS`."""
-    if not record["config"].get("repeatable") or not set(MASKS) & set(record["test"]):
+def _with_actual_mask(record: Record) -> Record:
+    """Early records list scores that were computed without a mask under :data:`MASKS`."""
+    if not record.config.get("repeatable") or not set(MASKS) & set(record.test):
         return record
-    scores = next(record["test"][mask] for mask in MASKS if mask in record["test"])
-    # the columns of the results per user are named in the same way
-    return record | {"test": {UNMASKED: scores}, "per_user": None}
+    scores = next(record.test[mask] for mask in MASKS if mask in record.test)
+    # the columns of the results per user have the same names
+    return replace(record, test={UNMASKED: scores}, per_user=None)
 
 
-def finished(records: list[dict]) -> dict[str, dict]:
-    """The finished runs by key: the one that they were recorded under, and the one that they would have today."""
-    done = [record for record in records if record["status"] == "finished"]
-    today = {run_key(r["model"], r["config"], r["seed"], r["data_hash"]): r for r in done}
-    return today | {record["key"]: record for record in done}
+def finished(records: list[Record]) -> dict[str, Record]:
+    """The finished runs by key, both the recorded key and the one that this version would give them."""
+    done = [record for record in records if record.is_finished]
+    today = {run_key(r.model, r.config, r.seed, r.data_hash): r for r in done}
+    return today | {record.key: record for record in done}
 
 
-def latest(records: list[dict]) -> list[dict]:
-    """One record per run and name (key, group, label), in order of first appearance: a finished one before a failed
-    one, else the last."""
-    chosen: dict[tuple, dict] = {}
+def latest(records: list[Record]) -> list[Record]:
+    """One record per key, group and label, in order of first appearance.
+
+    A finished record is preferred to a failed one, and a later one to an earlier one.
+    """
+    chosen: dict[tuple, Record] = {}
     for record in records:
-        name = record["key"], record["group"], record["label"]
-        if name not in chosen or record["status"] == "finished" or chosen[name]["status"] == "failed":
+        name = record.key, record.group, record.label
+        if name not in chosen or record.is_finished or not chosen[name].is_finished:
             chosen[name] = record
     return list(chosen.values())
-
-
-def _fault(record: object) -> str | None:
-    """What keeps ``record`` from being one, or None."""
-    if not isinstance(record, dict):
-        return f"it is a {type(record).__name__}"
-    if record.get("format") != FORMAT:
-        return f"its format is '{record['format']}'" if "format" in record else "it does not name its format"
-    for field, kind in _FIELDS.items():
-        if field not in record:
-            return f"field '{field}' is missing"
-        if not isinstance(record[field], kind):
-            return f"field '{field}' is {str(record[field])[:40]!r}"
-    if record["status"] not in ("finished", "failed"):
-        return f"field 'status' is '{record['status']}'"
-    return None
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

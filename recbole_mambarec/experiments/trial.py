@@ -1,4 +1,4 @@
-"""One trial of a search, and the test of the one that is chosen: what their processes do."""
+"""One trial of a search, and the test of the chosen one: the functions that their processes run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from recbole.data.dataset import Dataset
 
 from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.compat.checkpoints import load_checkpoint
-from recbole_mambarec.experiments.run import Run, Session, alone, curve_of, train
+from recbole_mambarec.experiments.plan import Run
+from recbole_mambarec.experiments.run import Session, alone, curve_of, train
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec_common.files import atomic_file
 
-# what a process takes of a GPU besides torch's tensors, about
+# what a process occupies of a GPU besides torch's tensors, approximately
 _CONTEXT_GIB = 0.5
 
 
-def trial(run: Run, weights: Path | None, report: Callable[[dict], None], dataset: Dataset | None = None) -> dict:
+def trial(run: Run, weights: Path | None, report: Callable[[dict], None], dataset: Dataset | None = None) -> Record:
     """Train; the test split is not evaluated.
 
-    A trial that was interrupted goes on from its checkpoint, where its trainer can.
+    An interrupted trial continues from its checkpoint if its trainer can do that.
 
     Args:
-        weights: where the weights of the best epoch are left, see :func:`evaluate`; None: nowhere.
-        report: gets ``{"entry", "memory_gib"}`` after each validation, the epoch's entry of the curve and the peak so
-            far, and ``{"device_gib", "device_free_gib"}`` where a GPU is used.
+        weights: file for the weights of the best epoch, which :func:`evaluate` tests; None: they are not kept.
+        report: called after each validation with ``{"entry", "memory_gib"}``, the epoch's entry of the curve and the
+            peak so far, and also ``{"device_gib", "device_free_gib"}`` on a GPU.
         dataset: see :class:`~recbole_mambarec.experiments.run.Session`.
 
     Returns:
-        A record (:mod:`~recbole_mambarec.experiments.store`) without test scores.
+        The record, without test scores.
 
     Raises:
-        UserError: whatever the run finds wrong with its input.
+        UserError: the configuration or the data are faulty.
     """
 
     def on_epoch(entry: dict) -> None:
@@ -62,26 +64,27 @@ def _on_device() -> dict[str, float]:
 
 
 def _keep_weights(checkpoint: Path, weights: Path) -> None:
-    """Leave what :func:`evaluate` needs of a checkpoint in a file that any process can load without running code of it.
+    """Write the part of a checkpoint that :func:`evaluate` needs to a file that can be loaded without running code.
 
-    A model whose state is more than tensors (RecBole's item neighbourhoods) leaves nothing; it is trained again.
+    If a model's state is more than tensors (RecBole's item neighbourhoods), no file is written, and the model is
+    trained again.
     """
     state = load_checkpoint(checkpoint, map_location="cpu")
-    # RecBole's trainers ask for the parameters alone, ours for the format, too
+    # RecBole's trainers read the parameters only, ours also the format
     state = {key: state[key] for key in ("format", "model", "state_dict", "other_parameter") if key in state}
     try:
         with atomic_file(weights) as temporary:
             torch.save(state, temporary)
-            # Windows renames nothing that is mapped
+            # on Windows, a mapped file cannot be renamed
             torch.load(temporary, weights_only=True, mmap=sys.platform != "win32")
     except pickle.UnpicklingError:
         return
 
 
 def evaluate(run: Run, weights: Path, report: Callable[[dict], None]) -> dict[str, dict[str, float]]:
-    """Test scores by mask of the weights that a :func:`trial` has left."""
+    """Test scores, by mask, of weights that a :func:`trial` has written."""
     with user_errors_of_recbole():
         session = Session(run)
-        # what fit() tells the metrics about the training data
+        # some metrics need the training data, which fit() usually passes on
         session.trainer.eval_collector.data_collect(session.train)
         return session.evaluate(weights)[0]

@@ -1,11 +1,11 @@
-"""RecBole's ``HyperTuning`` with trials in fresh processes, each recorded as it ends."""
+"""RecBole's ``HyperTuning`` with trials in fresh processes, each recorded when it ends."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
+from recbole_mambarec.experiments.plan import Run
 from recbole_mambarec.experiments.processes import DeviceGate, MemoryGate, Pool
-from recbole_mambarec.experiments.run import Run, failure
+from recbole_mambarec.experiments.run import failure
 from recbole_mambarec.experiments.search import Search, describe, identity
 from recbole_mambarec.experiments.space import Space
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.trial import trial
 from recbole_mambarec.memory import free_gib, held_gib, total_gib
 from recbole_mambarec.patience import first_is_best
@@ -26,22 +28,23 @@ from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import atomic_file
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
-# proposals that may repeat a known point before chance alone proposes, and before the search is at its end
+# after so many proposals of known points, points are drawn at random; after twice as many, the search ends
 _REPEATS = 100
-# failures with one and the same sentence, and no success, that end a search
+# a search ends if this many trials fail with the same sentence before one succeeds
 _SAME_FAILURES = 3
 
 
 @dataclass
 class _Running:
-    """What is known of a trial that has not ended."""
+    """The state of a trial that has not ended."""
 
     attempt: Attempt
     started: float = field(default_factory=perf_counter)
     memory_gib: float = 0.0
     progress: str = "starts"
 
-    def hear(self, report: dict, metric: str) -> None:
+    def update(self, report: dict, metric: str) -> None:
+        """Take a report of the trial into account."""
         self.memory_gib = max(self.memory_gib, report["memory_gib"])
         self.progress = f"epoch {report['entry']['epoch']}, {report['entry']['valid'][metric]:.4f}"
 
@@ -50,7 +53,7 @@ class _Running:
 
 
 class Attempt(NamedTuple):
-    """A trial that is to be made: hyperopt's number of it, where it lies, and the run it is."""
+    """A trial to be run: hyperopt's number for it, its point in the search space, and the run."""
 
     number: int
     point: dict
@@ -58,17 +61,18 @@ class Attempt(NamedTuple):
 
 
 class Tuning(HyperTuning):
-    """RecBole's ``HyperTuning`` asked for one point at a time and told the result, so that trials can run anywhere.
+    """RecBole's ``HyperTuning`` with an ask-and-tell interface, so that trials can run anywhere.
 
-    What differs from RecBole's: an exhaustive search goes through its grid in order (RecBole draws points at random
-    until 1000 in a row are known, which misses some of a large grid) and does not stop early unless it is told to; a
-    point is never proposed twice; the test split is not evaluated; a failed trial does not end the search.
+    Differences from RecBole's class: an exhaustive search goes through its grid in order (RecBole draws points at
+    random until 1000 in a row are known, which misses some of a large grid) and stops early only on request; no point
+    is proposed twice; the test split is not evaluated; a failed trial does not end the search.
 
     Args:
         algo: ``exhaustive``, ``random`` or ``bayes`` (hyperopt's tree of Parzen estimators).
-        max_evals: trials in all, those on record included; an exhaustive search makes all.
-        early_stop: stop after so many trials in a row without a better one; None: never.
-        accept_stopped: count trials on record that were given up early.
+        max_evals: number of trials, including recorded ones; an exhaustive search runs all of its grid.
+        early_stop: stop after this many trials in a row without a better one; None: never.
+        accept_stopped: count recorded trials that were stopped early.
+        progress: show a progress bar.
 
     Raises:
         UserError: hyperopt is missing, or the algorithm does not fit the space.
@@ -91,7 +95,7 @@ class Tuning(HyperTuning):
         self.max_evals = size if self.exhaustive else min(max_evals, size or max_evals)
         self.patience = early_stop
         self.model = search.base.model
-        self.records: list[dict] = []
+        self.records: list[Record] = []
         self.failures: list[str] = []
         self._seen: set[str] = set()
         self._since_best = 0
@@ -105,18 +109,18 @@ class Tuning(HyperTuning):
     # ------------------------------------------------------------------ ask and tell
 
     @property
-    def best(self) -> dict | None:
-        """The record of the best trial that ran to its end; of equal ones, that which comes first in the grid."""
-        whole = [record for record in self.records if not record["stopped"]]
+    def best(self) -> Record | None:
+        """The record of the best trial that was not stopped early; of equal ones, the first in the grid."""
+        whole = [record for record in self.records if not record.stopped]
         parameters = self.search.space.parameters
         return max(
             whole,
-            key=lambda record: (self._gain(record["score"]), *(-p.drawn(record["point"][p.name]) for p in parameters)),
+            key=lambda record: (self._gain(record.score), *(-p.drawn(record.point[p.name]) for p in parameters)),
             default=None,
         )
 
     def ask(self) -> Attempt | None:
-        """The next trial to make; None where there is none (for now or at all)."""
+        """The next trial to run; None if there is none, for now or at all."""
         from hyperopt import rand
 
         if self.patience is not None and self._since_best >= self.patience:
@@ -137,42 +141,52 @@ class Tuning(HyperTuning):
             return Attempt(number, point, self.search.run(point))
 
     def tell(
-        self, attempt: Attempt, record: dict, wall_seconds: float, memory_gib: float, stopped: bool = False
+        self, attempt: Attempt, record: Record, wall_seconds: float, memory_gib: float, stopped: bool = False
     ) -> None:
-        """A trial has ended: ``record`` is what it returned."""
-        score, previous = record["valid"][self.search.metric], self.best
+        """Record the result of a trial.
+
+        Args:
+            record: what the trial returned.
+            wall_seconds, memory_gib: of its process.
+            stopped: it was stopped early.
+        """
+        score, previous = record.valid[self.search.metric], self.best
         if not math.isfinite(score):
             self.tell_failure(attempt, f"its score is {score}", wall_seconds, memory_gib)
             return
-        record |= {"point": attempt.point, "score": score, "stopped": stopped}
-        self._write(record, wall_seconds, memory_gib)
+        record = self._write(attempt, replace(record, score=score, stopped=stopped), wall_seconds, memory_gib)
         self._succeed(attempt.number, record)
         worse = previous if self.best is record else record
         if worse is not None:
-            self.search.weights(worse["key"]).unlink(missing_ok=True)
-        self._say(record)
+            self.search.weights(worse.key).unlink(missing_ok=True)
+        self._report(record)
 
-    def tell_failure(self, attempt: Attempt, sentence: str, wall_seconds: float, memory_gib: float = 0.0) -> None:
-        """A trial has failed.
+    def tell_failure(self, attempt: Attempt, error: str, wall_seconds: float, memory_gib: float = 0.0) -> None:
+        """Record the failure of a trial.
+
+        Args:
+            error: a sentence.
 
         Raises:
-            UserError: so have those before it, with the same sentence.
+            UserError: all trials so far have failed with this sentence, and there are several.
         """
-        record = failure(attempt.run, sentence) | {"point": attempt.point, "score": None, "stopped": False}
-        self._write(record, wall_seconds, memory_gib)
+        self._write(attempt, failure(attempt.run, error), wall_seconds, memory_gib)
         self._close(attempt.number, {"status": "fail"})
-        self.failures.append(sentence)
+        self.failures.append(error)
         self.bar.update()
-        self.bar.write(f"trial {self.ended} of {self.max_evals}: {describe(attempt.point)}: failed: {sentence}")
-        if not self.records and self.failures[-_SAME_FAILURES:] == [sentence] * _SAME_FAILURES:
-            raise UserError(f"the first {_SAME_FAILURES} trials failed alike: {sentence}")
+        self.bar.write(f"trial {self.ended} of {self.max_evals}: {describe(attempt.point)}: failed: {error}")
+        if not self.records and self.failures[-_SAME_FAILURES:] == [error] * _SAME_FAILURES:
+            raise UserError(f"the first {_SAME_FAILURES} trials failed with the same error: {error}")
 
     def _gain(self, score: float) -> float:
         return score if self.search.bigger else -score
 
-    def _write(self, record: dict, wall_seconds: float, memory_gib: float) -> None:
-        record |= {"wall_seconds": round(wall_seconds, 1), "memory_gib": round(memory_gib, 3)}
+    def _write(self, attempt: Attempt, record: Record, wall_seconds: float, memory_gib: float) -> Record:
+        """Add the fields of a trial to a record, and the record to the file."""
+        costs = {"wall_seconds": round(wall_seconds, 1), "memory_gib": round(memory_gib, 3)}
+        record = replace(record, point=attempt.point, **costs)
         store.append(self.search.trials_file, record)
+        return record
 
     def _propose(self, number: int, document: dict, point: dict) -> None:
         self._trials.insert_trial_docs([document])
@@ -181,32 +195,32 @@ class Tuning(HyperTuning):
         self._seen.add(identity(point))
 
     def _close(self, number: int, result: dict) -> None:
-        """Tell hyperopt."""
+        """Tell hyperopt the result of a trial."""
         from hyperopt import JOB_STATE_DONE
 
         self._documents.pop(number).update(result=result, state=JOB_STATE_DONE)
         self._trials.refresh()
 
-    def _learn(self, record: dict) -> None:
-        """Take over a trial from the record, as if it had been made now."""
-        drawn = {p.name: p.drawn(record["point"][p.name]) for p in self.search.space.parameters}
+    def _learn(self, record: Record) -> None:
+        """Take over a recorded trial as if it had been run now."""
+        drawn = {p.name: p.drawn(record.point[p.name]) for p in self.search.space.parameters}
         (number,) = self._trials.new_trial_ids(1)
-        self._propose(number, _document(number, drawn, self._domain, self._trials), record["point"])
+        self._propose(number, _document(number, drawn, self._domain, self._trials), record.point)
         self._succeed(number, record)
 
-    def _succeed(self, number: int, record: dict) -> None:
-        self._close(number, {"status": "ok", "loss": -self._gain(record["score"])})
+    def _succeed(self, number: int, record: Record) -> None:
+        self._close(number, {"status": "ok", "loss": -self._gain(record.score)})
         self._count(record)
 
-    def _count(self, record: dict) -> None:
-        """Keep what RecBole's class keeps."""
+    def _count(self, record: Record) -> None:
+        """Update the attributes of RecBole's class."""
         self.records.append(record)
         self._since_best = 0 if self.best is record else self._since_best + 1
         if self.best is not None:
-            self.best_score, self.best_params = self.best["score"], self.best["point"]
-        self.params_list.append(describe(record["point"]))
-        self.score_list.append(record["score"])
-        self.params2result[describe(record["point"])] = {"best_valid_result": record["valid"], "test_result": None}
+            self.best_score, self.best_params = self.best.score, self.best.point
+        self.params_list.append(describe(record.point))
+        self.score_list.append(record.score)
+        self.params2result[describe(record.point)] = {"best_valid_result": record.valid, "test_result": None}
 
     # ------------------------------------------------------------------ progress
 
@@ -216,30 +230,31 @@ class Tuning(HyperTuning):
         return len(self.records) + len(self.failures)
 
     def announce(self) -> None:
-        """Say what is going to happen."""
-        base, known = self.search.base, len(self.records)
+        """Print what the search is about to do."""
+        base, recorded = self.search.base, len(self.records)
         line = f"{self.max_evals} trials of {base.model} on {base.dataset}, in {self.search.folder}"
-        self.bar.write(f"{line}: {known} are on record" if known else line)
+        self.bar.write(f"{line}: {recorded} are already recorded" if recorded else line)
 
-    def _say(self, record: dict) -> None:
-        """One line per trial."""
+    def _report(self, record: Record) -> None:
+        """Print a line about a trial that has ended."""
         best, metric = self.best, self.search.base.config["valid_metric"]
-        parts = [f"{metric} {record['score']:.4f} after epoch {record['best_epoch'] + 1} of {record['epochs']}"]
-        parts[0] += ", stopped early" if record["stopped"] else ""
-        parts[0] += " (the first: it may not have begun to learn)" if first_is_best(record) else ""
+        parts = [f"{metric} {record.score:.4f} after epoch {record.best_epoch + 1} of {record.epochs}"]
+        parts[0] += ", stopped early" if record.stopped else ""
+        if first_is_best(record.curve, record.best_epoch):
+            parts[0] += " (the first: it may not have begun to learn)"
         if best is record:
             parts.append("the best so far")
         elif best is not None:
-            parts.append(f"best {best['score']:.4f} ({describe(best['point'])})")
-        parts.append(duration(record["wall_seconds"]))
+            parts.append(f"best {best.score:.4f} ({describe(best.point)})")
+        parts.append(duration(record.wall_seconds))
         if self.ended < self.max_evals:
             parts.append(f"about {duration(self.time_left())} left")
         self.bar.update()
-        self.bar.write(f"trial {self.ended} of {self.max_evals}: {describe(record['point'])}: {', '.join(parts)}")
+        self.bar.write(f"trial {self.ended} of {self.max_evals}: {describe(record.point)}: {', '.join(parts)}")
 
     def time_left(self) -> float:
-        """Seconds until the last trial, if the next ones take as long as those so far."""
-        seconds = [record["wall_seconds"] for record in self.records]
+        """Estimated seconds until the last trial ends: the others are assumed to take as long as those so far."""
+        seconds = [record.wall_seconds for record in self.records]
         return sum(seconds) / len(seconds) * max(0, self.max_evals - self.ended) / self.jobs
 
     # ------------------------------------------------------------------ on this machine
@@ -247,18 +262,18 @@ class Tuning(HyperTuning):
     jobs = 1
 
     def run(self, jobs: int = 1) -> None:
-        """Make all trials, ``jobs`` at a time where they fit in memory.
+        """Run all trials, ``jobs`` at a time if they fit in memory.
 
         Raises:
-            UserError: a trial needs more memory than the machine has, or all of them fail alike.
-            KeyboardInterrupt: unfinished trials go on in the next call.
+            UserError: a trial needs more memory than the machine has, or all trials fail with the same error.
+            KeyboardInterrupt: unfinished trials continue in the next call.
         """
         self.jobs = jobs
         pool, host, device = Pool(jobs), MemoryGate(), DeviceGate()
         running: dict[int, _Running] = {}
         waiting = None
         for record in self.records:
-            host.saw(record["memory_gib"])
+            host.observe(record.memory_gib)
         try:
             while True:
                 while len(pool.running) < jobs:
@@ -272,14 +287,16 @@ class Tuning(HyperTuning):
                     break
                 for number, kind, value in pool.events(timeout=1.0):
                     state = running[number]
+                    if kind == "interrupted":
+                        raise KeyboardInterrupt
                     if kind == "report":
-                        state.hear(value, self.search.metric)
-                        host.saw(value["memory_gib"])
-                        device.hear(number, value)
+                        state.update(value, self.search.metric)
+                        host.observe(value["memory_gib"])
+                        device.observe(number, value)
                         self.bar.set_postfix_str("; ".join(map(str, running.values())))
                         continue
                     del running[number]
-                    device.forget(number)
+                    device.release(number)
                     tell = self.tell if kind == "done" else self.tell_failure
                     tell(state.attempt, value, perf_counter() - state.started, state.memory_gib)
         finally:
@@ -293,8 +310,8 @@ class Tuning(HyperTuning):
     def _fits(self, host: MemoryGate, device: DeviceGate, pool: Pool) -> bool:
         if host.expected > total_gib():
             raise UserError(
-                f"a trial needs about {host.expected:.1f} GiB, and this machine has {total_gib():.1f}: search on a "
-                "larger one, or with smaller settings"
+                f"a trial needs about {host.expected:.1f} GiB, and this machine has {total_gib():.1f}: use a larger "
+                "machine or smaller settings"
             )
         fits = host.admits(map(held_gib, pool.running.values())) and device.admits(pool.running)
         if not fits and not pool.running:
@@ -303,18 +320,18 @@ class Tuning(HyperTuning):
             )
         return fits
 
-    # ------------------------------------------------------------------ RecBole's other seams
+    # ------------------------------------------------------------------ other methods of RecBole's class
 
     def export_result(self, output_file: str | Path) -> None:
-        """Write parameters and validation scores of all trials as text (RecBole's form has test scores, too)."""
+        """Write parameters and validation scores of all trials as text; RecBole also writes test scores."""
         with atomic_file(output_file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
             for record in self.records:
-                scores = "    ".join(f"{name} : {value}" for name, value in record["valid"].items())
-                stream.write(f"{describe(record['point'])}\nValid result:\n{scores}\n\n")
+                scores = "    ".join(f"{name} : {value}" for name, value in record.valid.items())
+                stream.write(f"{describe(record.point)}\nValid result:\n{scores}\n\n")
 
 
 def _document(number: int, drawn: dict[str, float], domain, trials) -> dict:
-    """A proposal in hyperopt's form."""
+    """A proposal in the form that hyperopt expects."""
     misc = {"tid": number, "cmd": domain.cmd, "workdir": domain.workdir}
     misc |= {"idxs": {name: [number] for name in drawn}, "vals": {name: [value] for name, value in drawn.items()}}
     (document,) = trials.new_trial_docs([number], [None], [domain.new_result()], [misc])
@@ -322,7 +339,7 @@ def _document(number: int, drawn: dict[str, float], domain, trials) -> dict:
 
 
 def suggestion(algo: str, space: Space) -> Callable | str:
-    """What ``HyperTuning`` takes as ``algo``.
+    """The argument ``algo`` of ``HyperTuning``.
 
     Raises:
         UserError: the algorithm is unknown, or does not fit the space.
@@ -333,7 +350,7 @@ def suggestion(algo: str, space: Space) -> Callable | str:
 
 
 def _in_order(space: Space) -> Callable:
-    """A search algorithm of hyperopt's form that proposes the points of the grid one after the other."""
+    """A search algorithm for hyperopt that proposes the points of the grid one after the other."""
     points = space.grid()
 
     def suggest(numbers: list[int], domain, trials, seed: int) -> list[dict]:
@@ -346,7 +363,7 @@ def _in_order(space: Space) -> Callable:
 
 
 def duration(seconds: float) -> str:
-    """About so many hours, minutes or seconds."""
+    """Text such as ``1.5 h``, ``3 min`` or ``20 s``."""
     for size, name in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {name}" if seconds < 10 * size else f"{seconds / size:.0f} {name}"

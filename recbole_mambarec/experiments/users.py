@@ -1,4 +1,4 @@
-"""Results user by user: taken from RecBole's own evaluation, kept in a small Parquet file, analysed by group.
+"""Results per user: collected in RecBole's own evaluation, kept in a small Parquet file, analysed by group.
 
 The file has one row per evaluated user (for a sequential model, per test interaction). With M a mask
 (:data:`~recbole_mambarec.experiments.store.MASKS`), m a metric (``recall``, ``ndcg``, ``hit``) and k a cut-off:
@@ -13,8 +13,8 @@ The file has one row per evaluated user (for a sequential model, per test intera
 ``M:rank``           list: the item's rank, from 1; null below the largest cut-off
 ===================  =================================================================================================
 
-Buckets are quantiles: with ``count=4``, a quarter of the values each. Equal values stay in one bucket, so that there
-can be fewer buckets than asked for, of unequal size. The limits depend on the data alone, not on the model.
+Buckets are quantiles: with ``count=4``, each has a quarter of the values. Equal values stay in one bucket, so that
+there can be fewer buckets than requested, of unequal size. The limits depend on the data only, not on the model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ METRICS = ("recall", "ndcg", "hit")
 
 @dataclass(frozen=True)
 class TopK:
-    """What one evaluation recommended, one row per evaluated user in the order of the loader.
+    """The recommendations of one evaluation, one row per evaluated user in the order of the loader.
 
     Attributes:
         items: internal ids of the recommended items, best first, ``(U, K)``.
@@ -64,7 +64,7 @@ class TopK:
 def captured(trainer) -> Iterator[list[TopK]]:
     """Collect the :class:`TopK` of each ``trainer.evaluate`` inside the block, as RecBole's own metrics see it.
 
-    Nothing is collected where the metrics do not rank (AUC, log loss).
+    Nothing is collected if the metrics do not rank (AUC, log loss).
     """
     collected: list[TopK] = []
     evaluator, register = trainer.evaluator, trainer.eval_collector.register
@@ -93,7 +93,7 @@ def table(train, loader, tops: dict[str, TopK], config) -> polars.DataFrame:
     Args:
         train: RecBole's dataset of the training split.
         loader: the test loader that was evaluated.
-        tops: mask -> what the evaluation recommended.
+        tops: mask -> recommendations.
         config: RecBole's configuration.
 
     Raises:
@@ -140,7 +140,7 @@ def _metric(name: str, config, top: TopK) -> np.ndarray:
 
 
 def _ranks(rows: np.ndarray, items: np.ndarray, top: TopK, n_items: int) -> np.ndarray:
-    """Rank from 1 of each (row, item) pair, 0 where it was not recommended; pairs are sorted by row, then item."""
+    """Rank from 1 of each (row, item) pair, 0 if it was not recommended; pairs are sorted by row, then item."""
     ranks = np.zeros(len(rows), dtype=np.uint16)
     hit_rows, positions = np.nonzero(top.hits)
     hits = hit_rows.astype(np.int64) * n_items + top.items[hit_rows, positions]
@@ -149,13 +149,13 @@ def _ranks(rows: np.ndarray, items: np.ndarray, top: TopK, n_items: int) -> np.n
 
 
 def _presence(dataset) -> dict[str, np.ndarray]:
-    """Modality -> which internal item ids have it, for whatever modalities the folder has arrays of."""
+    """Modality -> bool per internal item id: the item has it; for all modalities with arrays in the folder."""
     folder, name = Path(dataset.dataset_path), dataset.dataset_name
     arrays = modality_files(folder, name)
     ids = item_tokens(folder / f"{name}.item", Layout.of(dataset.config)) if arrays else None
     presence = {}
     for modality, path in arrays.items():
-        # rows are all NaN or not at all, which is checked where a model reads them
+        # a row is NaN throughout or nowhere, which is checked where a model reads the array
         missing = np.isnan(Modality.load(modality, path, ids).matrix[:, 0])
         lacking = set(ids[missing])
         presence[modality] = np.array([token not in lacking for token in dataset.field2id_token[dataset.iid_field]])
@@ -174,7 +174,7 @@ def write(path: str | Path, frame: polars.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Mean result of a group of users, or share of a group of test interactions that was found.
+    """Mean result of a group of users, or share of a group of test interactions that was recommended.
 
     Attributes:
         name: e.g. ``5-8`` (limits included), ``with image``.
@@ -200,9 +200,9 @@ def read(path: str | Path) -> polars.DataFrame:
         raise UserError(f"results per user not found: there is no file {path}") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no readable Parquet file ({reason}): delete it and make the run again") from None
+        raise UserError(f"{path} cannot be read as Parquet ({reason}): delete it and repeat the run") from None
     if not {"user", "train", "items", "popularity"} <= set(frame.columns):
-        raise UserError(f"{path} is no table of results per user: its columns are {', '.join(frame.columns)}")
+        raise UserError(f"{path} does not hold results per user: its columns are {', '.join(frame.columns)}")
     return frame
 
 
@@ -210,12 +210,12 @@ def values(frame: polars.DataFrame, mask: str, metric: str) -> np.ndarray:
     """A metric (``recall@20``) of every user, float64 ``(U,)``.
 
     Raises:
-        UserError: the table does not have it.
+        UserError: the table has no such column.
     """
     name = f"{mask}:{metric.lower()}"
     if name not in frame.columns:
         have = ", ".join(column for column in frame.columns if "@" in column)
-        raise UserError(f"results per user hold no '{name}': they hold {have}")
+        raise UserError(f"the results per user have no column '{name}': they have {have}")
     return frame[name].to_numpy().astype(np.float64)
 
 
@@ -225,16 +225,16 @@ def by_activity(frame: polars.DataFrame, mask: str, metric: str, count: int = 4)
 
 
 def by_popularity(frame: polars.DataFrame, mask: str, k: int, count: int = 4) -> list[Bucket]:
-    """Share of test interactions found in the top k by the item's number of training interactions.
+    """Share of test interactions in the top k by the item's number of training interactions.
 
-    The buckets are quantiles over test interactions, so that each holds about as many.
+    The buckets are quantiles over test interactions, so that all have about as many.
     """
     popularity, found = _pairs(frame, mask, k, "popularity")
     return _by_quantile(popularity, found, count)
 
 
 def by_modality(frame: polars.DataFrame, mask: str, k: int) -> list[Bucket]:
-    """Share of test interactions found in the top k, for items with and without each modality; no empty groups."""
+    """Share of test interactions in the top k, for items with and without each modality; no empty groups."""
     buckets = []
     for column in frame.columns:
         if column.startswith("has:"):
@@ -248,7 +248,7 @@ def by_modality(frame: polars.DataFrame, mask: str, k: int) -> list[Bucket]:
 
 def _pairs(frame: polars.DataFrame, mask: str, k: int, column: str) -> tuple[np.ndarray, np.ndarray]:
     """A list column and whether the item is in the top k, one entry per test interaction."""
-    values(frame, mask, f"hit@{k}")  # ranks beyond the largest cut-off are not known
+    values(frame, mask, f"hit@{k}")  # raises if k is beyond the largest cut-off, where ranks are unknown
     pairs = frame.select(column, f"{mask}:rank").explode(column, f"{mask}:rank")
     rank = pairs[f"{mask}:rank"].fill_null(0).to_numpy()
     return pairs[column].to_numpy(), ((rank > 0) & (rank <= k)).astype(np.float64)

@@ -82,10 +82,10 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
     tables = {name: {} for name in ways}
     for row in rows:
         for record in row.records:
-            if record["seed"] in seeds:
-                frame = users.read(record["per_user"])
+            if record.seed in seeds:
+                frame = users.read(record.per_user)
                 for name, (_, split) in ways.items():
-                    tables[name][row.label, record["seed"]] = split(frame)
+                    tables[name][row.label, record.seed] = split(frame)
                 step()
     lacking = _with_lacking(tables["modality"])
     note = ""

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     names = _names(given.dataset)
     runs = load.read(given.runs)
     runs = runs if names is None else runs.of(names)
-    datasets = list(dict.fromkeys(record["dataset"] for record in runs.finished))
+    datasets = list(dict.fromkeys(record.dataset for record in runs.finished))
     if given.page and len(datasets) != 1:
         raise UserError(
             f"a page is about one dataset, and there are runs on {', '.join(datasets)}: name it (--dataset)"

@@ -8,11 +8,12 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.run_keys import neutral, run_key
 
 # the group of runs whose models were named on the command line
@@ -29,7 +30,7 @@ class Row:
         label: what the row is called; unique within its dataset.
         dataset: the dataset's name, with part of its fingerprint where the records know several of that name.
         group: the first group that it was recorded under.
-        records: one per seed, in ascending order (see :mod:`~recbole_mambarec.experiments.store`).
+        records: one per seed, in ascending order (see :class:`~recbole_mambarec.experiments.store.Record`).
     """
 
     label: str
@@ -37,28 +38,28 @@ class Row:
     dataset: str
     group: str
     config: dict
-    records: tuple[dict, ...] = field(repr=False)
+    records: tuple[Record, ...] = field(repr=False)
 
     @property
     def seeds(self) -> list[int]:
-        return [record["seed"] for record in self.records]
+        return [record.seed for record in self.records]
 
     @property
     def has_users(self) -> bool:
         """Whether all of its runs have results per user."""
-        return all(record["per_user"] is not None for record in self.records)
+        return all(record.per_user is not None for record in self.records)
 
     def test(self, mask: str, metric: str) -> list[float]:
         """A test score of each seed that has it."""
-        return _numbers(record["test"].get(mask, {}).get(metric) for record in self.records)
+        return _numbers(record.test.get(mask, {}).get(metric) for record in self.records)
 
     def valid(self, metric: str) -> list[float]:
         """A validation score of each seed that has it."""
-        return _numbers(record["valid"].get(metric) for record in self.records)
+        return _numbers(record.valid.get(metric) for record in self.records)
 
     def field(self, name: str) -> list[float]:
         """A number of the record (``seconds``, ``epochs``, ...) of each seed that has it."""
-        return _numbers(record[name] for record in self.records)
+        return _numbers(getattr(record, name) for record in self.records)
 
     @property
     def metric(self) -> str:
@@ -67,16 +68,16 @@ class Row:
 
     def only(self, seeds: Iterable[int]) -> Row:
         """The same row with some of its seeds; with all where it has none of them."""
-        return replace(self, records=tuple(r for r in self.records if r["seed"] in seeds) or self.records)
+        return replace(self, records=tuple(r for r in self.records if r.seed in seeds) or self.records)
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What tells it apart from other rows."""
         return self.dataset, self.group, self.label, identity(self.config)
 
-    def named(self) -> list[dict]:
+    def named(self) -> list[Record]:
         """The records under the row's label, as functions over records tell them apart."""
-        return [record | {"label": self.label} for record in self.records]
+        return [replace(record, label=self.label) for record in self.records]
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -100,8 +101,8 @@ class Runs:
         finished, failed: records; a run that failed and was then finished is finished.
     """
 
-    finished: list[dict]
-    failed: list[dict]
+    finished: list[Record]
+    failed: list[Record]
 
     def comparison(self, group: str | None = None) -> list[Row]:
         """Rows of the main table: those of ``group``, else of all groups that compare models.
@@ -121,9 +122,9 @@ class Runs:
         return {name: rows(records) for name, records in self._groups().items() if _is_ablation(records)}
 
     @property
-    def trials(self) -> list[dict]:
+    def trials(self) -> list[Record]:
         """Finished records of hyper-parameter searches."""
-        return [record for record in self.finished if "point" in record]
+        return [record for record in self.finished if record.point is not None]
 
     def of(self, datasets: Sequence[str]) -> Runs:
         """The runs on these datasets.
@@ -131,17 +132,17 @@ class Runs:
         Raises:
             UserError: there is none on one of them.
         """
-        have = {record["dataset"] for record in [*self.finished, *self.failed]}
+        have = {record.dataset for record in [*self.finished, *self.failed]}
         for name in datasets:
             if name not in have:
                 raise UserError(f"there are no runs on '{name}' in these records: there are some on {_and(have)}")
-        return Runs(*([r for r in part if r["dataset"] in datasets] for part in (self.finished, self.failed)))
+        return Runs(*([r for r in part if r.dataset in datasets] for part in (self.finished, self.failed)))
 
-    def _groups(self) -> dict[str, list[dict]]:
-        groups: dict[str, list[dict]] = {}
+    def _groups(self) -> dict[str, list[Record]]:
+        groups: dict[str, list[Record]] = {}
         for record in self.finished:
-            if "point" not in record:
-                groups.setdefault(record["group"], []).append(record)
+            if record.point is None:
+                groups.setdefault(record.group, []).append(record)
         return groups
 
 
@@ -149,10 +150,10 @@ def _and(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _is_ablation(records: list[dict]) -> bool:
-    if records[0]["group"] == COMPARISON:
+def _is_ablation(records: list[Record]) -> bool:
+    if records[0].group == COMPARISON:
         return False
-    return len({r["model"] for r in records}) == 1 and len({r["label"] for r in records}) > 1
+    return len({r.model for r in records}) == 1 and len({r.label for r in records}) > 1
 
 
 def read(paths: Sequence[str | Path]) -> Runs:
@@ -166,42 +167,42 @@ def read(paths: Sequence[str | Path]) -> Runs:
         for number, record in enumerate(store.read(path), start=1):
             fault = _fault(record)
             if fault:
-                raise UserError(f"record {number} of {path} ({record['label']}) is damaged: {fault}; delete its line")
-            if record["per_user"] is not None:
-                record |= {"per_user": str(Path(path).parent / record["per_user"])}
+                raise UserError(f"record {number} of {path} ({record.label}) is damaged: {fault}; delete its line")
+            if record.per_user is not None:
+                record = replace(record, per_user=str(Path(path).parent / record.per_user))
             records.append(record)
     latest = [_completed(record, records) for record in store.latest(records)]
-    runs = Runs(*([r for r in latest if r["status"] == status] for status in ("finished", "failed")))
+    runs = Runs([r for r in latest if r.is_finished], [r for r in latest if not r.is_finished])
     if not runs.finished:
         names, failed = ", ".join(map(str, paths)), len(runs.failed)
         raise UserError(f"there is no finished run in {names} ({failed} failed): nothing can be reported")
     return runs
 
 
-def _completed(record: dict, records: list[dict]) -> dict:
+def _completed(record: Record, records: list[Record]) -> Record:
     """The record with what only others of the same run have.
 
     The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores; a run may
     have been tested again for results per user.
     """
-    if record["status"] != "finished":
+    if not record.is_finished:
         return record
-    name = itemgetter("key", "group", "label", "status")
-    whole = dict(record)
+    name = attrgetter("key", "group", "label", "status")
+    values = vars(record)
     for other in reversed([other for other in records if name(other) == name(record)]):
-        whole |= {field: value for field, value in other.items() if whole.get(field) in (None, {}, [])}
-    return whole
+        values = values | {name: value for name, value in vars(other).items() if values[name] in (None, {}, [])}
+    return Record(**values)
 
 
-def _fault(record: dict) -> str | None:
+def _fault(record: Record) -> str | None:
     """What in the parts of a record that its format leaves open cannot be shown."""
-    parts = {"valid": record["valid"], **{f"test under '{mask}'": part for mask, part in record["test"].items()}}
+    parts = {"valid": record.valid, **{f"test under '{mask}'": part for mask, part in record.test.items()}}
     for name, part in parts.items():
         if not isinstance(part, dict) or not all(
             value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in part.values()
         ):
             return f"its scores ({name}) are no numbers"
-    for entry in record["curve"]:
+    for entry in record.curve:
         if (
             not isinstance(entry, dict)
             or "epoch" not in entry
@@ -216,25 +217,25 @@ def without_folders(error: UserError) -> str:
     return re.sub(r"\S*/(?=per_user/)", "", str(error))
 
 
-def rows(records: Sequence[dict]) -> list[Row]:
+def rows(records: Sequence[Record]) -> list[Row]:
     """Finished records put together, in order of first appearance."""
     hashes: dict[str, set[str]] = {}
     for record in records:
-        hashes.setdefault(record["dataset"], set()).add(record["data_hash"])
-    made: dict[tuple, dict[int, dict]] = {}
+        hashes.setdefault(record.dataset, set()).add(record.data_hash)
+    made: dict[tuple, dict[int, Record]] = {}
     for record in records:
-        dataset = record["dataset"]
+        dataset = record.dataset
         if len(hashes[dataset]) > 1:
-            dataset += f" (data {record['data_hash'][:8]})"
-        configuration = run_key(record["model"], record["config"], 0, record["data_hash"])
-        made.setdefault((dataset, record["label"], configuration), {})[record["seed"]] = record
+            dataset += f" (data {record.data_hash[:8]})"
+        configuration = run_key(record.model, record.config, 0, record.data_hash)
+        made.setdefault((dataset, record.label, configuration), {})[record.seed] = record
     found = []
     for (dataset, label, _), seeds in made.items():
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
         # a key that was not there yet has the value under which it changes nothing
-        config = neutral(first["model"]) | first["config"]
-        found.append(Row(label, first["model"], dataset, first["group"], config, ordered))
+        config = neutral(first.model) | first.config
+        found.append(Row(label, first.model, dataset, first.group, config, ordered))
     return _with_names(found)
 
 

@@ -31,7 +31,7 @@ def recorded(rows: Sequence[Row], mask: str) -> tuple[list[str], list[str]]:
         name
         for row in rows
         for record in row.records
-        for name, value in record["test"].get(mask, {}).items()
+        for name, value in record.test.get(mask, {}).items()
         if value is not None
     )
     return [name for name in names if is_accuracy(name)], [name for name in names if not is_accuracy(name)]

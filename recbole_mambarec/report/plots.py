@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import number, thousands
 from recbole_mambarec.report.load import Row, mean, spread, text
@@ -45,8 +46,8 @@ def has_curve(row: Row, metric: str) -> bool:
     return any(_curve(record, metric)[0] for record in row.records)
 
 
-def _curve(record: dict, metric: str) -> tuple[list[int], list[float]]:
-    entries = [entry for entry in record["curve"] if (entry["valid"] or {}).get(metric) is not None]
+def _curve(record: Record, metric: str) -> tuple[list[int], list[float]]:
+    entries = [entry for entry in record.curve if (entry["valid"] or {}).get(metric) is not None]
     return [entry["epoch"] + 1 for entry in entries], [entry["valid"][metric] for entry in entries]
 
 
@@ -63,7 +64,7 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
                 continue
             # a single epoch is no line: its marker has to be seen
             axes.plot(epochs, scores, color=look.colour, linestyle=look.line, linewidth=1.2)
-            best = (record["best_epoch"] or 0) + 1
+            best = (record.best_epoch or 0) + 1
             at = epochs.index(best) if best in epochs else len(epochs) - 1
             axes.plot(epochs[at], scores[at], look.marker, color=look.colour, markeredgecolor="white", zorder=4)
     axes.set(xlabel="epochs trained", ylabel=f"validation {metric}")

@@ -14,7 +14,7 @@ import yaml
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.group import read_group
-from recbole_mambarec.experiments.run import DEFAULT_SEED
+from recbole_mambarec.experiments.plan import DEFAULT_SEED
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.report.document import listing
@@ -65,7 +65,7 @@ def trace(rows: Sequence[Row]) -> Provenance:
     """Find the commands; rows of one command share it."""
     made: dict[Command, dict[str, list[Row]]] = {}
     for row in rows:
-        made.setdefault(_command(row, rows), {}).setdefault(row.records[0]["dataset"], []).append(row)
+        made.setdefault(_command(row, rows), {}).setdefault(row.records[0].dataset, []).append(row)
     commands: dict[str, list[Row]] = {}
     for command, by_dataset in made.items():
         # datasets on which the same was run share a command
@@ -81,20 +81,18 @@ def trace(rows: Sequence[Row]) -> Provenance:
 
 def _command(row: Row, rows: Sequence[Row]) -> Command:
     first = row.records[0]
-    searched, group, own = "point" in first, None, set()
+    searched, group, own = first.point is not None, None, set()
     if searched:
-        own = set(first["point"])
+        own = set(first.point)
     elif row.group != COMPARISON:
         group = row.group
-        here = [
-            other.records[0]["overrides"] for other in rows if other.group == group and other.dataset == row.dataset
-        ]
+        here = [other.records[0].overrides for other in rows if other.group == group and other.dataset == row.dataset]
         own = _shipped(group) or set(varying(here))
     label = None
     if not searched and (group is None or _shipped(group)):
         # "BPR (paper)" was made by --label=paper
-        label = (re.findall(r" \(([^()]*)\)$", first["label"]) or [None])[0]
-    common = {key: value for key, value in first["overrides"].items() if key not in own}
+        label = (re.findall(r" \(([^()]*)\)$", first.label) or [None])[0]
+    common = {key: value for key, value in first.overrides.items() if key not in own}
     return Command(searched, group, label, tuple(row.seeds), json.dumps(common, sort_keys=True))
 
 
@@ -131,7 +129,7 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     if command.group is None or shipped:
         return line
     lines = {
-        row.label: {"model": row.model} | {k: v for k, v in row.records[0]["overrides"].items() if k not in common}
+        row.label: {"model": row.model} | {k: v for k, v in row.records[0].overrides.items() if k not in common}
         for row in rows
     }
     text = "".join(f"\n#   {_inline(label)}: {_inline(own)}" for label, own in lines.items())
@@ -142,7 +140,7 @@ def _space(rows: Sequence[Row]) -> str:
     """What was searched, where it is not the space that comes with the model: records hold the points alone."""
     tried: dict[str, dict[str, object]] = {}
     for record in (record for row in rows for record in row.records):
-        for key, value in record["point"].items():
+        for key, value in record.point.items():
             tried.setdefault(key, {})[identity({"": value})] = value
     try:
         parameters = read_space(shipped_space(rows[0].model)).parameters
@@ -166,17 +164,17 @@ def versions(rows: Sequence[Row]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for row in rows:
         for record in row.records:
-            for name, version in record["versions"].items():
+            for name, version in record.versions.items():
                 found.setdefault(name, set()).add(str(version))
     return {name: sorted(values) for name, values in found.items()}
 
 
 def revisions(rows: Sequence[Row]) -> list[str]:
     """Git revisions of this package that the runs were made with."""
-    states = [record["git"] for row in rows for record in row.records if record["git"]]
+    states = [record.git for row in rows for record in row.records if record.git]
     return sorted({f"{state['revision'][:12]}{' with changes' * bool(state['dirty'])}" for state in states})
 
 
 def data(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """(dataset, its fingerprint)."""
-    return list(dict.fromkeys((r["dataset"], r["data_hash"]) for row in rows for r in row.records))
+    return list(dict.fromkeys((r.dataset, r.data_hash) for row in rows for r in row.records))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments.group import unlike
+from recbole_mambarec.experiments.group import measurement_differences
 from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.report import buckets, charts, metrics, provenance, published, sweeps, tables
 from recbole_mambarec.report.document import (
@@ -142,7 +142,7 @@ class Builder:
         wanted = [name for name in SECTIONS if name in {*(self.options.sections or SECTIONS), "runs"}]
         if self.options.brief:
             wanted = [name for name in wanted if name != "curves"]
-        files = sum(record["per_user"] is not None for row in self.rows for record in row.records)
+        files = sum(record.per_user is not None for row in self.rows for record in row.records)
         tested = len(datasets(self.rows)) * len(self.metrics)
         sections, omissions = [], []
         with tqdm(total=len(wanted) + files + tested, desc="Report", delay=2, unit="part") as self._bar:
@@ -162,13 +162,13 @@ class Builder:
 
     def _summary(self) -> list[str]:
         runs = count(sum(len(row.records) for row in self.everything), "finished run")
-        names = listing(list(dict.fromkeys(row.records[0]["dataset"] for row in self.everything)))
+        names = listing(list(dict.fromkeys(row.records[0].dataset for row in self.everything)))
         seeds = sorted({seed for row in self.everything for seed in row.seeds})
         return [
             f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
             "Epochs were chosen on the validation split.",
             *([f"{count(len(self.failed), 'run')} failed, and no table has them; see Runs."] if self.failed else []),
-            *(f"{note}." for note in unlike(self.rows)),
+            *(f"{note}." for note in measurement_differences(self.rows)),
         ]
 
     # ------------------------------------------------------------------ sections
@@ -320,7 +320,7 @@ class Builder:
             f"Versions: {', '.join(f'{name} {listing(found)}' for name, found in versions.items())}.",
             *([f"Source revision{'s' * (len(revisions) > 1)}: {', '.join(revisions)}."] if revisions else []),
             *(f"Data of {name}: SHA-256 {fingerprint}." for name, fingerprint in provenance.data(rows)),
-            *(f"Failed: {r['label']} on {r['dataset']}, seed {r['seed']}: {r['error']}." for r in self.failed),
+            *(f"Failed: {r.label} on {r.dataset}, seed {r.seed}: {r.error}." for r in self.failed),
         ]
         return Section("runs", title, text=text, commands=[*self.provenance.commands, ("report", self.command)])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
 
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.report.document import slug
 from recbole_mambarec.report.load import Row, identity, mean, rows, varying
 
@@ -79,7 +80,7 @@ class Sweep:
         return max(scored, key=lambda point: self.sign * mean(scores(point.row)), default=None)
 
 
-def find(found: Sequence[Row], trials: Sequence[dict]) -> list[Sweep]:
+def find(found: Sequence[Row], trials: Sequence[Record]) -> list[Sweep]:
     """Searches among ``trials`` and grids among the rows."""
     return [*_searches(trials), *_grids(found)]
 
@@ -92,22 +93,22 @@ def _without(config: dict, keys: Sequence[str]) -> str:
     return identity({key: value for key, value in config.items() if key not in keys})
 
 
-def _searches(trials: Sequence[dict]) -> list[Sweep]:
-    parts: dict[tuple, list[dict]] = {}
+def _searches(trials: Sequence[Record]) -> list[Sweep]:
+    parts: dict[tuple, list[Record]] = {}
     for record in trials:
-        keys = tuple(record["point"])
-        same = record["dataset"], record["data_hash"], record["model"], keys, _without(record["config"], keys)
+        keys = tuple(record.point)
+        same = record.dataset, record.data_hash, record.model, keys, _without(record.config, keys)
         parts.setdefault(same, []).append(record)
     sweeps = []
     for (*_, model, keys, _), records in parts.items():
-        whole = [record for record in records if not record.get("stopped")]
-        varied = [key for key in keys if len({identity({key: record["point"][key]}) for record in whole}) > 1]
+        whole = [record for record in records if not record.stopped]
+        varied = [key for key in keys if len({identity({key: record.point[key]}) for record in whole}) > 1]
         if not varied:
             continue
-        point_of = {record["key"]: record["point"] for record in whole}
+        point_of = {record.key: record.point for record in whole}
         points = []
         for row in rows(whole):
-            point = point_of[row.records[0]["key"]]
+            point = point_of[row.records[0].key]
             points.append(Point(tuple(point[key] for key in varied), row))
         stopped = len(records) - len(whole)
         sweeps.append(Sweep(model, points[0].row.dataset, tuple(varied), points, True, stopped))

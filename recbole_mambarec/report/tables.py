@@ -72,14 +72,14 @@ def scores(
     for dataset, here in datasets(rows).items():
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
-        known = published(here[0].records[0]["dataset"])
+        known = published(here[0].records[0].dataset)
         for model in dict.fromkeys(row.model for row in here if row.model in known):
             cells = [Cell(number(known[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
             sources.setdefault(known[model].source, {})[model] = None
         blocks.append(Block(dataset, lines))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
-    unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r["test"] for r in row.records)]
+    unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r.test for r in row.records)]
     if unmasked:
         notes.append(
             f"{listing(unmasked)}: tested under repeatable: True, where nothing is masked; see the mask '{UNMASKED}'."
@@ -223,11 +223,11 @@ def cost(rows: Sequence[Row]) -> Table:
     for dataset, here in datasets(rows).items():
         lines = []
         for row in here:
-            per_epoch = [r["seconds"] / r["epochs"] for r in row.records if r["seconds"] is not None and r["epochs"]]
+            per_epoch = [r.seconds / r.epochs for r in row.records if r.seconds is not None and r.epochs]
             lines.append(
                 [
                     Cell(row.label),
-                    Cell(", ".join(dict.fromkeys(record["device"] for record in row.records))),
+                    Cell(", ".join(dict.fromkeys(record.device for record in row.records))),
                     _seeds(row),
                     _cell([epoch + 1 for epoch in row.field("best_epoch")], 0),
                     _cell(row.field("epochs"), 0),

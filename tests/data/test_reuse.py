@@ -25,6 +25,7 @@ from recbole_mambarec.data import reuse
 from recbole_mambarec.data.saved import digest, pack
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import run
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
 MODELS = ("BPR", "LightGCN", "GRU4Rec", "FM", "KGAT", "MambaRec")
@@ -454,10 +455,10 @@ def test_a_recorded_run_finds_no_stale_data(shop):
     write_shop(shop.parent, seed=5)
     records = []
     for folder in ("saved", "none"):
-        plan = run.resolve("BPR", shop.name, overrides=overrides | {"checkpoint_dir": folder})
+        plan = resolve("BPR", shop.name, overrides=overrides | {"checkpoint_dir": folder})
         records.append(run.execute(plan, "results/runs.jsonl", per_user=False))
-    assert [record["status"] for record in records] == ["finished"] * 2
-    assert records[0]["key"] == records[1]["key"] and records[0]["test"] == records[1]["test"]
+    assert [record.status for record in records] == ["finished"] * 2
+    assert records[0].key == records[1].key and records[0].test == records[1].test
 
 
 def test_a_checkpoint_is_loaded_with_its_data(shop):

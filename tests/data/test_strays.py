@@ -14,7 +14,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.data.strays import modality_of
 from recbole_mambarec.errors import UserError, run_main
-from recbole_mambarec.experiments.run import resolve
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
 OURS = ["MambaRec", "MGCN", "BM3", "VBPR", "FREEDOM"]

@@ -14,7 +14,7 @@ import pytest
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import group, store
-from recbole_mambarec.experiments.run import Busy, execute, failure
+from recbole_mambarec.experiments.run import Busy, execute, failure, new_record
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.testing.planted import QUICK, write_planted
@@ -37,7 +37,7 @@ def planned(tmp_path, lines, seeds=(999,), name="comparison"):
 
 
 class Recorder:
-    """Stands in for the training: notes what it was asked for and answers with a record."""
+    """Stands in for the training: remembers the runs and returns a record for each."""
 
     def __init__(self, failing=(), busy=()):
         self.failing, self.busy, self.made = set(failing), set(busy), []
@@ -49,14 +49,14 @@ class Recorder:
         scores = {"recall@20": run.seed / 10_000}
         record = failure(run, "it broke")
         if run.label not in self.failing:
-            record |= {"status": "finished", "error": None, "valid": scores, "seconds": 90.0, "peak_memory_gib": 0.5}
-            record |= {"test": dict.fromkeys(store.MASKS, scores), "best_epoch": 0, "epochs": 1}
+            results = {"valid": scores, "seconds": 90.0, "peak_memory_gib": 0.5, "best_epoch": 0, "epochs": 1}
+            record = replace(new_record(run), test=dict.fromkeys(store.MASKS, scores), **results)
         store.append(path, record)
         return record
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what is asked for
+# what is planned
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_seeds(text, expected):
 
 
 @pytest.mark.parametrize("text", ["0", "", "-1", "two", "1,1", "1.5"])
-def test_seeds_that_are_none(text):
+def test_faulty_seeds(text):
     with pytest.raises(UserError, match="--seeds"):
         group.seeds(text)
 
@@ -79,7 +79,7 @@ def test_one_seed_of_everything_comes_before_the_next(data, tmp_path):
     assert len({run.key for run in runs}) == 4 and all(run.given["seed"] == run.seed for run in runs)
 
 
-def test_a_line_is_stronger_than_what_holds_for_all(data, tmp_path):
+def test_a_line_takes_precedence_over_what_holds_for_all(data, tmp_path):
     (run,) = group.plan(
         {"x": ("BPR", {"embedding_size": 8})}, ["planted"], [1], {"embedding_size": "32", "data_path": str(tmp_path)}
     )
@@ -90,12 +90,12 @@ def test_all_models_of_a_group_are_measured_alike():
     """On RecBole's own datasets, RecBole's models would otherwise keep another protocol."""
     runs = group.plan({"MambaRec": ("MambaRec", {}), "BPR": ("BPR", {})}, ["ml-100k"], [999])
     assert runs[0].config["metrics"] == runs[1].config["metrics"] == ["Recall", "NDCG"]
-    assert group.unlike(runs) == []
+    assert group.measurement_differences(runs) == []
 
 
 def test_rows_that_cannot_be_compared_are_named(data, tmp_path):
     runs = planned(tmp_path, {"BPR": ("BPR", {}), "BPR at 5": ("BPR", {"topk": [5, 20]})}, seeds=(1, 2))
-    (note,) = group.unlike(runs)
+    (note,) = group.measurement_differences(runs)
     assert note.startswith("BPR at 5 and BPR are not measured in the same way on planted (topk)")
 
 
@@ -182,15 +182,15 @@ LINES = {name: ("BPR", {"embedding_size": size}) for name, size in (("a", 4), ("
 def test_a_failure_stops_nothing_and_is_tried_again(data, tmp_path, capsys):
     runs = planned(tmp_path, LINES)
     first = Recorder(failing={"b"})
-    records = group.make(runs, RUNS, execute=first)
-    assert [record["status"] for record in records] == ["finished", "failed", "finished"]
+    records = group.run_all(runs, RUNS, execute=first)
+    assert [record.status for record in records] == ["finished", "failed", "finished"]
     assert "[2/3] b, planted, seed 999: failed: it broke" in capsys.readouterr().out
     second = Recorder()
-    records = group.make(runs, RUNS, execute=second)
+    records = group.run_all(runs, RUNS, execute=second)
     assert second.made == ["b, planted, seed 999"]
-    assert [record["status"] for record in records] == ["finished"] * 3
+    assert [record.status for record in records] == ["finished"] * 3
     third = Recorder()
-    assert group.make(runs, RUNS, execute=third) == records and third.made == []
+    assert group.run_all(runs, RUNS, execute=third) == records and third.made == []
 
 
 def test_an_interrupted_group_keeps_what_it_has(data, tmp_path):
@@ -202,23 +202,23 @@ def test_an_interrupted_group_keeps_what_it_has(data, tmp_path):
         return recorder(run, path, per_user)
 
     with pytest.raises(KeyboardInterrupt):
-        group.make(runs, RUNS, execute=interrupted)
+        group.run_all(runs, RUNS, execute=interrupted)
     assert len(store.read(RUNS)) == 4
     rest = Recorder()
-    group.make(runs, RUNS, execute=rest)
+    group.run_all(runs, RUNS, execute=rest)
     assert rest.made == ["b, planted, seed 2", "c, planted, seed 2"]
 
 
 def test_a_run_of_another_group_is_taken_over_under_the_new_name(data, tmp_path):
-    group.make(planned(tmp_path, {"BPR": ("BPR", {})}), RUNS, execute=Recorder())
+    group.run_all(planned(tmp_path, {"BPR": ("BPR", {})}), RUNS, execute=Recorder())
     runs = planned(tmp_path, {"full": ("BPR", {}), "again": ("BPR", {})}, name="ablation")
     recorder = Recorder()
     for _ in range(2):
-        group.make(runs, RUNS, execute=recorder)
-    names = [(record["group"], record["label"]) for record in store.read(RUNS)]
+        group.run_all(runs, RUNS, execute=recorder)
+    names = [(record.group, record.label) for record in store.read(RUNS)]
     assert recorder.made == []
     assert names == [("comparison", "BPR"), ("ablation", "full"), ("ablation", "again")]
-    assert len({record["key"] for record in store.read(RUNS)}) == 1
+    assert len({record.key for record in store.read(RUNS)}) == 1
 
 
 def test_a_run_recorded_under_an_older_key_is_not_made_again(data, tmp_path):
@@ -226,27 +226,27 @@ def test_a_run_recorded_under_an_older_key_is_not_made_again(data, tmp_path):
     Recorder()(replace(run, key="of an older version"), RUNS, True)
     for _ in range(2):
         recorder = Recorder()
-        (record,) = group.make([run], RUNS, execute=recorder)
-        assert record["key"] == "of an older version" and recorder.made == []
+        (record,) = group.run_all([run], RUNS, execute=recorder)
+        assert record.key == "of an older version" and recorder.made == []
     assert len(store.read(RUNS)) == 1
 
 
 def test_two_lines_that_are_the_same_run_are_made_once(data, tmp_path):
     recorder = Recorder()
-    records = group.make(planned(tmp_path, {"x": ("BPR", {}), "y": ("BPR", {})}), RUNS, execute=recorder)
-    assert recorder.made == ["x, planted, seed 999"] and [r["label"] for r in records] == ["x", "y"]
+    records = group.run_all(planned(tmp_path, {"x": ("BPR", {}), "y": ("BPR", {})}), RUNS, execute=recorder)
+    assert recorder.made == ["x, planted, seed 999"] and [r.label for r in records] == ["x", "y"]
 
 
-def test_a_run_that_is_being_made_elsewhere_is_left_out(data, tmp_path, capsys):
+def test_a_run_of_another_process_is_left_out(data, tmp_path, capsys):
     runs = planned(tmp_path, LINES)
-    records = group.make(runs, RUNS, execute=Recorder(busy={"a"}))
-    assert [record["label"] for record in records] == ["b", "c"]
-    assert "another process is making it" in capsys.readouterr().out
+    records = group.run_all(runs, RUNS, execute=Recorder(busy={"a"}))
+    assert [record.label for record in records] == ["b", "c"]
+    assert "another process is running it" in capsys.readouterr().out
 
 
 def test_the_summary_counts_seeds_and_names_failures(data, tmp_path):
     runs = planned(tmp_path, LINES, seeds=(1000, 2000))
-    records = group.make(runs, RUNS, execute=Recorder(failing={"b"}))
+    records = group.run_all(runs, RUNS, execute=Recorder(failing={"b"}))
     lines = group.summary(runs, records).splitlines()
     assert lines[0].split()[:5] == ["model", "dataset", "seeds", "metric", "valid"]
     a, b, _ = lines[1:4]
@@ -258,8 +258,8 @@ def test_the_summary_counts_seeds_and_names_failures(data, tmp_path):
 
 def test_per_user_results_can_be_left_out(data, tmp_path):
     runs = planned(tmp_path, {"BPR": ("BPR", {})})
-    (record,) = group.make(runs, RUNS, per_user=False, execute=execute)
-    assert record["status"] == "finished" and record["per_user"] is None
+    (record,) = group.run_all(runs, RUNS, per_user=False, execute=execute)
+    assert record.status == "finished" and record.per_user is None
     assert not (RUNS.parent / "per_user").exists()
 
 
@@ -278,13 +278,13 @@ def door(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "name the models with --models=A,B"),
-        (["--models=BPR", "--group=x.yaml"], "one of the two"),
-        (["--models=BPR,BPR"], "--models=BPR,BPR names one twice"),
+        ([], "name either the models with --models=A,B"),
+        (["--models=BPR", "--group=x.yaml"], "name either the models with --models=A,B"),
+        (["--models=BPR,BPR"], "--models=BPR,BPR names one of them twice"),
         (["--models=BPR,MambaReq"], "MambaReq on planted: there is no model 'MambaReq': did you mean MambaRec"),
         (["--models=BPR", "--dataset=planted,nowhere"], "BPR on nowhere: dataset 'nowhere' not found"),
         (["--models=BPR", "--seeds=none"], "--seeds=none is not understood"),
-        (["--models=BPR", "--seeds=999"], "--seeds=999 asks for 999 seeds: the one seed 999 is --seed=999"),
+        (["--models=BPR", "--seeds=999"], "--seeds=999 asks for 999 seeds: to run the single seed 999, use --seed=999"),
         (["--models=BPR", "--seeds=2", "--seed=3"], "--seed and --seeds exclude each other"),
         (["--models=BPR", "--seed=many"], "seed: many is not understood"),
         (["--models=BPR", "--learnin_rate=1"], "did you mean 'learning_rate'"),
@@ -365,10 +365,10 @@ def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, caps
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "stopped: the same command goes on" in output and "Traceback" not in output
+    assert "stopped: the same command continues" in output and "Traceback" not in output
     assert not RUNS.exists()
     before = [json.loads(line) for line in curves[0].read_text().splitlines()[:2]]
-    with pytest.raises(ProcessLookupError):  # soon nobody of the session is left
+    with pytest.raises(ProcessLookupError):  # soon no process of the session is left
         for _ in range(100):
             os.killpg(process.pid, 0)
             time.sleep(0.1)
@@ -376,7 +376,7 @@ def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, caps
     monkeypatch.setattr(group, "execute_apart", execute)
     assert door(monkeypatch, *arguments) == 1
     finished, _ = store.read(RUNS)
-    assert (finished["label"], finished["status"], finished["epochs"]) == ("full", "finished", 40)
-    assert [entry["epoch"] for entry in finished["curve"]] == list(range(40))
-    assert finished["curve"][:2] == before  # their seconds included: they were not trained again
+    assert (finished.label, finished.status, finished.epochs) == ("full", "finished", 40)
+    assert [entry["epoch"] for entry in finished.curve] == list(range(40))
+    assert finished.curve[:2] == before  # their seconds included: they were not trained again
     assert "failed: broken, planted, seed 3: variant 'best' is unknown" in capsys.readouterr().out.splitlines()[-2]

@@ -18,7 +18,7 @@ from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments import hyper, store
 from recbole_mambarec.experiments.hyper import main
-from recbole_mambarec.experiments.run import resolve
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.trial import evaluate, trial
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec_common.files import locked
@@ -73,28 +73,28 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     (folder,) = Path("tuning").iterdir()
     trials = store.read(folder / "trials.jsonl")
     (chosen,) = store.read(folder / "chosen.jsonl")
-    assert [t["test"] for t in trials] == [{}, {}]
-    assert chosen["score"] == max(t["score"] for t in trials) and set(chosen["test"]) == {"train", "train+valid"}
-    assert trials[0]["memory_gib"] > 0.1 and len(trials[0]["curve"]) == 2
+    assert [t.test for t in trials] == [{}, {}]
+    assert chosen.score == max(t.score for t in trials) and set(chosen.test) == {"train", "train+valid"}
+    assert trials[0].memory_gib > 0.1 and len(trials[0].curve) == 2
     assert not (folder / "running").exists()
     # the run that picks up the file is the chosen trial
     assert Path("mine/best.yaml").read_text(encoding="utf-8") == (folder / "best.yaml").read_text()
     written = yaml.safe_load(Path("mine/best.yaml").read_text(encoding="utf-8"))
     assert written["model"] == "MambaRec" and written["dataset"] == "planted" and written["epochs"] == 2
-    assert written["n_layers"] == chosen["point"]["n_layers"]
+    assert written["n_layers"] == chosen.point["n_layers"]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", "--config_files=mine/best.yaml", f"--data_path={tmp_path}"])
     with one_thread():
         run_recbole()
     valid, test = (
         dict(re.findall(r"(\S+@\d+): (\d\.\d+)", line)) for line in capsys.readouterr().out.splitlines()[-2:]
     )
-    assert valid == {name: f"{value:.4f}" for name, value in chosen["valid"].items()}
-    assert test == {name: f"{value:.4f}" for name, value in chosen["test"]["train+valid"].items()}
+    assert valid == {name: f"{value:.4f}" for name, value in chosen.valid.items()}
+    assert test == {name: f"{value:.4f}" for name, value in chosen.test["train+valid"].items()}
     # again: nothing is trained, nothing is tested
     before = (folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes()
-    monkeypatch.setattr(hyper, "Pool", None)
+    monkeypatch.setattr(hyper, "call_apart", None)
     assert door(monkeypatch, *options) == 0
-    assert "2 are on record" in capsys.readouterr().out
+    assert "2 are already recorded" in capsys.readouterr().out
     assert before == ((folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes())
 
 
@@ -107,7 +107,7 @@ def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
     reports = []
     record = trial(run, Path("kept/weights.pth"), reports.append)
     assert [r["entry"]["epoch"] for r in reports] == [0, 1][: len(reports)] and reports[-1]["memory_gib"] > 0
-    assert not run.checkpoint.exists() and record["test"] == {}
+    assert not run.checkpoint.exists() and record.test == {}
     if model == "ItemKNN":  # a sparse matrix is more than tensors: such a model is trained again
         assert not list(Path("kept").iterdir())
         return
@@ -115,7 +115,7 @@ def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
 
     scores = evaluate(run, Path("kept/weights.pth"), reports.append)
     whole = execute(run, "runs.jsonl", per_user=False)
-    assert scores == whole["test"] and record["valid"] == whole["valid"]
+    assert scores == whole.test and record.valid == whole.valid
 
 
 def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypatch, capsys):
@@ -127,9 +127,9 @@ def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypat
     for file in folder.glob("*.pth"):
         file.unlink()
     assert door(monkeypatch, *options) == 0
-    assert "it is trained once more, then tested" in capsys.readouterr().out
+    assert "it is trained again, then tested" in capsys.readouterr().out
     (second,) = store.read(folder / "chosen.jsonl")
-    assert second["test"] == first["test"] and second["valid"] == first["valid"]
+    assert second.test == first.test and second.valid == first.valid
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypat
         (["--jobs=0"], "jobs must be a whole number from 1, got 0"),
         (["--max_evals=-1"], "max_evals must be a whole number from 1"),
         (["--early_stop=-2"], "early_stop must be a whole number from 1"),
-        (["--mmd_weight=0.1"], "mmd_weight is given and tuned"),
+        (["--mmd_weight=0.1"], "mmd_weight is both set and tuned"),
         (["--nproc=2"], "nproc cannot be given here"),
         (["--resume_from=old.pth"], "resume_from cannot be given here"),
         (["--model=MambaReq"], "did you mean MambaRec"),
@@ -176,7 +176,7 @@ def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
     with (
         open(folder / "lock", "ab") as stream,
         locked(stream),
-        pytest.raises(UserError, match="another process makes this search"),
+        pytest.raises(UserError, match="another process is running this search"),
     ):
         hyper.tune("MambaRec", "planted", overrides)
 
@@ -202,11 +202,11 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
     assert "Traceback" not in output
     (folder,) = Path("tuning").iterdir()
-    assert [t["point"] for t in store.read(folder / "trials.jsonl")] == [{"n_layers": 0}]
+    assert [t.point for t in store.read(folder / "trials.jsonl")] == [{"n_layers": 0}]
     finished = (folder / "trials.jsonl").read_text().splitlines()[0]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert "1 are on record" in again.stdout and "trial 2 of 2: n_layers=1" in again.stdout
+    assert "1 are already recorded" in again.stdout and "trial 2 of 2: n_layers=1" in again.stdout
     lines = (folder / "trials.jsonl").read_text().splitlines()
     assert lines[0] == finished and json.loads(lines[1])["epochs"] == 30
     log = (folder / "logs" / f"{json.loads(lines[1])['key'][:16]}.log").read_text()
@@ -218,7 +218,7 @@ def test_a_search_that_is_ended_says_how_it_goes_on(tmp_path):
     options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
     status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))
-    assert status == 130 and "the same command goes on where it was" in output and "Traceback" not in output
+    assert status == 130 and "the same command continues" in output and "Traceback" not in output
 
 
 def checkpoint_of_second_trial() -> bool:

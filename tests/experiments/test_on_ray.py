@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import hyper, on_ray, run, store
+from recbole_mambarec.experiments import hyper, on_ray, plan, store
 from recbole_mambarec.experiments.hyper import tune
 from recbole_mambarec.experiments.on_ray import RaySettings
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.tuning import Tuning
@@ -61,16 +62,16 @@ def refused(tmp_path, sentence: str, settings: RaySettings | None = None) -> Non
 def test_a_search_on_two_nodes_is_that_of_one_machine(cluster, tmp_path):
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
     record, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
-    assert set(record["test"]) == {"train", "train+valid"} and tuning.best["score"] == record["score"]
+    assert set(record.test) == {"train", "train+valid"} and tuning.best.score == record.score
     trials = store.read(tuning.search.trials_file)
-    assert all(t["status"] == "finished" and t["memory_gib"] > 0.1 and len(t["curve"]) == 4 for t in trials)
+    assert all(t.status == "finished" and t.memory_gib > 0.1 and len(t.curve) == 4 for t in trials)
     assert not (tuning.search.folder / "ray").exists() and not (tuning.search.folder / "running").exists()
     here, _ = tune("MambaRec", "planted", **arguments, root="here")
     scores = {
-        name: {t["label"]: t["valid"] for t in store.read(file)}
+        name: {t.label: t.valid for t in store.read(file)}
         for name, file in (("ray", tuning.search.trials_file), ("here", next(Path("here").glob("*/trials.jsonl"))))
     }
-    assert scores["ray"] == scores["here"] and here["test"] == record["test"]
+    assert scores["ray"] == scores["here"] and here.test == record.test
 
 
 def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cluster, tmp_path, capsys):
@@ -78,17 +79,17 @@ def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cl
     arguments = searched(tmp_path, "n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n", epochs=8)
     _, tuning = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
     good, bad = tuning.records
-    assert not good["stopped"] and good["epochs"] == 8
-    assert bad["stopped"] and bad["epochs"] == 2 and "after epoch" in capsys.readouterr().out
+    assert not good.stopped and good.epochs == 8
+    assert bad.stopped and bad.epochs == 2 and "after epoch" in capsys.readouterr().out
     assert tuning.best is good
     # a new driver knows the rungs: the first trial it makes is compared with those on record
     (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")
     _, again = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
-    assert [r["epochs"] for r in again.records] == [8, 2, 2] and again.records[2]["stopped"]
+    assert [r.epochs for r in again.records] == [8, 2, 2] and again.records[2].stopped
     # a search without early stopping makes the trials that were given up
     (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n")
     _, whole = tune("MambaRec", "planted", **arguments)
-    assert [r["epochs"] for r in whole.records] == [8, 8]
+    assert [r.epochs for r in whole.records] == [8, 8]
 
 
 def kill_trials(folder: Path, times: dict[str, float], stop: threading.Event) -> None:
@@ -117,7 +118,7 @@ def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
     for reader in ("get_error", "get_pickled_error"):
         monkeypatch.setattr(f"ray.tune.experiment.trial.Trial.{reader}", lambda self: None)
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n", epochs=150, stopping_step=200)
-    base = run.resolve("MambaRec", "planted", overrides=arguments["overrides"])
+    base = resolve("MambaRec", "planted", overrides=arguments["overrides"])
     search = Search(base, read_space(arguments["params_file"]))
     keys = [search.run({"n_layers": n}).key[:16] for n in (0, 1)]
     search.folder.mkdir(parents=True)
@@ -130,17 +131,17 @@ def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
         stop.set()
         killer.join()
     assert times[keys[1]] == 0 and times[keys[0]] == 9 - 2  # the first try and one more
-    assert tuning.best["point"] == {"n_layers": 1} and record["epochs"] == 150
-    assert [entry["epoch"] for entry in record["curve"]] == list(range(150))
-    (failed,) = [t for t in store.read(search.trials_file) if t["status"] == "failed"]
-    assert failed["point"] == {"n_layers": 0} and "its process died, 2 times" in failed["error"]
+    assert tuning.best.point == {"n_layers": 1} and record.epochs == 150
+    assert [entry["epoch"] for entry in record.curve] == list(range(150))
+    (failed,) = [t for t in store.read(search.trials_file) if t.status == "failed"]
+    assert failed.point == {"n_layers": 0} and "its process died, 2 times" in failed.error
 
 
 def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
     """Once they are sent, the files can be emptied to what says that there is a dataset."""
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
-    base = run.resolve("MambaRec", "planted", overrides=arguments["overrides"])
-    monkeypatch.setattr(run, "data_hash", lambda *_: base.data_hash)
+    base = resolve("MambaRec", "planted", overrides=arguments["overrides"])
+    monkeypatch.setattr(plan, "config_data_hash", lambda _: base.data_hash)
     sent = []
 
     def send(trials):
@@ -167,8 +168,8 @@ def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
 def test_a_tuned_key_that_changes_the_data_is_read_anew(cluster, tmp_path):
     arguments = searched(tmp_path, "modalities choice [['image'], ['text']]\n")
     _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
-    assert sorted(r["config"]["modalities"] for r in tuning.records) == [["image"], ["text"]]
-    assert tuning.records[0]["curve"][0]["loss"] != tuning.records[1]["curve"][0]["loss"]
+    assert sorted(r.config["modalities"] for r in tuning.records) == [["image"], ["text"]]
+    assert tuning.records[0].curve[0]["loss"] != tuning.records[1].curve[0]["loss"]
 
 
 CRASHING = """
@@ -200,7 +201,7 @@ def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
     (file,) = Path("tuning").glob("*/trials.jsonl")
     (first,) = file.read_text().splitlines()
     _, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
-    assert "1 are on record" in capsys.readouterr().out
+    assert "1 are already recorded" in capsys.readouterr().out
     assert len(tuning.records) == 3 and file.read_text().splitlines()[0] == first
 
 

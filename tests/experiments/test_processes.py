@@ -21,8 +21,8 @@ def _found_in_processes(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def hear(pool: Pool, enough=lambda events: False) -> list[Event]:
-    """What the jobs of a pool say until all have ended, or it is enough."""
+def collect(pool: Pool, enough=lambda events: False) -> list[Event]:
+    """The messages of a pool's jobs until all have ended, or ``enough`` is true of them."""
     events = []
     while pool.running and not enough(events):
         events += pool.events(timeout=1.0)
@@ -36,9 +36,9 @@ def test_jobs_report_and_end_in_whatever_way(tmp_path):
     for function in (jobs.models, jobs.mistake, jobs.defect, jobs.killed):
         pool.start(function.__name__, function, (), logs.get(function, tmp_path / "other.log"))
     assert len(pool.running) == 4
-    events = hear(pool)
+    events = collect(pool)
     by_job = {name: [(kind, value) for job, kind, value in events if job == name] for name, _, _ in events}
-    # the plug-in has registered itself, and Ctrl-C is the parent's affair
+    # the models are registered, and Ctrl-C is left to the parent
     assert by_job["models"][0] == ("report", {"ignored": True})
     kind, value = by_job["models"][1]
     assert kind == "done" and "MambaRec" in value
@@ -102,7 +102,7 @@ def test_no_job_outlives_its_driver(tmp_path, how):
 def test_closing_ends_the_jobs(tmp_path):
     pool = Pool()
     pool.start("a", jobs.sleeper, (str(tmp_path),), tmp_path / "log")
-    (event,) = hear(pool, enough=bool)
+    (event,) = collect(pool, enough=bool)
     pool.close()
     assert not pool.running
     with pytest.raises(ProcessLookupError):
@@ -120,9 +120,9 @@ def test_cores_are_divided_unless_the_user_has_done_so(monkeypatch):
 def test_a_job_starts_where_the_largest_one_so_far_fits():
     room = 10.0
     gate = MemoryGate(lambda: room)
-    assert gate.admits([]) and not gate.admits([0.5])  # nobody knows yet what the first one will need
-    gate.saw(3.0)
-    gate.saw(2.0)
+    assert gate.admits([]) and not gate.admits([0.5])  # what the first one will need is not known yet
+    gate.observe(3.0)
+    gate.observe(2.0)
     assert gate.admits([3.0]) and gate.admits([3.0, 3.0])
     # 3.3 for the new one and 3 + 3 that two others will still take
     room = 9.4
@@ -138,12 +138,12 @@ def test_a_job_starts_where_the_largest_one_so_far_fits():
 
 def test_a_gpu_is_divided_by_what_jobs_report():
     gate = DeviceGate()
-    gate.hear("a", {"memory_gib": 1.0})
+    gate.observe("a", {"memory_gib": 1.0})
     assert gate.admits(["a"])  # no GPU, no limit
-    gate.hear("a", {"device_gib": 30.0, "device_free_gib": 50.0})
+    gate.observe("a", {"device_gib": 30.0, "device_free_gib": 50.0})
     assert gate.admits(["a"])
     assert not gate.admits(["a", "b"])  # b has not taken its 30 yet
-    gate.hear("b", {"device_gib": 25.0, "device_free_gib": 25.0})
+    gate.observe("b", {"device_gib": 25.0, "device_free_gib": 25.0})
     assert not gate.admits(["a", "b"])
-    gate.forget("a")  # 55 are free now, and b may take 5 more
+    gate.release("a")  # 55 are free now, and b may take 5 more
     assert gate.admits(["b"])

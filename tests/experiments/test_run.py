@@ -1,4 +1,4 @@
-"""One run: what is recorded is what RecBole reports, and an interrupted run is as good as a whole one."""
+"""One run: the record has what RecBole reports, and an interrupted run gives the same result as a whole one."""
 
 import json
 import multiprocessing
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
 
+from recbole_mambarec.data.fingerprint import data_hash
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import group, run, store, users
+from recbole_mambarec.experiments import group, provenance, run, store, users
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.significance import over_seeds
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.testing.planted import QUICK, write_planted
@@ -38,7 +41,7 @@ def data(tmp_path):
 def planned(data, model="MambaRec", **overrides):
     label = overrides.pop("label", None)
     values = {k: v for k, v in QUICK.items() if k != "knn_k" or model == "MambaRec"}
-    return run.resolve(model, data.name, overrides=values | {"data_path": str(data.parent)} | overrides, label=label)
+    return resolve(model, data.name, overrides=values | {"data_path": str(data.parent)} | overrides, label=label)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -77,28 +80,28 @@ def test_the_key_can_be_computed_from_the_record_of_the_run(data):
 def test_overrides_are_what_the_user_gave(data, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("mmd_weight: 0.2\nseed: 7\ntopk: [5, 10]\nvalid_metric: Recall@5\n")
-    plan = run.resolve("MambaRec", data.name, None, {"data_path": str(tmp_path), "topk": "[5]"}, [str(file)])
-    assert plan.seed == 7 and plan.config["topk"] == [5]
-    assert plan.overrides == {"mmd_weight": 0.2, "topk": [5], "valid_metric": "Recall@5"}
+    resolved = resolve("MambaRec", data.name, None, {"data_path": str(tmp_path), "topk": "[5]"}, [str(file)])
+    assert resolved.seed == 7 and resolved.config["topk"] == [5]
+    assert resolved.overrides == {"mmd_weight": 0.2, "topk": [5], "valid_metric": "Recall@5"}
 
 
 def test_the_fingerprint_of_the_data(data):
-    before = run.data_hash(data, data.name)
+    before = data_hash(data, data.name)
     (data / "dataset.json").write_text("{}")
     (data / f"{data.name}.item.bak").write_text("kept by an editor")
-    assert run.data_hash(data, data.name) == before
+    assert data_hash(data, data.name) == before
     for part in ("train.inter", "test.inter", "item"):
         path = data / f"{data.name}.{part}"
         content = path.read_text()
         path.write_text(content + content.splitlines()[-1] + "\n")
-        assert run.data_hash(data, data.name) != before
+        assert data_hash(data, data.name) != before
         path.write_text(content)
-        assert run.data_hash(data, data.name) == before
+        assert data_hash(data, data.name) == before
     matrix = np.load(data / f"{data.name}.text.npy")
     np.save(data / f"{data.name}.text.npy", matrix * 2)
-    assert run.data_hash(data, data.name) != before
+    assert data_hash(data, data.name) != before
     with pytest.raises(UserError, match="no data files of 'other'"):
-        run.data_hash(data, "other")
+        data_hash(data, "other")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_what_recbole_refuses_gets_a_sentence(tmp_path):
     with pytest.raises(
         UserError, match=r"SASRec with loss_type CE compares with all items.*train_neg_sample_args=None"
     ):
-        run.resolve("SASRec", "ml-100k")
+        resolve("SASRec", "ml-100k")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -133,42 +136,42 @@ def test_what_recbole_refuses_gets_a_sentence(tmp_path):
 def test_a_record_holds_what_recbole_reports(data, model):
     plan = planned(data, model, epochs=4, beyond_accuracy=True)
     record = run.execute(plan, RUNS)
-    assert store.read(RUNS) == [record] and record["status"] == "finished" and record["error"] is None
+    assert store.read(RUNS) == [record] and record.status == "finished" and record.error is None
     for mask, masked in zip(store.MASKS, (False, True)):
         values = plan.given | {"mask_valid_in_test": masked, "checkpoint_dir": "others"}
         expected = run_recbole(model, data.name, config_dict=values)
         # which has four decimals, the record six
-        assert record["test"][mask] == pytest.approx(dict(expected["test_result"]), abs=5.1e-5)
-        assert record["valid"] == dict(expected["best_valid_result"])
+        assert record.test[mask] == pytest.approx(dict(expected["test_result"]), abs=5.1e-5)
+        assert record.valid == dict(expected["best_valid_result"])
     assert {"recall@20", "ndcg@10", "itemcoverage@10", "giniindex@20", "averagepopularity@10", "tailpercentage@20"} <= {
-        *record["test"]["train"]
+        *record.test["train"]
     }
-    assert record["test"]["train"] != record["test"]["train+valid"]
-    assert any(round(value, 4) != value for value in record["test"]["train"].values())
+    assert record.test["train"] != record.test["train+valid"]
+    assert any(round(value, 4) != value for value in record.test["train"].values())
 
-    curve = record["curve"]
-    assert [entry["epoch"] for entry in curve] == [0, 1, 2, 3] and record["epochs"] == 4
+    curve = record.curve
+    assert [entry["epoch"] for entry in curve] == [0, 1, 2, 3] and record.epochs == 4
     assert set(curve[0]["loss"]) == ({"bpr", "reg", "contrastive", "mmd"} if model == "MambaRec" else {"loss"})
     scores = [entry["valid"]["recall@20"] for entry in curve]
-    assert scores[record["best_epoch"]] == max(scores) == record["valid"]["recall@20"]
-    assert record["seconds"] == pytest.approx(sum(e["train_seconds"] + e["valid_seconds"] for e in curve), abs=0.06)
+    assert scores[record.best_epoch] == max(scores) == record.valid["recall@20"]
+    assert record.seconds == pytest.approx(sum(e["train_seconds"] + e["valid_seconds"] for e in curve), abs=0.06)
     if model == "BPR":
-        assert record["parameters"] == (61 + 49) * 16  # padding included
-    assert record["peak_memory_gib"] > 0.05 and record["device"] == "cpu"
-    assert {"python", "torch", "recbole", "recbole_mambarec"} <= set(record["versions"])
+        assert record.parameters == (61 + 49) * 16  # padding included
+    assert record.peak_memory_gib > 0.05 and record.device == "cpu"
+    assert {"python", "torch", "recbole", "recbole_mambarec"} <= set(record.versions)
     assert not list(plan.checkpoint.parent.glob("*.curve.jsonl"))
 
 
 def test_the_revision_of_the_source_tree_but_of_no_other(monkeypatch, tmp_path):
-    state = run.git_state.__wrapped__()
+    state = provenance.git_state.__wrapped__()
     if state is not None:  # the tests may run from an unpacked archive
         assert len(state["revision"]) == 40 and isinstance(state["dirty"], bool)
     inside = tmp_path / "site" / "recbole_mambarec" / "experiments"
     inside.mkdir(parents=True)
     if shutil.which("git"):
         subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    monkeypatch.setattr(run, "__file__", str(inside / "run.py"))
-    assert run.git_state.__wrapped__() is None
+    monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
+    assert provenance.git_state.__wrapped__() is None
 
 
 class _Interrupt:
@@ -188,9 +191,9 @@ class _Interrupt:
 
 
 def outcome(record):
-    """What must not depend on how often a run was interrupted."""
-    curve = [{key: entry[key] for key in ("epoch", "valid", "loss")} for entry in record["curve"]]
-    return {**{key: record[key] for key in ("key", "valid", "test", "best_epoch", "epochs")}, "curve": curve}
+    """The part of a record that must not depend on interruptions."""
+    curve = [{key: entry[key] for key in ("epoch", "valid", "loss")} for entry in record.curve]
+    return {**{key: getattr(record, key) for key in ("key", "valid", "test", "best_epoch", "epochs")}, "curve": curve}
 
 
 def test_an_interrupted_run_goes_on_exactly(data, monkeypatch):
@@ -223,7 +226,7 @@ def test_a_run_whose_remains_are_damaged_starts_again(data, monkeypatch, spoil):
     path.write_bytes(path.read_bytes()[:20])
     record = run.execute(plan, RUNS)
     assert interrupt.epochs[4:] == [0, 1, 2, 3]
-    assert [entry["epoch"] for entry in record["curve"]] == [0, 1, 2, 3]
+    assert [entry["epoch"] for entry in record.curve] == [0, 1, 2, 3]
 
 
 def test_recboles_own_trainers_start_again(data, monkeypatch):
@@ -233,7 +236,7 @@ def test_recboles_own_trainers_start_again(data, monkeypatch):
         run.execute(plan, RUNS)
     record = run.execute(plan, RUNS)
     assert interrupt.epochs == [0, 1, 2, 0, 1, 2, 3]
-    assert [entry["epoch"] for entry in record["curve"]] == [0, 1, 2, 3]
+    assert [entry["epoch"] for entry in record.curve] == [0, 1, 2, 3]
 
 
 def test_a_failure_is_recorded_without_paths_of_the_machine(data, capfd):
@@ -246,15 +249,15 @@ def test_a_failure_is_recorded_without_paths_of_the_machine(data, capfd):
         record = run.execute(plan, RUNS)
     finally:
         Trainer._valid_epoch = original
-    assert record["status"] == "failed" and record["error"] == "RuntimeError: cannot open dataset/x"
-    assert (record["test"], record["valid"], record["best_epoch"]) == ({}, {}, None)
+    assert record.status == "failed" and record.error == "RuntimeError: cannot open dataset/x"
+    assert (record.test, record.valid, record.best_epoch) == ({}, {}, None)
     assert "Traceback" in capfd.readouterr().err
     assert store.read(RUNS) == [record]
 
 
 def test_a_mistake_in_a_model_is_recorded_as_its_sentence(data, capfd):
     record = run.execute(planned(data, variant="best"), RUNS)
-    assert record["error"] == "variant 'best' is unknown: use one of released, paper"
+    assert record.error == "variant 'best' is unknown: use one of released, paper"
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -262,7 +265,7 @@ def test_data_that_changed_in_between(data):
     plan = planned(data, "BPR")
     matrix = np.load(data / f"{data.name}.text.npy")
     np.save(data / f"{data.name}.text.npy", matrix + 1)
-    assert "have changed since it was planned" in run.execute(plan, RUNS)["error"]
+    assert "have changed since it was planned" in run.execute(plan, RUNS).error
 
 
 def test_a_run_that_another_process_makes_is_left_to_it(data):
@@ -271,12 +274,12 @@ def test_a_run_that_another_process_makes_is_left_to_it(data):
     with open(plan.checkpoint.with_suffix(".lock"), "ab") as lock, locked(lock), pytest.raises(run.Busy):
         run.execute(plan, RUNS)
     assert not RUNS.exists()
-    assert run.execute(plan, RUNS)["status"] == "finished"
+    assert run.execute(plan, RUNS).status == "finished"
 
 
 def test_a_model_that_is_never_validated_is_no_result(data):
     record = run.execute(planned(data, "BPR", epochs=2, eval_step=5, stopping_step=1), RUNS)
-    assert record["status"] == "finished"  # RecBole lowers eval_step to epochs
+    assert record.status == "finished"  # RecBole lowers eval_step to epochs
     with pytest.raises(UserError, match="eval_step must be at least 1 here"):
         planned(data, "BPR", epochs=1, eval_step=0)
 
@@ -296,8 +299,8 @@ def interactions(folder: Path, columns: str, rows) -> Path:
 @pytest.mark.parametrize("model", ["Pop", "EASE", "MultiVAE", "RecVAE"])
 def test_other_kinds_of_general_models(data, model):
     record = run.execute(planned(data, model, epochs=2), RUNS)
-    assert record["error"] is None and record["per_user"]
-    assert record["epochs"] == (2 if model.endswith("VAE") else 1)
+    assert record.error is None and record.per_user
+    assert record.epochs == (2 if model.endswith("VAE") else 1)
 
 
 def test_a_sequential_model(tmp_path):
@@ -308,19 +311,19 @@ def test_a_sequential_model(tmp_path):
     own = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
     settings = {"topk": [10], "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"]}
     record = run.execute(planned(data, "GRU4Rec", epochs=1, **split, **own, **settings), RUNS)
-    assert record["error"] is None and record["per_user"]
-    assert list(record["test"]) == [store.UNMASKED] == ["none"]  # nothing is masked
+    assert record.error is None and record.per_user
+    assert list(record.test) == [store.UNMASKED] == ["none"]  # nothing is masked
     assert store.read(RUNS) == [record]
-    frame = users.read(RUNS.parent / record["per_user"])
-    assert users.values(frame, "none", "ndcg@10").mean() == pytest.approx(record["test"]["none"]["ndcg@10"], abs=1e-5)
+    frame = users.read(RUNS.parent / record.per_user)
+    assert users.values(frame, "none", "ndcg@10").mean() == pytest.approx(record.test["none"]["ndcg@10"], abs=1e-5)
     with pytest.raises(UserError, match="under none, as nothing is masked under repeatable: True"):
-        over_seeds([record | {"label": name, "seed": n} for name in "AB" for n in (1, 2)], "train", "ndcg@10")
+        over_seeds([replace(record, label=name, seed=n) for name in "AB" for n in (1, 2)], "train", "ndcg@10")
     plan = planned(data, "GRU4Rec", epochs=1, **split, **own, **settings)
     assert "test, none masked" in group.summary([plan], [record])
     # a record of an earlier version calls the same scores by the names of the masks
-    before = record | {"test": dict.fromkeys(store.MASKS, record["test"]["none"])}
+    before = replace(record, test=dict.fromkeys(store.MASKS, record.test["none"]))
     store.append("early.jsonl", before)
-    assert store.read("early.jsonl") == [record | {"per_user": None}]
+    assert store.read("early.jsonl") == [replace(record, per_user=None)]
 
 
 def test_a_model_that_predicts_clicks_has_no_ranks(tmp_path):
@@ -335,11 +338,11 @@ def test_a_model_that_predicts_clicks_has_no_ranks(tmp_path):
         "valid_metric": "AUC",
     }
     record = run.execute(planned(data, "FM", epochs=1, **settings), RUNS)
-    assert record["error"] is None and record["per_user"] is None and record["test"]["train"]["auc"] > 0
+    assert record.error is None and record.per_user is None and record.test["train"]["auc"] > 0
 
 
 # ------------------------------------------------------------------------------------------------------------
-# processes and checkpoints
+# in a process of its own
 
 
 def test_a_run_in_a_process_of_its_own_is_the_same(data):
@@ -348,7 +351,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(data):
     shutil.rmtree("saved")
     apart = run.execute_apart(plan, RUNS)
     assert store.read(RUNS) == [apart] and outcome(apart) == outcome(here)
-    assert (RUNS.parent / apart["per_user"]).is_file()
+    assert (RUNS.parent / apart.per_user).is_file()
 
 
 @posix
@@ -365,24 +368,5 @@ def test_a_process_that_is_killed_is_recorded(data):
     os.kill(child.pid, signal.SIGKILL)
     thread.join(60)
     (record,) = results
-    assert record["status"] == "failed" and "was killed by signal 9" in record["error"]
+    assert record.status == "failed" and "was killed by SIGKILL" in record.error
     assert store.read(RUNS) == [record]
-
-
-@pytest.mark.parametrize("model", ["MambaRec", "BPR"])
-def test_a_record_from_a_checkpoint(data, model):
-    plan = planned(data, model, epochs=3)
-    record = run.execute(plan, RUNS)
-    (RUNS.parent / record["per_user"]).unlink()
-    known = {key: record[key] for key in ("valid", "curve", "best_epoch", "epochs", "seconds", "peak_memory_gib")}
-    again = run.record_from_checkpoint(plan, RUNS, plan.checkpoint, **known)
-    assert again == record and (RUNS.parent / again["per_user"]).is_file()
-
-
-def test_a_checkpoint_that_does_not_fit(data):
-    plan = planned(data, epochs=1)
-    run.execute(plan, RUNS)
-    with pytest.raises(UserError, match="does not fit"):
-        run.record_from_checkpoint(planned(data, embedding_size=8), RUNS, plan.checkpoint)
-    with pytest.raises(UserError, match=r"none\.pth not found"):
-        run.record_from_checkpoint(plan, RUNS, Path("none.pth"))

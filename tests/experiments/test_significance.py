@@ -1,6 +1,7 @@
 """Paired tests against scipy, brute force and numbers computed by hand."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_over_seeds_pairs_the_seeds_that_all_have():
 
 def test_failed_runs_do_not_count():
     records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) for s in (1, 2)]
-    records.append(scored("b", 3, None, status="failed", error="x", valid={}) | {"test": {}})
+    records.append(replace(scored("b", 3, None, status="failed", error="x", valid={}), test={}))
     assert significance.over_seeds(records, "train", "recall@20").pairs == 2
 
 
@@ -167,7 +168,7 @@ def test_failed_runs_do_not_count():
     ],
 )
 def test_records_that_cannot_be_compared(change, sentence):
-    records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) | change for s in (1, 2)]
+    records = [scored("a", s, 0.5) for s in (1, 2)] + [replace(scored("b", s, 0.4), **change) for s in (1, 2)]
     with pytest.raises(UserError, match=sentence):
         significance.over_seeds(records, "train", "recall@20")
 
@@ -176,7 +177,7 @@ def test_two_runs_under_one_name_are_not_mixed():
     records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) for s in (1, 2)]
     significance.over_seeds([*records, records[0]], "train", "recall@20")
     with pytest.raises(UserError, match="two different runs are called 'a' and have seed 1"):
-        significance.over_seeds([*records, records[0] | {"key": "tuned"}], "train", "recall@20")
+        significance.over_seeds([*records, replace(records[0], key="tuned")], "train", "recall@20")
 
 
 def users_of(folder, label, seed, tokens, values):

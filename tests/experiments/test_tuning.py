@@ -1,16 +1,19 @@
-"""Searches: what is proposed, recorded, taken up again and chosen. The trials here only pretend to train."""
+"""Searches: what is proposed, recorded, resumed and chosen. The trials here only pretend to train."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, tuning
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.processes import Event
-from recbole_mambarec.experiments.run import failure, resolve
+from recbole_mambarec.experiments.run import new_record
 from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.tuning import Tuning, duration
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
@@ -31,7 +34,7 @@ def search(data, space=GRID, model="MambaRec", **overrides) -> Search:
     return Search(resolve(model, "planted", overrides=QUICK | {"data_path": str(data)} | overrides), read_space(file))
 
 
-def pretend(run, weights=None, report=lambda _: None) -> dict:
+def pretend(run, weights=None, report=lambda _: None) -> Record:
     """A trial whose score is best at mmd_weight 0.15 and mmd_bandwidth 1.5."""
     config = run.config
     score = 0.5 - (config["mmd_weight"] - 0.15) ** 2 - 0.01 * (config["mmd_bandwidth"] - 1.5) ** 2
@@ -39,12 +42,11 @@ def pretend(run, weights=None, report=lambda _: None) -> dict:
     if weights is not None:
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_text(run.key)
-    scores = {"valid": {"recall@20": score}, "best_epoch": 2, "epochs": 4}
-    return failure(run, "") | {"status": "finished", "error": None} | scores
+    return replace(new_record(run), valid={"recall@20": score}, best_epoch=2, epochs=4)
 
 
 class InThisProcess:
-    """A pool whose jobs run at once and are heard in turn."""
+    """A pool whose jobs run immediately; their messages arrive one after the other."""
 
     def __init__(self, jobs=1):
         self.running, self._events, self.most = {}, [], 0
@@ -96,9 +98,9 @@ def here(monkeypatch):
         ),
         ("zebra choice [0.1]", {}, "'zebra' of the search space is no configuration key of MambaRec: remove its line"),
         ("valid_metric choice ['NDCG@10']", {}, "'valid_metric' cannot be tuned: it decides what is measured"),
-        ("seed choice [1, 2]", {}, "'seed' cannot be tuned: it is no setting of the model"),
+        ("seed choice [1, 2]", {}, "'seed' cannot be tuned: it is not a setting of model or training"),
         ("checkpoint_dir choice ['a']", {}, "'checkpoint_dir' cannot be tuned"),
-        (GRID, {"mmd_weight": 0.1}, "mmd_weight is given and tuned: leave --mmd_weight out"),
+        (GRID, {"mmd_weight": 0.1}, "mmd_weight is both set and tuned: remove --mmd_weight"),
         ("mmd_weight choice [0.1, -1.0]", {}, "mmd_weight must be a number from 0, got -1.0"),
         ("n_layers choice [1, 'many']", {}, "n_layers must be a whole number from 0"),
         ("learner choice ['adam', 'adamm']", {}, "learner 'adamm' is unknown"),
@@ -114,7 +116,7 @@ def test_what_cannot_be_searched(data, space, overrides, sentence):
     ("space", "algo", "sentence"),
     [
         (GRID, "grid", "search algorithm 'grid' is unknown: use one of exhaustive, random, bayes"),
-        ("mmd_weight uniform 0,1", "exhaustive", "an exhaustive search needs a choice for every parameter"),
+        ("mmd_weight uniform 0,1", "exhaustive", "an exhaustive search needs the type choice for every parameter"),
     ],
 )
 def test_algorithms_that_do_not_fit(data, space, algo, sentence):
@@ -137,7 +139,7 @@ def test_an_exhaustive_search_makes_the_grid_in_order(data, here, capsys):
     made.announce()
     made.run()
     assert here == [(w, b) for w in (0.1, 0.15, 0.2) for b in (1.0, 1.5)]
-    assert made.best["point"] == made.best_params == {"mmd_weight": 0.15, "mmd_bandwidth": 1.5}
+    assert made.best.point == made.best_params == {"mmd_weight": 0.15, "mmd_bandwidth": 1.5}
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"6 trials of MambaRec on planted, in tuning/MambaRec-planted-\w{8}$", lines[0])
     assert re.match(
@@ -148,14 +150,14 @@ def test_an_exhaustive_search_makes_the_grid_in_order(data, here, capsys):
     assert re.match(
         r"trial 6 of 6: .*: Recall@20 0.4975 .*, best 0.5000 \(mmd_weight=0.15, mmd_bandwidth=1.5\), 0 s$", lines[6]
     )
-    assert made.best["test"] == {}  # nothing has looked at the test split
+    assert made.best.test == {}  # nothing has looked at the test split
 
 
 def test_only_the_weights_of_the_best_trial_are_kept(data, here):
     made = Tuning(search(data), progress=False)
     made.run()
     (file,) = made.search.folder.glob("*.pth")
-    assert file == made.search.weights(made.best["key"]) and file.read_text() == made.best["key"]
+    assert file == made.search.weights(made.best.key) and file.read_text() == made.best.key
 
 
 @pytest.mark.parametrize("algo", ["random", "bayes"])
@@ -170,8 +172,8 @@ def test_continuous_spaces(data, here, algo):
     space = "mmd_weight uniform 0,1\nmmd_bandwidth loguniform -1,1\nn_ui_layers quniform 2,6,2\n"
     made = Tuning(search(data, space), algo, max_evals=30, progress=False)
     made.run()
-    assert len(here) == 30 and made.best["score"] > 0.49
-    points = [record["point"] for record in made.records]
+    assert len(here) == 30 and made.best.score > 0.49
+    points = [record.point for record in made.records]
     assert all(type(p["n_ui_layers"]) is int and p["n_ui_layers"] in (2, 4, 6) for p in points)
     assert all(0 <= p["mmd_weight"] <= 1 and 0.36 < p["mmd_bandwidth"] < 2.72 for p in points)
     if algo == "bayes":  # later proposals lie closer to the best than those of the start, which are random
@@ -205,7 +207,7 @@ def test_a_smaller_score_can_be_better(data, here):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what is on record
+# what is recorded
 
 
 def test_a_finished_trial_is_never_repeated(data, here, capsys):
@@ -213,16 +215,16 @@ def test_a_finished_trial_is_never_repeated(data, here, capsys):
     for _ in range(2):
         attempt = first.ask()
         first.tell(attempt, pretend(attempt.run, first.search.weights(attempt.run.key)), 60.0, 1.5)
-    first.ask()  # goes under with its driver
+    first.ask()  # lost when its driver ends
     second = Tuning(search(data), progress=False)
     second.announce()
-    assert "2 are on record" in capsys.readouterr().out
+    assert "2 are already recorded" in capsys.readouterr().out
     assert second.best == first.best and second.time_left() == 4 * 60.0
     second.run()
     assert here == [(0.15, 1.0), (0.15, 1.5), (0.2, 1.0), (0.2, 1.5)]
     third = Tuning(search(data), progress=False)
     third.run()
-    assert len(here) == 4 and third.best["key"] == second.best["key"]
+    assert len(here) == 4 and third.best.key == second.best.key
 
 
 def test_bayes_learns_from_the_record(data, here):
@@ -262,11 +264,11 @@ def test_the_record_of_a_trial(data, here):
     made = Tuning(search(data), progress=False)
     made.run()
     records = store.read(made.search.trials_file)
-    assert [r["status"] for r in records] == ["finished"] * 6
+    assert [r.status for r in records] == ["finished"] * 6
     last = records[-1]
-    assert last["point"] == {"mmd_weight": 0.2, "mmd_bandwidth": 1.5} and last["overrides"]["mmd_weight"] == 0.2
-    assert last["score"] == last["valid"]["recall@20"] and last["test"] == {} and last["stopped"] is False
-    assert last["memory_gib"] == 0.001 and last["wall_seconds"] >= 0 and last["group"] == "tuning"
+    assert last.point == {"mmd_weight": 0.2, "mmd_bandwidth": 1.5} and last.overrides["mmd_weight"] == 0.2
+    assert last.score == last.valid["recall@20"] and last.test == {} and last.stopped is False
+    assert last.memory_gib == 0.001 and last.wall_seconds >= 0 and last.group == "tuning"
 
 
 def test_a_record_that_was_cut_off_is_made_again(data, here):
@@ -277,7 +279,7 @@ def test_a_record_that_was_cut_off_is_made_again(data, here):
     file.write_bytes(content[: -len(content.splitlines()[-1]) // 2])
     again = Tuning(search(data), progress=False)
     again.run()
-    assert here[6:] == [(0.2, 1.5)] and again.best["key"] == made.best["key"]
+    assert here[6:] == [(0.2, 1.5)] and again.best.key == made.best.key
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -296,8 +298,8 @@ def test_a_failed_trial_does_not_end_the_search_and_is_tried_again(data, here, m
     made.run()
     assert len(here) == 4 and made.best_params == {"mmd_weight": 0.1, "mmd_bandwidth": 1.5}
     assert "trial 3 of 6: mmd_weight=0.15, mmd_bandwidth=1.0: failed: its process was killed" in capsys.readouterr().out
-    failed = [r for r in store.read(made.search.trials_file) if r["status"] == "failed"]
-    assert [r["point"]["mmd_weight"] for r in failed] == [0.15, 0.15] and "SIGKILL" in failed[0]["error"]
+    failed = [r for r in store.read(made.search.trials_file) if r.status == "failed"]
+    assert [r.point["mmd_weight"] for r in failed] == [0.15, 0.15] and "SIGKILL" in failed[0].error
     monkeypatch.setattr(tuning, "trial", here_trial)
     again = Tuning(search(data), progress=False)
     again.run()
@@ -309,14 +311,14 @@ def test_a_search_whose_trials_all_fail_alike_stops(data, here, monkeypatch):
         raise RuntimeError("no space left on device")
 
     monkeypatch.setattr(tuning, "trial", broken)
-    with pytest.raises(UserError, match="the first 3 trials failed alike: no space left on device"):
+    with pytest.raises(UserError, match="the first 3 trials failed with the same error: no space left on device"):
         Tuning(search(data), progress=False).run()
 
 
 def test_a_score_that_is_none_is_a_failure(data, here, monkeypatch):
     def without(run, weights, report):
         record = here_trial(run, weights, report)
-        return record | {"valid": {"recall@20": float("nan")}} if run.config["mmd_weight"] == 0.1 else record
+        return replace(record, valid={"recall@20": float("nan")}) if run.config["mmd_weight"] == 0.1 else record
 
     here_trial = tuning.trial
     monkeypatch.setattr(tuning, "trial", without)

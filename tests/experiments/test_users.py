@@ -40,17 +40,17 @@ def test_the_means_over_users_are_the_reported_metrics(data, model, topk, mode):
     settings = {"metrics": ["Recall", "NDCG", "Hit"], "topk": topk, "valid_metric": f"Recall@{topk[1]}"}
     settings["eval_args"] = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": mode}
     record = run.execute(planned(data, model, epochs=2, **settings), RUNS)
-    frame = users.read(RUNS.parent / record["per_user"])
-    assert record["test"]["train"] != record["test"]["train+valid"]
+    frame = users.read(RUNS.parent / record.per_user)
+    assert record.test["train"] != record.test["train+valid"]
     for mask in store.MASKS:
-        for metric, reported in record["test"][mask].items():
+        for metric, reported in record.test[mask].items():
             assert users.values(frame, mask, metric).mean() == pytest.approx(reported, abs=5.1e-7)
-        assert 0 < record["test"][mask][f"recall@{topk[1]}"] < 1  # or the test would show little
+        assert 0 < record.test[mask][f"recall@{topk[1]}"] < 1  # or the test would show little
 
 
 def test_the_table_says_what_the_files_say(data):
     record = run.execute(planned(data, "BPR", epochs=2, topk=[5, 10], valid_metric="Recall@10"), RUNS)
-    frame = users.read(RUNS.parent / record["per_user"])
+    frame = users.read(RUNS.parent / record.per_user)
     train, test = pairs(data, "train"), pairs(data, "test")
     active, popular = Counter(u for u, _ in train), Counter(i for _, i in train)
     tokens = (data / "planted.item").read_text().splitlines()[1:]
@@ -83,7 +83,7 @@ def test_models_of_all_trainers_are_tested_on_the_same_split(tmp_path):
     for model in ("MambaRec", "BPR"):
         for seed in (1, 2):
             record = run.execute(planned(data, model, epochs=1, seed=seed), RUNS)
-            frames[model, seed] = users.read(RUNS.parent / record["per_user"]).sort("user")["user", "train", "items"]
+            frames[model, seed] = users.read(RUNS.parent / record.per_user).sort("user")["user", "train", "items"]
     for seed in (1, 2):
         assert frames["MambaRec", seed].equals(frames["BPR", seed])
     assert not frames["BPR", 1].equals(frames["BPR", 2])

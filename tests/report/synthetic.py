@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -145,7 +146,7 @@ class Synthetic:
             versions={"python": "3.11.7", "recbole_mambarec": "0.1.0", "torch": "2.13.0+cpu", "recbole": "1.2.1"},
             git={"revision": "d87262c82fc6ffda8da3901ba958f2b413d68788", "dirty": False},
         )
-        store.append(path or self.runs, made | more)
+        store.append(path or self.runs, replace(made, **more))
         return made
 
     # ------------------------------------------------------------------ results per user

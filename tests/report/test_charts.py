@@ -1,6 +1,7 @@
 """What is drawn: every chart has marks, and no text is cut or covered."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_many_models_of_long_names_fit(tmp_path, figures):
 
 def test_a_single_epoch_can_be_seen(figures):
     entry = {"epoch": 0, "valid": {"recall@20": 0.1}}
-    rows = load.rows([run(label) | {"curve": [entry], "best_epoch": 0} for label in ("a", "b")])
+    rows = load.rows([replace(run(label), curve=[entry], best_epoch=0) for label in ("a", "b")])
     charts.curves("d", rows, style.looks(["a", "b"]))
     check(figures["curves-d"])
 
@@ -110,7 +111,7 @@ def test_searches_of_several_sizes(count, figures):
     for n in range(count):
         point = {"a": float(rng.uniform(0.001, 10)), "b": float(rng.uniform(0, 1)), "c": "xy"[n % 2]}
         trial = scored(float(rng.uniform(0, 0.1)), label=str(n), model="M", group="tuning", **point)
-        trials.append(trial | {"point": point, "stopped": False})
+        trials.append(replace(trial, point=point, stopped=False))
     (found,) = find([], trials)
     charts.sweep(found)
     check(figures[found.name])
@@ -131,7 +132,7 @@ def test_the_pareto_front():
 
 def test_the_front_is_filled_and_the_rest_is_not(figures):
     records = [
-        run(label) | {"seconds": seconds, "test": {"train": {"recall@20": score}}}
+        replace(run(label), seconds=seconds, test={"train": {"recall@20": score}})
         for label, seconds, score in (("quick", 60, 0.1), ("good", 600, 0.2), ("bad", 900, 0.1))
     ]
     charts.cost("d", load.rows(records), "seconds", "train", "recall@20", style.looks(["quick", "good", "bad"]))

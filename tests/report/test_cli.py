@@ -199,7 +199,7 @@ def test_commands_make_the_same_runs_again(files, tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text("\n".join(text.removeprefix("# ") for text in file))
     name, lines = read_group(str(path))
-    assert name == "grid" and lines == {row.label: ("MambaRec", row.records[0]["overrides"]) for row in grid}
+    assert name == "grid" and lines == {row.label: ("MambaRec", row.records[0].overrides) for row in grid}
     assert traced.of(comparison[:1]).startswith("Command C1; data baby ")
 
 
@@ -219,7 +219,7 @@ def test_overrides_and_single_seeds_are_in_the_command(tmp_path):
 def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
     rows = load.rows(load.read(everything(tmp_path, users=0.03)).trials)
     point = {"point": {"mmd_weight": 0.1, "mmd_bandwidth": 2}}
-    shipped = [replace(row, records=tuple(record | point for record in row.records)) for row in rows[:1]]
+    shipped = [replace(row, records=tuple(replace(record, **point) for record in row.records)) for row in rows[:1]]
     ((_, command),) = provenance.trace(shipped).commands
     assert (
         command.startswith("python -m recbole_mambarec tune --model=MambaRec --dataset=sports") and "\n" not in command
@@ -233,9 +233,9 @@ def test_synthetic_files_are_records(tmp_path):
 
 def test_a_group_that_is_asked_for_comes_without_the_grids_of_others(files):
     other = [
-        record | {"key": f"{record['key']}2", "model": "FREEDOM", "group": "other grid"}
+        replace(record, key=f"{record.key}2", model="FREEDOM", group="other grid")
         for record in store.read(files[0])
-        if record["group"] == "grid"
+        if record.group == "grid"
     ]
     for record in other:
         store.append("other.jsonl", record)

@@ -1,5 +1,7 @@
 """From records to rows."""
 
+from dataclasses import replace
+
 import pytest
 
 from recbole_mambarec.errors import UserError
@@ -68,32 +70,32 @@ def test_a_group_of_one_model_is_an_ablation(tmp_path):
 
 
 def test_a_run_that_failed_and_then_finished_has_finished(tmp_path):
-    failed = run() | {"status": "failed", "error": "x", "valid": {}, "test": {}}
-    runs = load.read([write(tmp_path / "runs.jsonl", failed, run(), failed | {"key": "other", "label": "VBPR"})])
-    assert len(runs.finished) == 1 and [each["label"] for each in runs.failed] == ["VBPR"]
+    failed = replace(run(), status="failed", error="x", valid={}, test={})
+    runs = load.read([write(tmp_path / "runs.jsonl", failed, run(), replace(failed, key="other", label="VBPR"))])
+    assert len(runs.finished) == 1 and [each.label for each in runs.failed] == ["VBPR"]
 
 
 def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
-    trained = run(group="tuning") | {"test": {}}
-    trials = write(tmp_path / "trials.jsonl", trained | {"point": {"lr": 1}})
-    chosen = write(tmp_path / "chosen.jsonl", trained | {"test": {"train": {"recall@20": 0.7}}})
+    trained = replace(run(group="tuning"), test={})
+    trials = write(tmp_path / "trials.jsonl", replace(trained, point={"lr": 1}))
+    chosen = write(tmp_path / "chosen.jsonl", replace(trained, test={"train": {"recall@20": 0.7}}))
     for paths in ([trials, chosen], [chosen, trials]):
         (found,) = load.read(paths).trials
-        assert found["test"] == {"train": {"recall@20": 0.7}} and found["point"] == {"lr": 1}
+        assert found.test == {"train": {"recall@20": 0.7}} and found.point == {"lr": 1}
         assert load.read(paths).comparison() == []
 
 
 def test_results_per_user_count_whichever_file_has_them(tmp_path):
     bare = write(tmp_path / "a.jsonl", run())
-    full = write(tmp_path / "b.jsonl", run() | {"per_user": "per_user/x.parquet"})
+    full = write(tmp_path / "b.jsonl", replace(run(), per_user="per_user/x.parquet"))
     for paths in ([bare, full], [full, bare]):
         (row,) = load.read(paths).comparison()
         assert row.has_users
 
 
 def test_results_per_user_are_found_beside_the_records(tmp_path):
-    path = write(tmp_path / "runs.jsonl", run() | {"per_user": "per_user/a.parquet"})
-    assert load.read([path]).finished[0]["per_user"] == str(tmp_path / "per_user" / "a.parquet")
+    path = write(tmp_path / "runs.jsonl", replace(run(), per_user="per_user/a.parquet"))
+    assert load.read([path]).finished[0].per_user == str(tmp_path / "per_user" / "a.parquet")
     error = UserError(f"there is no file {tmp_path}/per_user/a.parquet")
     assert load.without_folders(error) == "there is no file per_user/a.parquet"
 
@@ -107,20 +109,20 @@ def test_results_per_user_are_found_beside_the_records(tmp_path):
     ],
 )
 def test_damaged_records_are_named(tmp_path, damage, sentence):
-    path = write(tmp_path / "runs.jsonl", run(), run(seed=2) | damage)
+    path = write(tmp_path / "runs.jsonl", run(), replace(run(seed=2), **damage))
     with pytest.raises(UserError, match=sentence):
         load.read([path])
 
 
 def test_a_score_that_is_no_number_is_damage(tmp_path):
     path = write(tmp_path / "runs.jsonl", run())
-    path.write_text(path.read_text().replace(f'"recall@20": {run()["test"]["train"]["recall@20"]}', '"recall@20": NaN'))
+    path.write_text(path.read_text().replace(f'"recall@20": {run().test["train"]["recall@20"]}', '"recall@20": NaN'))
     with pytest.raises(UserError, match=r"is damaged: its scores \(test under 'train'\) are no numbers"):
         load.read([path])
 
 
 def test_nothing_finished_and_other_datasets_are_said(tmp_path):
-    path = write(tmp_path / "runs.jsonl", run() | {"status": "failed", "error": "x"})
+    path = write(tmp_path / "runs.jsonl", replace(run(), status="failed", error="x"))
     with pytest.raises(UserError, match=r"no finished run in .*runs.jsonl \(1 failed\)"):
         load.read([path])
     with pytest.raises(UserError, match="no runs on 'e' in these records: there are some on d"):

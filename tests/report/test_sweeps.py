@@ -1,5 +1,6 @@
 """Grids and searches among runs."""
 
+from dataclasses import replace
 from itertools import product
 
 from recbole_mambarec.report import load
@@ -10,7 +11,7 @@ from tests.report.test_load import run
 def scored(valid, test=None, **options):
     made = run(**options)
     scores = {} if test is None else {mask: {"recall@20": test} for mask in ("train", "train+valid")}
-    return made | {"valid": {"recall@20": valid}, "test": scores}
+    return replace(made, valid={"recall@20": valid}, test=scores)
 
 
 def grid(*more):
@@ -89,8 +90,9 @@ def test_smaller_may_be_better():
 
 def test_a_search_is_its_trials_without_those_given_up():
     trials = [
-        scored(value, label=f"a={a}", model="M", group="tuning", a=a, b=1)
-        | {"point": {"a": a, "b": 1}, "stopped": a == 3}
+        replace(
+            scored(value, label=f"a={a}", model="M", group="tuning", a=a, b=1), point={"a": a, "b": 1}, stopped=a == 3
+        )
         for a, value in ((1, 0.1), (2, 0.3), (3, 0.9))
     ]
     (found,) = find([], trials)
@@ -100,7 +102,7 @@ def test_a_search_is_its_trials_without_those_given_up():
 
 def test_a_search_over_words_keeps_their_order():
     trials = [
-        scored(0.1, label=a, model="M", group="tuning", a=a) | {"point": {"a": a}, "stopped": False} for a in ("z", "a")
+        replace(scored(0.1, label=a, model="M", group="tuning", a=a), point={"a": a}, stopped=False) for a in ("z", "a")
     ]
     (found,) = find([], trials)
     assert found.options(0) == ["z", "a"]

@@ -1,6 +1,6 @@
 """What stands in tables."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,8 +20,10 @@ METRICS = ["recall@20"]
 
 def scored(label, *values, dataset="d", metric="recall@20"):
     return [
-        run(label, seed=seed, dataset=dataset)
-        | {"test": {"train": {metric: value}, "train+valid": {metric: value + 0.01}}}
+        replace(
+            run(label, seed=seed, dataset=dataset),
+            test={"train": {metric: value}, "train+valid": {metric: value + 0.01}},
+        )
         for seed, value in enumerate(values)
     ]
 
@@ -65,8 +67,8 @@ def test_each_dataset_has_a_best():
 
 def family(best, others, significant=True):
     made = significance.compare({label: np.arange(9.0) for label in (best, *others)}, "recall@20", "user", (1,))
-    made.comparisons[:] = [dataclasses.replace(each, significant=significant) for each in made.comparisons]
-    return dataclasses.replace(made, best=best)
+    made.comparisons[:] = [replace(each, significant=significant) for each in made.comparisons]
+    return replace(made, best=best)
 
 
 @pytest.mark.parametrize(("best", "significant", "star"), [("b", True, True), ("b", False, False), ("a", True, False)])
@@ -103,7 +105,7 @@ def test_models_without_results_per_user_keep_the_star_from_the_others(tmp_path)
     made.comparison(["BPR", "LightGCN", "MambaRec"], ["baby"], [999])
     rows = load.read([made.runs]).comparison()
     assert compare_all(rows, "train", METRICS).star("baby", "recall@20", "MambaRec")
-    lacking = dataclasses.replace(rows[0], records=tuple(record | {"per_user": None} for record in rows[0].records))
+    lacking = replace(rows[0], records=tuple(replace(record, per_user=None) for record in rows[0].records))
     tests = compare_all([lacking, *rows[1:]], "train", METRICS)
     assert [each.label for each in tests.by_user["baby", "recall@20"].comparisons] == ["LightGCN"]
     assert not tests.star("baby", "recall@20", "MambaRec")
