@@ -1,4 +1,4 @@
-"""Keep memory between training steps."""
+"""Keep memory in the process between training steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library reuse the memory of freed tensors instead of returning it to the kernel; True where it does.
+    """Let the C library reuse the memory of freed tensors instead of returning it to the kernel.
 
-    By default glibc gives blocks from 32 MiB on, and a free end of the heap, back at once. A training step allocates
-    and frees the same few hundred MiB each time, and on a CPU the page faults of getting it anew took up to a third of
-    a step. Peak memory stays what it was; between steps it is not given back. Does nothing where another C library is
-    used, or where the user has set one of glibc's ``MALLOC_*`` variables.
+    By default, glibc returns blocks of 32 MiB or more, and a free end of the heap, at once. A training step allocates
+    and frees the same few hundred MiB each time, and on a CPU the page faults of getting them again took up to a third
+    of a step. Peak memory is the same; between steps, memory is kept. Nothing happens with another C library, or if the
+    user has set one of glibc's ``MALLOC_*`` variables.
+
+    Returns:
+        Whether memory is kept.
 
     Source: mallopt(3).
     """

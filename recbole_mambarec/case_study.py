@@ -1,4 +1,4 @@
-"""RecBole's case study for every user, not only for those with items in the split at hand."""
+"""RecBole's case study for every user, not only for users with items in the split at hand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from recbole_mambarec.errors import UserError
 def install() -> None:
     """Let ``full_sort_scores`` and ``full_sort_topk`` rank for any user; a second call changes nothing.
 
-    RecBole looks up what to leave out of the ranking among the users that its loader evaluates, so that one without
-    items in that split ends in a TypeError. Such a user now gets the whole catalogue ranked without what the loader's
-    phase counts as had: in validation the training items, at test those of validation, too, unless
-    ``mask_valid_in_test`` is False. A sequential model needs the user's sequence, which only an evaluated user has in
-    the loader: RecBole leaves the others out and moves the rows that follow up.
+    RecBole knows the items to leave out of a ranking only for the users that the loader evaluates, so that a user
+    without items in that split ends in a TypeError. For such a user, the whole catalogue is now ranked without the
+    items that count as used in the loader's phase: in validation the training items, at test those of validation, too,
+    unless ``mask_valid_in_test`` is False. A sequential model needs the user's sequence, which only an evaluated user
+    has in the loader: RecBole leaves out the others, so that the rows of the result no longer match the users.
 
     No upstream issue known.
     """
@@ -32,8 +32,8 @@ def _scores_of_any_user(original: Callable, uid_series, model, test_data, device
     """RecBole's function.
 
     Raises:
-        UserError: an id is no internal id of a user; the loader does not rank the catalogue; a sequential model is
-            asked about a user whose sequence the loader does not have.
+        UserError: an id is not the internal id of a user; the loader does not rank the catalogue; or the model is
+            sequential and the loader has no sequence of a user.
     """
     users = _internal_ids(uid_series, test_data.dataset)
     if not isinstance(test_data, FullSortEvalDataLoader):
@@ -42,12 +42,12 @@ def _scores_of_any_user(original: Callable, uid_series, model, test_data, device
             f"{type(test_data).__name__}: evaluate with mode full in eval_args"
         )
     if test_data.is_sequential:
-        known = test_data.dataset.inter_feat[test_data.uid_field].numpy()
-        missing = users[~np.isin(users, known)]
+        evaluated = test_data.dataset.inter_feat[test_data.uid_field].numpy()
+        missing = users[~np.isin(users, evaluated)]
         if len(missing):
             raise UserError(
                 f"user {_name(missing[0], test_data.dataset)} has no sequence in this split, from which a sequential "
-                "model could recommend: leave the user out, or give a loader of a split that has one"
+                "model could recommend: leave the user out, or pass the loader of a split with such a sequence"
             )
     else:
         _complete_history(users, test_data)
@@ -68,7 +68,7 @@ def _internal_ids(uid_series, dataset) -> np.ndarray:
     unknown = users[(users < 1) | (users >= dataset.user_num)]
     if len(unknown):
         raise UserError(
-            f"there is no user with the internal id {unknown[0]}: they go from 1 to {dataset.user_num - 1}, and "
+            f"there is no user with the internal id {unknown[0]}: ids are from 1 to {dataset.user_num - 1}, and "
             f"dataset.token2id('{dataset.uid_field}', ...) finds them"
         )
     return users.astype(np.int64)
@@ -79,7 +79,7 @@ def _name(user: int, dataset) -> str:
 
 
 def _complete_history(users: np.ndarray, loader) -> None:
-    """Note what those of ``users`` have had who have nothing to find; an evaluation does not look there."""
+    """Fill in the used items of those ``users`` that the loader does not evaluate; evaluations do not read them."""
     history, used = loader.uid2history_item, loader._sampler.used_ids
     for user in np.unique(users):
         if history[user] is None:

@@ -1,11 +1,11 @@
 """Checkpoint files: tensors and plain values only, so that reading one runs no code stored in it.
 
 A file describes two moments of a run. The top level is the best epoch, under the names that RecBole uses
-(``state_dict``, ``other_parameter``, ``epoch``, ``best_valid_score``, ``best_valid_result``, beside ``model`` and
-``config``): whoever takes the file has the best parameters. ``resume`` is where the run was when the file was written:
-``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, ``other_parameter``, ``optimizer``, ``scheduler``,
-``random``, ``data`` (fingerprint of the data, which earlier files do not have), and ``state_dict``, which is None where
-the best epoch is that one.
+(``state_dict``, ``other_parameter``, ``epoch``, ``best_valid_score``, ``best_valid_result``, besides ``model`` and
+``config``), so that its ``state_dict`` has the best parameters. ``resume`` is the state of the run when the file was
+written: ``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, ``other_parameter``, ``optimizer``,
+``scheduler``, ``random``, ``data`` (fingerprint of the data, which earlier files lack), and ``state_dict``, which is
+None if that epoch is the best one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from recbole_mambarec_common.files import atomic_file
 #: ``checkpoint["format"]`` of the plain-value checkpoints of this package starts with this.
 CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/"
 _FORMAT = CHECKPOINT_FORMAT + "2"
-# written at every improvement: the two moments were the same, all keys are at the top level
+# of files written at every improvement: the two moments were the same, and all keys are at the top level
 _FORMAT_OF_ONE_MOMENT = CHECKPOINT_FORMAT + "1"
 
 
 @dataclass
 class BestEpoch:
-    """A copy, in the CPU's memory, of what belongs to the best epoch; it exists once and is overwritten."""
+    """A copy of the best epoch in the CPU's memory; it exists once and is overwritten."""
 
     epoch: int
     best_valid_score: float
@@ -44,7 +44,7 @@ class BestEpoch:
     def of(
         cls, model: nn.Module, epoch: int, score: float, result: dict | None, previous: BestEpoch | None = None
     ) -> BestEpoch:
-        """Copy the present parameters, into the memory of ``previous`` if there is one."""
+        """Copy the current parameters, into the memory of ``previous`` if it is given."""
         memory = {} if previous is None else previous.state_dict
         state = model.state_dict()
         for name, value in state.items():
@@ -57,10 +57,11 @@ def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch
     """Write a file of this format, whole or not at all.
 
     Args:
+        path: the file, which is replaced.
         model: name of the model.
         config: configuration as plain values.
         best: the best epoch.
-        resume: where the run is, as described above.
+        resume: the state of the run, as described above.
     """
     state = {"format": _FORMAT, "model": model, "config": config, **vars(best), "resume": resume}
     with atomic_file(path) as temporary:
@@ -68,9 +69,9 @@ def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """A checkpoint that :func:`write_checkpoint` wrote; its tensors stay on disk until they are used.
+    """Read a checkpoint that :func:`write_checkpoint` has written; its tensors stay on disk until they are used.
 
-    Not on Windows, where a file that is mapped could not be replaced by the next checkpoint.
+    On Windows, where a mapped file could not be replaced by the next checkpoint, they are read at once.
 
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
@@ -81,11 +82,11 @@ def read_checkpoint(path: str | Path) -> dict:
         raise UserError(f"checkpoint {path} not found") from None
     except Exception as error:  # torch raises half a dozen types for damaged or foreign files
         raise UserError(
-            f"{path} is no checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a file "
-            "that a run of one of our models has saved"
+            f"{path} is not a checkpoint of this package, or it is damaged ({type(error).__name__}): resume from a "
+            "file that a run of one of this package's models has saved"
         ) from error
     if not isinstance(state, dict) or state.get("format") not in (_FORMAT, _FORMAT_OF_ONE_MOMENT):
-        raise UserError(f"{path} is no checkpoint of this package: expected format '{_FORMAT}'")
+        raise UserError(f"{path} is not a checkpoint of this package: its format is not '{_FORMAT}'")
     resume = state.setdefault("resume", state)
     if resume["state_dict"] is None:
         resume["state_dict"] = state["state_dict"]
@@ -93,11 +94,11 @@ def read_checkpoint(path: str | Path) -> dict:
 
 
 def random_state(device: torch.device, loader: torch.Generator | None) -> dict:
-    """States of every generator that training draws from, as tensors and plain values.
+    """States of all random generators that a training uses, as tensors and plain values.
 
     Args:
-        device: where the model is.
-        loader: the generator that shuffles the training data.
+        device: of the model.
+        loader: the generator that shuffles the training data, if any.
     """
     version, internal, gauss = random.getstate()
     # RecBole samples negatives from numpy's global generator
@@ -115,7 +116,7 @@ def random_state(device: torch.device, loader: torch.Generator | None) -> dict:
 
 
 def restore_random_state(state: dict, device: torch.device, loader: torch.Generator | None) -> None:
-    """Put every generator where :func:`random_state` found it."""
+    """Restore the states that :func:`random_state` has returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -129,7 +130,7 @@ def restore_random_state(state: dict, device: torch.device, loader: torch.Genera
 
 
 def plain(value: object) -> object:
-    """``value`` as nested dicts, lists, numbers, strings and None; enums and devices by name, classes not at all."""
+    """``value`` as nested dicts, lists, numbers, strings and None; enums by name, anything else as text."""
     if isinstance(value, np.generic):  # before float, of which numpy's float64 is a subclass
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -1,4 +1,4 @@
-"""Command line doors: RecBole's own, with our defaults and one sentence for a user's mistake."""
+"""The command ``run``, and what the commands of this package share: reading options, one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 
 
 def read_config_files(text: str | None) -> tuple[list[str], dict]:
-    """The option ``--config_files``: names separated by blanks, as RecBole has it, or by commas; and what is in them.
+    """The option ``--config_files``: names separated by blanks, as for RecBole, or by commas.
+
+    Returns:
+        The names, and the contents of all files; later files take precedence.
 
     Raises:
-        UserError: a file does not exist or is no YAML mapping.
+        UserError: a file does not exist or is not a YAML mapping.
     """
     files, contents = (text or "").replace(",", " ").split(), {}
     for file in files:
@@ -29,10 +32,14 @@ def read_config_files(text: str | None) -> tuple[list[str], dict]:
 
 
 def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
-    """The ``--key=value`` arguments ``rest`` that no option of a command took, of all its arguments ``argv``.
+    """The configuration on a command line.
+
+    Args:
+        argv: all arguments of a command.
+        rest: those that are not options of the command, ``--key=value``.
 
     Raises:
-        UserError: an argument is of another form, or given more than once.
+        UserError: an argument has another form, or is given more than once.
     """
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
     repeated = [key for key in given if given.count(key) > 1]
@@ -46,7 +53,7 @@ def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
 
 @contextmanager
 def no_command_line() -> Iterator[None]:
-    """RecBole's ``Config`` reads the command line of whatever program builds it."""
+    """Hide the command line inside the block from RecBole's ``Config``, which reads it in any program."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield
@@ -56,13 +63,13 @@ def no_command_line() -> Iterator[None]:
 
 @contextmanager
 def user_errors_of_recbole() -> Iterator[None]:
-    """Put into one sentence what a user may get wrong and only RecBole or a child process notices."""
+    """Raise a :class:`UserError` for mistakes that only RecBole or a child process notices."""
     from torch.multiprocessing import ProcessRaisedException
 
     try:
         yield
     except OSError as error:
-        # a folder for logs or checkpoints that cannot be written, a full disk: the system's own words say it best
+        # a folder for logs or checkpoints cannot be written, the disk is full: the system's message explains it best
         raise UserError(f"{error.strerror or error}: {error.filename or 'while writing'}") from error
     except ProcessRaisedException as error:
         # a child's exception arrives as the text of its traceback
@@ -76,7 +83,7 @@ def user_errors_of_recbole() -> Iterator[None]:
 
 
 def _raise_explained(error: Exception) -> None:
-    """``error`` itself, or as a sentence where only the input can be at fault."""
+    """Raise ``error``, or a :class:`UserError` if only the input can be at fault."""
     sentence = None if isinstance(error, UserError) else explained(error)
     if sentence is None:
         raise error
@@ -84,10 +91,14 @@ def _raise_explained(error: Exception) -> None:
 
 
 def processes(options: dict, files: dict) -> dict:
-    """The arguments of RecBole's ``run`` about processes: options of the command line, else keys of the files.
+    """The arguments of RecBole's ``run`` about processes.
+
+    Args:
+        options: of the command line, which take precedence.
+        files: contents of the configuration files.
 
     Raises:
-        UserError: a value is of another kind.
+        UserError: a value is faulty.
     """
     given = {key: files[key] for key in PROCESSES if files.get(key) is not None}
     given |= {key: options[key] for key in PROCESSES if options.get(key) is not None}
@@ -99,15 +110,15 @@ def processes(options: dict, files: dict) -> dict:
 
 
 def run_recbole(argv: list[str] | None = None, prog: str = "run_recbole.py") -> int:
-    """Train and test one model: options as RecBole's ``run_recbole.py``; other ``--key=value`` are configuration.
+    """Train and test one model; takes the options of RecBole's ``run_recbole.py``.
 
     Raises:
-        UserError: an option has no value, a file does not exist, or whatever the run finds wrong with its input.
+        UserError: an option, the configuration or the data are faulty.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Train, validate and test a model with RecBole, the models of recbole_mambarec included.",
+        description="Train, validate and test a model of RecBole or recbole_mambarec.",
         epilog="Any other --key=value sets a configuration key of RecBole, the model or the dataset. "
         f"Without arguments: MambaRec on ml-100k. Example: {example(prog)} --model=MambaRec --dataset=baby "
         "--learning_rate=0.0005 --variant=paper",

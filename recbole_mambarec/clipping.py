@@ -1,4 +1,4 @@
-"""Gradients are clipped at their own length, also where a scaler has enlarged them."""
+"""Clip gradients by their own length, also if a scaler has enlarged them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from recbole_mambarec.compat.patching import replace
 
 
 def install() -> None:
-    """Let RecBole's trainers clip what ``clip_grad_norm`` asks for under ``enable_scaler``; may be called repeatedly.
+    """Make ``clip_grad_norm`` work under ``enable_scaler`` in RecBole's trainers; a second call changes nothing.
 
-    Their loops hand the scaled gradients to ``clip_grad_norm_``, which cuts them down to ``max_norm``; the step then
-    divides by the scale (65 536 at first), and the model hardly moves.
+    Their loops pass the scaled gradients to ``clip_grad_norm_``, which reduces them to ``max_norm``. The step then
+    divides them by the scale (65 536 at first), and the parameters hardly change.
 
     No upstream issue known.
     """
@@ -25,10 +25,10 @@ def install() -> None:
 
 
 def _clip_in_a_loop_of_recbole(parameters: Iterable[nn.Parameter], *args, **kwargs) -> Tensor:
-    # the loops of Trainer and NCLTrainer hand over neither their scaler nor the optimizer whose gradients it scales;
-    # to reach them otherwise, the loops would have to be copied
+    # the loops of Trainer and NCLTrainer pass neither their scaler nor the optimizer whose gradients it scales; without
+    # looking at their frame, the loops would have to be copied
     loop = inspect.currentframe().f_back.f_locals
-    if "scaler" not in loop:  # called by somebody else
+    if "scaler" not in loop:  # called from elsewhere
         return nn.utils.clip_grad_norm_(parameters, *args, **kwargs)
     return clip_gradients(parameters, loop["scaler"], loop["self"].optimizer, *args, **kwargs)
 
@@ -36,21 +36,21 @@ def _clip_in_a_loop_of_recbole(parameters: Iterable[nn.Parameter], *args, **kwar
 def clip_gradients(
     parameters: Iterable[nn.Parameter], scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, *args, **kwargs
 ) -> Tensor:
-    """Undo the scaling of the gradients, then clip them; between ``backward`` and ``scaler.step(optimizer)``.
+    """Undo the scaling of the gradients and clip them, between ``backward`` and ``scaler.step(optimizer)``.
 
     Args:
-        parameters: whose gradients are clipped together; a sparse gradient counts with its sums per row.
-        scaler: one that is disabled has not scaled anything.
+        parameters: their gradients are clipped together; a sparse gradient counts with its sums per row.
+        scaler: has scaled the gradients unless it is disabled.
         optimizer: takes the step.
         args, kwargs: of :func:`torch.nn.utils.clip_grad_norm_`.
 
     Returns:
-        The length of the gradients before they were clipped, a scalar.
+        The norm of the unscaled gradients before clipping, a scalar.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     scaler.unscale_(optimizer)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    # what another optimizer steps (RecVAE has one for each half) goes on adding up under the scale
+    # gradients for another optimizer (RecVAE has one for each half) stay scaled, because more are added to them
     others = [parameter.grad for parameter in parameters if id(parameter) not in stepped]
     scale = scaler.get_scale() if others else 1.0
     for grad in others:
@@ -62,7 +62,7 @@ def clip_gradients(
 
 
 def _dense(parameter: nn.Parameter) -> nn.Parameter | SimpleNamespace:
-    """What torch can clip: the parameter, or the values of its sparse gradient."""
+    """An object that torch can clip: the parameter, or the values of its sparse gradient."""
     if not parameter.grad.is_sparse:
         return parameter
     parameter.grad = parameter.grad.coalesce()

@@ -1,4 +1,4 @@
-"""Where the files of defaults lie that come with this package."""
+"""The folder of the default configuration that comes with this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def properties_folder() -> Path:
-    """The folder of our YAML files: inside an installed package, beside it in a source tree.
+    """The folder ``properties``: inside an installed package, beside the package in a source tree.
 
     Raises:
         FileNotFoundError: it is in neither place.

@@ -1,10 +1,10 @@
-"""What a run will need, before it starts, and what there is.
+"""The memory that a run will need, estimated before it starts, and the memory that is free.
 
-The estimate counts what grows with the data: features, arrays of all nodes, of all edges and of the rows of a batch,
-scores of a block of users. How many such arrays a model's step holds is measured (``python -m benchmarks.memory``) and
-written down with the model as :class:`StepMemory`. Nothing grows with the square of the batch: contrasts and kernels
-compare its rows in blocks (:mod:`~recbole_mambarec.layers.losses`). Estimates beside the peaks of whole runs are in
-results/memory.md.
+The estimate covers what grows with the data: features, arrays with a row per node, per edge or per row of a batch, and
+the scores of a block of users. How many such arrays a model's step holds is measured (``python -m benchmarks.memory``)
+and stated in the model's class as :class:`StepMemory`. Nothing grows with the square of the batch: contrastive losses
+and kernels compare its rows in blocks (:mod:`~recbole_mambarec.layers.losses`). results/memory.md compares estimates
+with the peaks of whole runs.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ import torch
 from recbole_mambarec.errors import UserError
 
 _FLOAT = 4
-# what is held per training interaction in RAM or on the device: both directions of the graphs, indices and values
+# bytes per training interaction, in RAM or on the device: both directions of the graphs, indices and values
 _EDGE_BYTES = 48
-# what libraries load with the first step, and what the process takes on top of arrays that come and go, as a share: the
-# C library seldom finds room for an aligned array where one of the same size has been freed (results/memory.md)
-_LIBRARIES, _OVERHEAD = 90 << 20, 0.4
-# what an option must save to be worth naming, as a share of the estimate
+# bytes that libraries allocate in the first step
+_LIBRARIES = 90 << 20
+# share by which memory exceeds the arrays that are allocated and freed: the C library can seldom place an aligned array
+# where one of the same size has been freed (results/memory.md)
+_OVERHEAD = 0.4
+# share of the estimate that a setting must save to be suggested
 _WORTH = 0.05
 
 
 class StepMemory(NamedTuple):
-    """Float32 arrays of width d that a model holds at the peak of a training step.
+    """Number of float32 arrays of width ``embedding_size`` that a model holds at the peak of a training step.
 
-    Parameters, gradients, the optimizer's moments and the copy of the best epoch are among them. Pairs are (in any
-    case, for each modality), but for ``picked``.
+    This includes parameters, gradients, the optimizer's moments and the copy of the best epoch. Except for ``picked``,
+    a pair has the number of arrays that there always are, and the number for each modality.
 
     Attributes:
-        users, items, edges, batch: arrays of a row per user, per item, per training interaction, per pair of a batch.
-        tables: copies of a trainable feature table, of its own width: itself, gradient, two moments, best epoch, and
+        users, items, edges, batch: arrays with a row per user, per item, per training interaction, per pair of a batch.
+        tables: copies of a trainable feature table, of its own width: the table, gradient, two moments, best epoch, and
             what the model adds.
-        picked: rows of raw features, of their own width, that a step holds per pair of a batch; (frozen, trainable).
-            0 where a model projects the whole table and picks rows of the result.
+        picked: rows of raw features, of their own width, per pair of a batch, if features are (frozen, trainable); 0 if
+            a model projects the whole table and picks rows of the result.
     """
 
     users: tuple[float, float] = (20.0, 20.0)
@@ -55,7 +57,7 @@ class StepMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a run will need beyond what it has, by what they are for."""
+    """Bytes that a run will need in addition to what the process holds, by purpose."""
 
     features: int
     step: int
@@ -64,15 +66,15 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of them: what a step has freed seldom has room for the scores."""
+        """The sum: memory that a step has freed seldom has room for the scores."""
         return _LIBRARIES + self.features + self.graphs + int((self.step + self.evaluation) * (1 + _OVERHEAD))
 
 
 def need(use: StepMemory, config, data) -> Need:
-    """What a model with this configuration needs on this data.
+    """The memory that a model needs with a configuration on some data.
 
     Args:
-        use: the model's.
+        use: of the model.
         config: configuration.
         data: :class:`~recbole_mambarec.data.training.TrainingData`.
     """
@@ -103,16 +105,16 @@ def need(use: StepMemory, config, data) -> Need:
 
 
 def _batch_rows(config, pairs: int) -> int:
-    """Pairs in the largest batch: as configured, or all of an epoch's where these are fewer."""
+    """Pairs in the largest batch: as configured, or all pairs of an epoch if these are fewer."""
     negatives = (config["train_neg_sample_args"] or {}).get("sample_num")
     return min(config["train_batch_size"], pairs * (negatives if isinstance(negatives, int) else 1))
 
 
 def _block(config, data, phase: str) -> int:
-    """Numbers held for the largest block of users that is ranked in ``valid`` or ``test``.
+    """Number of values held for the largest block of users in the phase ``valid`` or ``test``.
 
-    ``eval_batch_size`` counts pairs, and at least one user is ranked. A block's scores are held twice, and those of
-    the block before once, where there are several.
+    ``eval_batch_size`` is a number of pairs, and a block has at least one user. The scores of a block are held twice,
+    and those of the previous block, if any, once.
     """
     negatives = (config[f"{phase}_neg_sample_args"] or {}).get("sample_num")
     candidates = negatives + 1 if isinstance(negatives, int) else data.n_items
@@ -123,10 +125,10 @@ def _block(config, data, phase: str) -> int:
 
 
 def check(model: str, use: StepMemory, config, data) -> None:
-    """Refuse a run that cannot fit.
+    """Refuse a run that does not fit in memory.
 
     Raises:
-        UserError: the estimate is above ``memory_limit``, or above what is free where that key is unset.
+        UserError: the estimate exceeds ``memory_limit`` or, if that key is unset, the free memory.
     """
     limit = config["memory_limit"]
     if limit is not None and not (isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit >= 0):
@@ -143,19 +145,19 @@ def check(model: str, use: StepMemory, config, data) -> None:
     raise UserError(
         f"{model} on {data.n_users} users and {data.n_items} items will need about {_gib(wanted.total)} more "
         f"(features {_gib(wanted.features)}, training step {_gib(wanted.step)}, evaluation {_gib(wanted.evaluation)}) "
-        f"but {_gib(free)} are there ({where}): {advice}; memory_limit=0 tries all the same"
+        f"but {_gib(free)} are available ({where}): {advice}; memory_limit=0 tries it anyway"
     )
 
 
 def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> str:
-    """What to change: each setting that is enough alone; where none is, those that help.
+    """Settings to change: those of which each is enough, or if there are none, those that help.
 
     Args:
-        total: estimate under changed settings.
+        total: the estimate with changed settings.
         wanted: what the run needs.
-        free: bytes that are there.
+        free: available bytes.
     """
-    # setting -> what is left to need with it
+    # setting -> estimate with it
     options = {}
     if not config["freeze_features"]:
         options["freeze_features=True"] = total({"freeze_features": True})
@@ -173,7 +175,7 @@ def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> 
     helpful = [option for option, left in options.items() if left < wanted.total * (1 - _WORTH)]
     if not helpful:
         return "use a machine with more memory"
-    return f"no one setting is enough; together may be: {', '.join(helpful)}"
+    return f"no single setting is enough; a combination may be: {', '.join(helpful)}"
 
 
 def _gib(count: float) -> str:
@@ -181,7 +183,7 @@ def _gib(count: float) -> str:
 
 
 def available(device: torch.device) -> tuple[int | None, str]:
-    """(bytes that can still be allocated on ``device``, what limits them); None where the system does not tell."""
+    """Bytes that can still be allocated on ``device`` (None if the system does not say), and what limits them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], f"free on {device}"
     told = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:")]
@@ -195,7 +197,7 @@ def available(device: torch.device) -> tuple[int | None, str]:
 
 
 def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What is left below the limit of each control group (of both versions) that this process is in."""
+    """Bytes left below the limit of each control group (version 1 or 2) that this process is in."""
     left = []
     for line in _lines(own):
         _, controllers, path = line.split(":", 2)
@@ -205,7 +207,7 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
             base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # a limit of any group above counts as well; in a container the path is that of the host, and only base exists
+        # limits of the groups above count, too; in a container, the path is the host's, and only base exists
         folder = base / path.strip().lstrip("/")
         for group in (folder, *folder.parents):
             left += _left(group, *names)
@@ -216,7 +218,7 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
 
 def _left(group: Path, limit_name: str, usage_name: str, cache_name: str) -> list[int]:
     limit, usage = ("".join(_lines(group / name)[:1]) for name in (limit_name, usage_name))
-    # a group without a limit says so by a word or by a number beyond any machine
+    # without a limit, the file has a word or a number beyond any machine's memory
     if not (limit.isdigit() and usage.isdigit()) or int(limit) >= 2**60:
         return []
     cache = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith(f"{cache_name} ")]
@@ -231,10 +233,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def peak_gib(device: torch.device | None = None) -> float:
-    """Largest memory so far, in GiB: resident memory of the process, or what torch held on a CUDA ``device``.
+    """Peak memory so far, in GiB: resident memory of the process, or what torch has reserved on a CUDA ``device``.
 
-    Linux's own count of this program is preferred: ``getrusage`` also reports what the parent held when it started us.
-    Windows has the count as the peak working set.
+    Linux's own count is preferred, because ``getrusage`` includes what the parent held when it started this process. On
+    Windows it is the peak working set.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
@@ -254,7 +256,7 @@ def peak_gib(device: torch.device | None = None) -> float:
 
 
 def free_gib() -> float:
-    """RAM that can still be allocated, in GiB; infinite where the system does not tell."""
+    """RAM that can still be allocated, in GiB; infinite if the system does not say."""
     free, _ = available(torch.device("cpu"))
     return math.inf if free is None else free / 2**30
 
@@ -267,7 +269,7 @@ def total_gib() -> float:
 
 
 def held_gib(process: int) -> float:
-    """Resident memory of a process at the moment, in GiB; 0 for one that has ended."""
+    """Current resident memory of a process, in GiB; 0 if it has ended."""
     import psutil
 
     try:

@@ -1,8 +1,8 @@
-"""A user's mistakes that only RecBole notices, while it reads, splits, builds or takes its first step.
+"""A user's mistakes that only RecBole notices, while it reads and splits the data, builds a model or starts to train.
 
-RecBole refuses them with exceptions of all kinds, in the middle of a traceback. :func:`explained` knows those that can
-only come from the input: what RecBole's own code raises on purpose, a package that is not installed, a column that a
-model asks a batch for. Everything else is a defect, of RecBole's or ours, and keeps its traceback.
+RecBole raises exceptions of all types for them, in the middle of a traceback. :func:`explained` recognises those that
+can only come from the input: errors that RecBole raises on purpose, a missing package, a missing column. Everything
+else is a defect of RecBole or this package, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
-# what pip calls packages that are imported under another name
+# module -> name of the package for pip, where the two differ
 _DISTRIBUTIONS = {
     "community": "python-louvain",
     "faiss": "faiss-cpu",
@@ -27,12 +27,12 @@ _DISTRIBUTIONS = {
     "torch_geometric": "torch-geometric",
     "sklearn": "scikit-learn",
 }
-# what RecBole raises where it refuses its input; its `assert`s and look-ups are not meant as messages
+# types of errors that RecBole raises on purpose; its assertions and look-ups are not meant as messages
 _REFUSALS = (Exception, ValueError, NotImplementedError, TypeError, RuntimeError, ImportError)
 
 
 def install() -> None:
-    """Let RecBole's quick start say mistakes in one sentence; a second call changes nothing."""
+    """Let RecBole's quick start explain mistakes in one sentence; a second call changes nothing."""
     import recbole.quick_start.quick_start as quick_start
 
     package = sys.modules["recbole.quick_start"]
@@ -49,7 +49,7 @@ def _with_mistakes_explained(original: Callable, *args, **kwargs):
 
 @contextmanager
 def mistakes_explained() -> Iterator[None]:
-    """Turn what :func:`explained` knows into a :class:`UserError`."""
+    """Raise a :class:`UserError` inside the block for errors that :func:`explained` recognises."""
     try:
         yield
     except UserError:
@@ -62,7 +62,12 @@ def mistakes_explained() -> Iterator[None]:
 
 
 def not_installed(what: str, modules: Sequence[str]) -> str:
-    """The sentence about packages, by the names they are imported under, that ``what`` needs."""
+    """A sentence about missing packages.
+
+    Args:
+        what: needs them.
+        modules: their names in import statements.
+    """
     names = [_DISTRIBUTIONS.get(module, module) for module in modules]
     noun = "the package" if len(names) == 1 else "the packages"
     which = "which is" if len(names) == 1 else "which are"
@@ -70,25 +75,25 @@ def not_installed(what: str, modules: Sequence[str]) -> str:
 
 
 def explained(error: BaseException) -> str | None:
-    """One sentence about a mistake in configuration or data that ``error`` shows; None where it may be a defect."""
+    """A sentence about the mistake in configuration or data behind ``error``; None if it may be a defect."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return None
     frame, line = frames[-1]
     if isinstance(error, ModuleNotFoundError):
-        asked = [f for f, _ in frames if _module(f).startswith("recbole.")]
+        by_recbole = any(_module(f).startswith("recbole.") for f, _ in frames)
         module = (error.name or "").partition(".")[0]
-        if not asked or module in ("", "recbole", "recbole_mambarec"):
+        if not by_recbole or module in ("", "recbole", "recbole_mambarec"):
             return None
-        return not_installed(_who(frames), [module])
+        return not_installed(_model_name(frames), [module])
     broken = broken_package(error)
     if broken not in (None, "recbole") and any(_module(f).startswith("recbole.") for f, _ in frames):
-        return f"{_who(frames)} needs the package {broken_sentence(broken, error)}"
+        return f"{_model_name(frames)} needs the package {broken_sentence(broken, error)}"
     if isinstance(error, KeyError) and _module(frame) == "recbole.data.interaction":
         return _missing_column(str(error.args[0]), frames)
     if type(error) in _REFUSALS and _is_raised_on_purpose(frame, line):
-        said = " ".join(str(error).split()).rstrip(".")
-        return f"RecBole refuses this configuration or these data ({said or type(error).__name__}): mend what it names"
+        message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return f"RecBole refuses this configuration or these data ({message}): change what it names"
     return None
 
 
@@ -97,24 +102,24 @@ def _module(frame) -> str:
 
 
 def _is_raised_on_purpose(frame, line: int) -> bool:
-    """Whether the line of RecBole that an exception comes from is a ``raise`` statement."""
+    """Whether an exception comes from a ``raise`` statement of RecBole."""
     text = linecache.getline(frame.f_code.co_filename, line).strip()
     return _module(frame).startswith("recbole.") and re.match(r"raise\b", text) is not None
 
 
-def _who(frames: list[tuple]) -> str:
-    """The model, as far as the frames tell."""
+def _model_name(frames: list[tuple]) -> str:
+    """The name of the model that the frames belong to, if it can be found."""
     from recbole.model.abstract_recommender import AbstractRecommender
 
     for frame, _ in frames:
-        asked = frame.f_locals.get("self")
-        if isinstance(asked, AbstractRecommender):
-            return type(asked).__name__
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, AbstractRecommender):
+            return type(owner).__name__
     return "this model"
 
 
 def _missing_column(column: str, frames: list[tuple[object, int]]) -> str | None:
-    """A model asks a batch for a column that it does not have."""
+    """A sentence about a column that a model reads and a batch lacks; None if it may be a defect."""
     from recbole.config import Config
     from recbole.trainer import Trainer
 
@@ -128,12 +133,12 @@ def _missing_column(column: str, frames: list[tuple[object, int]]) -> str | None
     if column.startswith(str(config["NEG_PREFIX"])):
         return (
             f"{model} learns from negative items, which train_neg_sample_args leaves out: "
-            "give it, such as {'distribution': 'uniform', 'sample_num': 1}"
+            "set it, for instance to {'distribution': 'uniform', 'sample_num': 1}"
         )
     if column == config["LABEL_FIELD"]:
         return (
-            f"{model} learns from labels, and '{dataset}' has none in '{column}': make them with threshold, such as "
-            "{'rating': 4}, or draw negative items with train_neg_sample_args={'distribution': 'uniform', "
+            f"{model} learns from labels, and '{dataset}' has none in '{column}': make labels with threshold, such as "
+            "{'rating': 4}, or sample negative items with train_neg_sample_args={'distribution': 'uniform', "
             "'sample_num': 1}"
         )
     return f"{model} needs the column '{column}', which '{dataset}' does not have or load_col does not name: add it"

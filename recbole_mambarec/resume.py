@@ -1,4 +1,4 @@
-"""What a training may be continued with: its own configuration and data, but for what says how long and where."""
+"""A training continues only with its own configuration and data, except for keys such as the number of epochs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.run_keys import NO_EFFECT, neutral
 
-# how long a training lasts, and what is reported of it: the same epochs, in the same state
+# keys that decide how long a training lasts and what is reported: they leave every single epoch as it was
 _FREE = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
     *("epochs", "stopping_step", "stopping_min_steps", "metrics", "topk", "beyond_accuracy"),
     *("reproducibility", "memory_limit"),
 }
-# how the steps to come are taken: a user may want to change it half-way, and is told that it is another training then
+# keys of the optimisation: a user may change them half-way, with a warning that the result is another one
 _CHANGEABLE = (
     *("learning_rate", "weight_decay", "lr_decay_rate", "lr_decay_epochs"),
     *("lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("clip_grad_norm", "eval_step", "enable_amp", "enable_scaler", "worker", "world_size"),
 )
-# named before others that follow from them
+# named in messages before others that follow from them
 _FIRST = ("model", "dataset", "seed", "valid_metric", "eval_args", "train_neg_sample_args")
 _DATA = "resumable_data"
 
 
 def install() -> None:
-    """Let RecBole's trainers refuse to continue what is another training; a second call changes nothing.
+    """Let RecBole's trainers refuse to continue another training; a second call changes nothing.
 
-    ``resume_checkpoint`` of RecBole takes the best score and the patience of a run with any configuration (only another
-    model is worth a warning, and LightGCN loads the parameters of BPR), and never looks at the data. So a score of one
-    metric stays the bar for another, or one split's parameters are chosen on the test items of the next.
+    RecBole's ``resume_checkpoint`` takes over the best score and the patience of a run with any configuration (it warns
+    only about another model, and LightGCN loads the parameters of BPR), and never checks the data. A score of one
+    metric may then be the bar for another, or parameters of one split may be chosen on test items of another split.
 
     No upstream issue known.
     """
@@ -48,50 +48,51 @@ def install() -> None:
 
 
 def check_configuration(path: str, before: dict, config: Config) -> list[str]:
-    """Compare the configuration of a checkpoint with that of the run that is to continue it.
+    """Compare the configuration of a checkpoint with that of the run that continues it.
 
-    Free are the number of epochs, patience, further metrics, and all that has no effect on a result (paths, what is
-    shown, the device). The learning rate and other keys of the optimisation may change, with a warning. Any other
+    The number of epochs, patience, additional metrics, and everything without effect on a result (paths, progress bars,
+    the device) may differ. The learning rate and other keys of the optimisation may differ, with a warning. Any other
     difference is refused.
 
     Args:
         path: the checkpoint, for messages.
-        before: its configuration as plain values. Keys that it does not have came with a later version and must have
-            their defaults.
+        before: its configuration as plain values. Keys that it lacks came with a later version and must have their
+            defaults.
+        config: of the run.
 
     Returns:
-        The keys that changed and may.
+        The keys of the optimisation that differ.
 
     Raises:
-        UserError: the continued run would not be the one that was begun.
+        UserError: another key differs, so that this would be another run.
     """
     now, defaults = plain(config.final_config_dict), plain(config.internal_config_dict)
     changed = []
     for key in sorted({*before, *now} - _FREE, key=lambda key: (_FIRST.index(key) if key in _FIRST else 99, key)):
-        there = before.get(key, defaults.get(key))
-        here = now.get(key, neutral(config["model"]).get(key))
+        old = before.get(key, defaults.get(key))
+        new = now.get(key, neutral(config["model"]).get(key))
         if key == "valid_metric":
-            there, here = str(there).lower(), str(here).lower()
-        if there != here:
-            changed.append((key, there, here))
+            old, new = str(old).lower(), str(new).lower()
+        if old != new:
+            changed.append((key, old, new))
     refused = [entry for entry in changed if entry[0] not in _CHANGEABLE]
     if refused:
-        (key, there, here), *others = refused
+        (key, old, new), *others = refused
         also = f" (other keys that differ: {', '.join(name for name, *_ in others)})" if others else ""
         raise UserError(
-            f"{path} was written with {key} {there!r} and cannot be continued with {here!r}{also}: resume with the "
-            "configuration it was written with, or train anew without resuming"
+            f"{path} was written with {key} {old!r} and cannot be continued with {new!r}{also}: resume with the "
+            "configuration it was written with, or start a new training"
         )
-    for key, there, here in changed:
+    for key, old, new in changed:
         getLogger().warning(
-            f"{path} was written with {key} {there!r} and is continued with {here!r}: the result is not that of an "
+            f"{path} was written with {key} {old!r} and is continued with {new!r}: the result is not that of an "
             "uninterrupted run"
         )
     return [key for key, *_ in changed]
 
 
 def training_data_key(train_data, valid_data=None) -> str:
-    """Fingerprint (hexadecimal) of the interactions of two loaders, in any order, and of the items' features."""
+    """Fingerprint (hexadecimal) of two loaders' interactions, whatever their order, and of the items' features."""
     arrays = []
     for loader in filter(None, (train_data, valid_data)):
         dataset = loader._dataset
@@ -106,40 +107,40 @@ def training_data_key(train_data, valid_data=None) -> str:
 
 
 def data_of(config: Config) -> str | None:
-    """The fingerprint of the data that this configuration's training has, None before it began."""
+    """The fingerprint of the data of the training with this configuration; None before it has started."""
     return vars(config).get(_DATA)
 
 
 def _resume_checkpoint(original: Callable, trainer, resume_file) -> None:
     path = str(resume_file)
     config = load_checkpoint(path, map_location="cpu").get("config")
-    known = isinstance(config, Config)
-    before = plain(config.final_config_dict) if known else config
+    of_recbole = isinstance(config, Config)
+    before = plain(config.final_config_dict) if of_recbole else config
     if not isinstance(before, dict):
-        raise UserError(f"{path} holds no configuration: resume from a file that a trainer has saved")
+        raise UserError(f"{path} has no configuration: resume from a file that a trainer has saved")
     changed = check_configuration(path, before, trainer.config)
     original(trainer, resume_file)
     for key, name in {"learning_rate": "lr", "weight_decay": "weight_decay"}.items():
         if key in changed:
-            # the state of the optimizer brought the old value back
+            # the state of the optimizer has the old value
             for group in trainer.optimizer.param_groups:
                 group[name] = trainer.config[key]
-    trainer.resumed_from = (path, data_of(config) if known else None)
+    trainer.resumed_from = (path, data_of(config) if of_recbole else None)
 
 
 def _fit_with_the_same_data(original: Callable, trainer, train_data, valid_data=None, *args, **kwargs):
     """RecBole's ``fit``.
 
     Raises:
-        UserError: the training is continued on other interactions or features than it began with.
+        UserError: the training would continue on other interactions or features.
     """
     key = training_data_key(train_data, valid_data)
     path, before = vars(trainer).pop("resumed_from", (None, None))
     if before not in (None, key):
         raise UserError(
-            f"{path} was written in a training on other data: the interactions of training or validation or the "
-            "features of the items have changed since, so train anew without resuming"
+            f"{path} was written in a training on other data: the interactions of training or validation, or the "
+            "features of the items, have changed since: start a new training"
         )
-    # RecBole pickles its configuration into the checkpoint, this attribute with it
+    # RecBole pickles its configuration, including this attribute, into the checkpoint
     setattr(trainer.config, _DATA, key)
     return original(trainer, train_data, valid_data, *args, **kwargs)

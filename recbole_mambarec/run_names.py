@@ -1,4 +1,4 @@
-"""Names of a run's files: checkpoint, log and TensorBoard folder belong to one run, whenever and wherever it starts."""
+"""Unique names for the files of a run: checkpoint, log and TensorBoard folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from recbole_mambarec.compat.patching import wrap
 def install() -> None:
     """Make the names unique; a second call changes nothing.
 
-    RecBole names what a run writes after the second in which it starts, so that two runs that start together overwrite
-    each other's checkpoint and are tested with each other's parameters, or end at a file that is gone. Where RecBole
-    builds such a name, it gets the time with a random part; ``recbole.utils.get_local_time`` stays what it is. Several
-    processes of one run share the first one's name (:func:`recbole_mambarec.compat.distributed.one_checkpoint`).
+    RecBole names the files of a run after the second in which it starts. Two runs that start in the same second
+    overwrite each other's checkpoint and are tested with each other's parameters, or do not find their file. Where
+    RecBole builds such a name, a random part is now appended to the time; ``recbole.utils.get_local_time`` is
+    unchanged. The processes of one run share the first one's name
+    (:func:`recbole_mambarec.compat.distributed.one_checkpoint`).
 
-    Two trainers can also share a TensorBoard folder because RecBole cuts its name at the first dot, which a dataset's
-    name may have.
+    Besides, RecBole cuts the name of the TensorBoard folder at the first dot, and a dataset's name may contain one.
 
     No upstream issue known.
     """
@@ -30,7 +30,7 @@ def install() -> None:
 
 
 def _unique_time(original: Callable) -> str:
-    # the system's randomness: a run's seed must not decide, and the processes of other machines draw other numbers
+    # from the system, because runs with the same seed must get different names
     return f"{original()}-{secrets.token_hex(5)}"
 
 

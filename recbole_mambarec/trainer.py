@@ -29,8 +29,8 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.ranking import HitCollector
 from recbole_mambarec.resume import check_configuration, data_of
 
-# steps between two looks at the sum of the losses: a look waits for the device
-_STEPS_BETWEEN_LOOKS = 64
+# steps between two checks of the losses for NaN: a check waits for the device
+_STEPS_BETWEEN_CHECKS = 64
 
 
 class MultimodalTrainer(Trainer):
@@ -38,26 +38,26 @@ class MultimodalTrainer(Trainer):
 
     Configuration keys: ``lr_decay_rate``, ``lr_decay_epochs`` (the rate of epoch e is ``learning_rate *
     lr_decay_rate^(e / lr_decay_epochs)``), ``lr_boost``, ``lr_boost_epochs`` (a further factor on the rate of the first
-    epochs, of at least ``lr_boost_steps`` steps, and as long as no evaluation is better than the first),
+    epochs, for at least ``lr_boost_steps`` steps, and as long as no evaluation is better than the first),
     ``resume_from`` (checkpoint to continue from), ``checkpoint_interval``.
 
-    Checkpoints (:mod:`recbole_mambarec.checkpoint`): an improvement copies the parameters in memory. The file, which
-    holds that copy and where the run is, is written between two epochs when ``checkpoint_interval`` seconds have passed
-    since the last time, after the first epoch, and at the end. Whatever ends a run before, the file continues it
-    exactly from the epoch it was written after; an exception or an interrupt first adds the best epoch to it.
+    Checkpoints (:mod:`recbole_mambarec.checkpoint`): at an improvement, the parameters are copied in memory. The file,
+    which has that copy and the state of the run, is written after the first epoch, then between two epochs whenever
+    ``checkpoint_interval`` seconds have passed, and at the end. However a run ends, the file continues it exactly from
+    the epoch after which it was written; before an exception or an interrupt leaves, the best epoch is added to it.
     """
 
     def __init__(self, config, model) -> None:
         if not config["single_spec"]:
-            # what is not saved was built from the data, in every process: DistributedDataParallel need not send it
+            # buffers that are not saved are built from the data in every process: there is no need to send them
             saved = model.state_dict()
             model._ddp_params_and_buffers_to_ignore = [name for name, _ in model.named_buffers() if name not in saved]
         super().__init__(config, model)
         if not config["single_spec"]:
-            # the first process's buffers have just been sent; from the same input, all compute the same ones
+            # the buffers of the first process have just been sent; from then on, all processes compute the same ones
             self.distributed_model.broadcast_buffers = False
         keep_freed_memory()
-        # known when the training data are
+        # updated once the training data are known
         self._boosted_epochs = config["lr_boost_epochs"]
         factor = _schedule(config)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -65,25 +65,25 @@ class MultimodalTrainer(Trainer):
         )
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
-        # of the checkpoint from which the next call of fit continues
+        # from the checkpoint with which the next call of fit continues
         self._random: dict | None = None
         self._last_valid_result: dict | None = None
         self._best: BestEpoch | None = None
         self._finished_epoch = -1
-        # of the call of fit that is running: whether this process writes files, and when it wrote the last one
+        # of the running call of fit: whether this process writes files, and when it wrote the last one
         self._fitting = self._saves = self._verbose = False
         self._written_at = -math.inf
         self._written_best: int | None = None
 
     @property
     def _has_not_begun(self) -> bool:
-        """No evaluation of this training so far is better than the first of several."""
+        """There have been several evaluations, and none of them is better than the first."""
         return self.patience is not None and self.patience.first_is_best(self.cur_step)
 
     def _build_optimizer(self, **kwargs):
         optimizer = super()._build_optimizer(**kwargs)
         if type(optimizer) is torch.optim.Adam and not kwargs:
-            # one pass over parameter, gradient and moments instead of six; same update
+            # one pass over parameter, gradient and moments instead of six, for the same update
             group = optimizer.param_groups[0]
             optimizer = torch.optim.Adam(
                 group["params"], lr=group["lr"], weight_decay=group["weight_decay"], fused=True
@@ -91,7 +91,7 @@ class MultimodalTrainer(Trainer):
         return optimizer
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """RecBole's ``fit``, continued from the checkpoint of the key ``resume_from`` if there is one.
+        """RecBole's ``fit``, continued from the checkpoint that the key ``resume_from`` names, if any.
 
         Raises:
             UserError: the checkpoint cannot be continued (:meth:`resume_checkpoint`), or not on these data.
@@ -101,10 +101,10 @@ class MultimodalTrainer(Trainer):
         if self.config["resume_from"] and self.start_epoch == 0:
             own_file = self.saved_model_file
             self.resume_checkpoint(self.config["resume_from"])
-            # the checkpoint that was given stays as it is
+            # the given checkpoint stays unchanged
             self.saved_model_file = own_file
         if self._random is not None:
-            # only now is there the generator that shuffles the data
+            # only now does the generator exist that shuffles the data
             restore_random_state(self._random, self.device, self._loader_generator)
             self._random = None
         self._fitting, self._saves, self._verbose = True, saved and self._writes_files, verbose
@@ -123,7 +123,7 @@ class MultimodalTrainer(Trainer):
         return result
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        # only here, between two epochs, everything that RecBole decides after an epoch is known
+        # here, between two epochs, everything that RecBole decides after an epoch is known
         due = time.monotonic() - self._written_at >= (self.config["checkpoint_interval"] or 0)
         if self._saves and due and self._finished_epoch >= 0:
             self._write(self.saved_model_file)
@@ -143,10 +143,10 @@ class MultimodalTrainer(Trainer):
         return losses if self.config["single_spec"] else self._mean_over_processes(losses)
 
     def _share_random_state(self, epoch: int) -> None:
-        """Give torch's generators of all processes the state of the first one's, numpy's a state of their own.
+        """Give the torch generators of all processes the same state, and their numpy generators different ones.
 
-        Graphs and masks that every process draws are then the same (:mod:`~recbole_mambarec.layers.noise`), negative
-        items are not. The state that a checkpoint holds is the first process's; it decides the others'.
+        So all processes draw the same graphs and masks (:mod:`~recbole_mambarec.layers.noise`) and different negative
+        items. A checkpoint has the state of the first process, from which those of the others follow.
         """
         states = [torch.get_rng_state()]
         if self.device.type == "cuda":
@@ -165,22 +165,22 @@ class MultimodalTrainer(Trainer):
         return tuple((mean / dist.get_world_size()).tolist())
 
     def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
-        """One step per batch; the sums of the losses, which stay on the device so that no step waits for it."""
+        """Take one step per batch; returns the sums of the losses, which stay on the device meanwhile."""
         self.model.train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         total = None
         for number, interaction in enumerate(batches, start=1):
             losses = self._step(interaction, loss_of, scaler)
             total = losses if total is None else total + losses
-            if number % _STEPS_BETWEEN_LOOKS == 0:
+            if number % _STEPS_BETWEEN_CHECKS == 0:
                 self._check_losses(total, epoch)
         self._check_losses(total, epoch)
         return tuple(total.tolist()) if total.ndim else total.item()
 
     def _step(self, interaction, loss_of, scaler: torch.amp.GradScaler) -> torch.Tensor:
-        """Losses of a batch, ``(terms,)`` or a scalar, float64, and the step that follows from them.
+        """Take the step of a batch; returns its losses, ``(terms,)`` or a scalar, float64.
 
-        Under ``enable_amp`` the forward pass runs in bfloat16, which needs no scaling of the loss.
+        Under ``enable_amp`` the forward pass runs in bfloat16, for which the loss need not be scaled.
         """
         interaction = to_device(interaction, self.device)
         self.optimizer.zero_grad()
@@ -199,7 +199,7 @@ class MultimodalTrainer(Trainer):
         return losses.detach().double()
 
     def _check_losses(self, total: torch.Tensor, epoch: int) -> None:
-        """Stop where a loss has become NaN, which no later step can undo."""
+        """Stop if a loss has become NaN, from which no later step can recover."""
         if total.isnan().any():
             raise UserError(f"the loss became NaN in epoch {epoch}: lower learning_rate or the weights of its terms")
 
@@ -213,7 +213,7 @@ class MultimodalTrainer(Trainer):
         return super()._full_sort_batch_eval(to_device(batched_data, self.device))
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``; of a checkpoint only the parameters are read."""
+        """RecBole's ``evaluate``; only the parameters of a checkpoint are loaded."""
         if eval_data and load_best_model:
             path = model_file or self.saved_model_file
             state = read_checkpoint(path)
@@ -242,7 +242,7 @@ class MultimodalTrainer(Trainer):
 
     @property
     def _writes_files(self) -> bool:
-        """Of several processes the first one writes."""
+        """Whether this process writes files: of several processes, the first one does."""
         return self.config["single_spec"] or self.config["local_rank"] == 0
 
     def _wait_for_file(self) -> None:
@@ -250,9 +250,9 @@ class MultimodalTrainer(Trainer):
             dist.barrier()  # no process may load the file before it is there
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs) -> None:
-        """Called by RecBole at an improvement: keep the parameters; outside ``fit``, write the file as well."""
+        """RecBole calls this at an improvement: copy the parameters; outside ``fit``, also write the file."""
         if self._writes_files:
-            # RecBole calls with -1 where nothing is left to train
+            # RecBole passes -1 if nothing is left to train
             if self._best is None or epoch >= 0:
                 result = self._last_valid_result
                 self._best = BestEpoch.of(self.model, epoch, float(self.best_valid_score), plain(result), self._best)
@@ -264,7 +264,10 @@ class MultimodalTrainer(Trainer):
             self._wait_for_file()
 
     def _write(self, path: str, resume: dict | None = None) -> None:
-        """Write the file: the best epoch so far (before the first evaluation: the present one), and ``resume``."""
+        """Write the file.
+
+        It has the best epoch so far (before the first evaluation, the latest one) and ``resume``.
+        """
         epoch, result = self._finished_epoch, plain(self.best_valid_result)
         best = self._best or BestEpoch(
             epoch,
@@ -292,7 +295,7 @@ class MultimodalTrainer(Trainer):
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
     def _add_best_epoch(self) -> None:
-        """On the way out: the file keeps where it continues, and gets the best epoch if that is newer."""
+        """Before an exception leaves: put a newer best epoch into the file, whose ``resume`` stays the same."""
         if self._written_best is None or self._best is None or self._best.epoch == self._written_best:
             return
         try:
@@ -304,11 +307,11 @@ class MultimodalTrainer(Trainer):
             )
 
     def _load(self, state: dict, path: str) -> None:
-        """Put the parameters, and the state of the optimizer where ``state`` has one, in place."""
+        """Load the parameters and, if ``state`` has one, the state of the optimizer."""
         try:
             self.model.load_state_dict(state["state_dict"])
             if "optimizer" in state:
-                # a copy: the optimizer writes into its state, which is still on disk
+                # a copy, because the optimizer writes into its state, which is still mapped from the file
                 self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise UserError(
@@ -321,8 +324,8 @@ class MultimodalTrainer(Trainer):
         """Continue from a checkpoint of this class: weights, optimizer, schedule, patience and random state.
 
         Raises:
-            UserError: no such file, not a checkpoint of this class, one of another model or shape, or one that was
-                written under a configuration with which the run would not be continued but altered
+            UserError: there is no such file; it is not a checkpoint of this class, or one of another model or shape; or
+                its configuration differs in a way that would change the run
                 (:func:`~recbole_mambarec.resume.check_configuration`). ``fit`` refuses other data.
         """
         path = str(resume_file)
@@ -330,7 +333,7 @@ class MultimodalTrainer(Trainer):
         if state["model"] != self.config["model"]:
             raise UserError(f"{path} holds a {state['model']}, not a {self.config['model']}: resume with its own model")
         changed = check_configuration(path, state["config"], self.config)
-        # through the model, which tells whether the parameters fit
+        # into the model, which raises an error if the parameters do not fit
         self._load(state, path)
         if self._writes_files:
             score, result = state["best_valid_score"], state["best_valid_result"]
@@ -351,7 +354,7 @@ class MultimodalTrainer(Trainer):
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _apply_learning_rate(self) -> None:
-        """Give the optimizer, which has the values of a checkpoint, those of this run's configuration."""
+        """Replace the checkpoint's values in the optimizer with those of this run's configuration."""
         scheduler = self.scheduler
         for group, base, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
             group.update(lr=base * factor(scheduler.last_epoch), initial_lr=base)
@@ -360,7 +363,7 @@ class MultimodalTrainer(Trainer):
 
 
 def _schedule(config) -> Callable[[int, bool], float]:
-    """Factor on the learning rate of an epoch, given whether it is boosted."""
+    """A function of an epoch, and of whether it is boosted, that gives the factor on the learning rate."""
     keys = ("lr_decay_rate", "lr_decay_epochs", "lr_boost")
     rate, epochs, boost = values = [config[key] for key in keys]
     for key, value in zip(keys, values):

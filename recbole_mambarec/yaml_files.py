@@ -15,29 +15,29 @@ def read_yaml_mapping(path: str | Path) -> dict:
     """The keys and values of a YAML file in UTF-8, with or without a byte order mark; an empty file has none.
 
     Raises:
-        UserError: there is no such file, or it is no YAML mapping.
+        UserError: there is no such file, or it is not a YAML mapping.
     """
     if not Path(path).is_file():
         raise UserError(f"configuration file '{path}' not found: --config_files names existing YAML files")
     try:
-        # FullLoader as RecBole has it: tuples can be written, code cannot be run
+        # FullLoader, as in RecBole: it reads tuples and runs no code
         content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.FullLoader)
     except UnicodeDecodeError as error:
-        what = what_it_is(path) or f"no UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x})"
-        raise UserError(f"configuration file '{path}' is {what}: write it as UTF-8") from None
+        what = what_it_is(path) or f"not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x})"
+        raise UserError(f"configuration file '{path}' is {what}: save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(
-            f"configuration file '{path}' is {what_it_is(path) or 'no YAML'}, which cannot be read ({one_line(error)})"
+            f"configuration file '{path}' is {what_it_is(path) or 'not YAML'} and cannot be read ({one_line(error)})"
         ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         what = what_it_is(path)
         what = what if what and what != "JSON text" else f"a {type(content).__name__}"
-        raise UserError(f"configuration file '{path}' is no YAML mapping of keys to values but {what}")
+        raise UserError(f"configuration file '{path}' is not a YAML mapping of keys to values but {what}")
     return content
 
 
 def check_files(original: Callable, config, file_list):
-    """Around ``Config._load_config_files``: one sentence for an unreadable file, none for an empty one."""
+    """Wraps ``Config._load_config_files``: explains an unreadable file, and skips an empty one."""
     return original(config, [file for file in file_list or () if read_yaml_mapping(file)])

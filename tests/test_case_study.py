@@ -88,7 +88,7 @@ def test_ids_come_in_any_container(folder, kind):
     ("users", "sentence"),
     [
         ([0], "no user with the internal id 0"),
-        ([1, 63], "no user with the internal id 63: they go from 1 to 62"),
+        ([1, 63], "no user with the internal id 63: ids are from 1 to 62"),
         ([-1], "internal id -1"),
         (["trained"], "whole numbers from 1 to 62"),
         ([1.5], "whole numbers"),

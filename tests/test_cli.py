@@ -71,7 +71,7 @@ def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys,
 def test_a_configuration_file_that_is_no_mapping(tmp_path, monkeypatch, capsys):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     assert door(monkeypatch, f"--config_files={tmp_path / 'list.yaml'}") == 2
-    assert "no YAML mapping" in capsys.readouterr().err
+    assert "not a YAML mapping" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def advice(monkeypatch, free, use=None, data=None, **overrides):
     config = model_config("MambaRec", **overrides)
     with pytest.raises(UserError) as caught:
         check("MambaRec", use or StepMemory(), config, data or wide_data(3000, 2000, 10_000))
-    return str(caught.value).split("): ", 1)[1].removesuffix("; memory_limit=0 tries all the same")
+    return str(caught.value).split("): ", 1)[1].removesuffix("; memory_limit=0 tries it anyway")
 
 
 def test_advice_names_what_is_enough(monkeypatch):
@@ -127,7 +127,7 @@ def test_advice_names_what_is_enough(monkeypatch):
 def test_advice_where_nothing_is_enough(monkeypatch):
     settings = {"freeze_features": False, "eval_batch_size": 1000}
     found = advice(monkeypatch, memory._LIBRARIES, data=wide_data(3000, 2000, 10_000, {"image": 2000}), **settings)
-    assert found.startswith("no one setting is enough; together may be: freeze_features=True, ")
+    assert found.startswith("no single setting is enough; a combination may be: freeze_features=True, ")
     assert "embedding_size" in found and "eval_batch_size" not in found
     assert advice(monkeypatch, 1, freeze_features=True, data=wide_data(30, 20, 60)) == "use a machine with more memory"
 

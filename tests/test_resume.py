@@ -1,4 +1,4 @@
-"""A training is continued as it was begun, or not at all."""
+"""A training continues with its own configuration and data, or not at all."""
 
 import shutil
 from pathlib import Path
@@ -33,7 +33,7 @@ def checkpoint(folder, model, **overrides):
 
 
 def resumed(folder, model, file, **overrides):
-    """A trainer that has continued from the file; ours are told by the configuration, RecBole's by a call."""
+    """A trainer that has continued from the file."""
     trainer, train, valid, _ = build(folder, model, **{"epochs": 4} | overrides)
     trainer.resume_checkpoint(file)
     trainer.saved_model_file = "second.pth"
@@ -61,7 +61,9 @@ def folder(tmp_path):
 def test_another_training_is_refused(folder, model, key, there, here):
     file = checkpoint(folder, model, **{key: there})
     content = Path(file).read_bytes()
-    with pytest.raises(UserError, match=rf"was written with {key} .* cannot be continued with .*train anew") as caught:
+    with pytest.raises(
+        UserError, match=rf"was written with {key} .* cannot be continued with .*a new training"
+    ) as caught:
         resumed(folder, model, file, **{key: here})
     assert "\n" not in str(caught.value) and file in str(caught.value)
     assert not Path("second.pth").exists() and Path(file).read_bytes() == content

@@ -1,4 +1,4 @@
-"""Configuration files that are not as they should be, through RecBole's ``Config`` and the command line."""
+"""Unusual and faulty configuration files, read by RecBole's ``Config`` and by the command line."""
 
 import pytest
 from recbole.config import Config
@@ -23,7 +23,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, model):
     assert read_config_files(str(path))[1] == {"learning_rate": 0.25}
 
 
-def test_a_file_with_comments_alone_sets_nothing(tmp_path):
+def test_a_file_with_comments_only_sets_nothing(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("# nothing yet\n")
     assert configured(path)["learning_rate"] == Config("BPR", "ml-100k")["learning_rate"]
@@ -33,16 +33,16 @@ def test_a_file_with_comments_alone_sets_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (NOTE.encode("latin-1"), "no UTF-8 text"),
+        (NOTE.encode("latin-1"), "not UTF-8 text"),
         (NOTE.encode("utf-16"), "text in UTF-16"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (b"- a\n- b\n", "no YAML mapping of keys to values but a list"),
-        (b"- [epochs, 3]\n", "no YAML mapping of keys to values but a list"),
-        (b"learning_rate\n", "no YAML mapping of keys to values but a str"),
-        (b"a: [1\n", "which cannot be read"),
+        (b"- a\n- b\n", "not a YAML mapping of keys to values but a list"),
+        (b"- [epochs, 3]\n", "not a YAML mapping of keys to values but a list"),
+        (b"learning_rate\n", "not a YAML mapping of keys to values but a str"),
+        (b"a: [1\n", "and cannot be read"),
     ],
 )
-def test_a_file_that_is_no_configuration(tmp_path, content, sentence):
+def test_faulty_configuration_files(tmp_path, content, sentence):
     path = tmp_path / "settings.yaml"
     path.write_bytes(content)
     for read in (configured, lambda path: read_config_files(str(path))):
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_configuration(tmp_path, content, sentence):
         assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="not found"):
         configured(tmp_path / "none.yaml")
 

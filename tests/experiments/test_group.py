@@ -150,24 +150,24 @@ def test_the_shipped_grid_is_the_space_that_is_searched(data, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("runs: [a, b]", "is no group"),
-        ("model: BPR", "is no group"),
-        ("model: BPR\nruns: {}", "is no group"),
-        ("model: BPR\nrun: {}\nruns: {a: {}}", "is no group"),
-        ("runs: {a: {}}", "no model for 'a'"),
+        ("runs: [a, b]", "is not a group file"),
+        ("model: BPR", "is not a group file"),
+        ("model: BPR\nruns: {}", "is not a group file"),
+        ("model: BPR\nrun: {}\nruns: {a: {}}", "is not a group file"),
+        ("runs: {a: {}}", "'a' has no model"),
         ("model: BPR\nruns:\n  a: 3", "overrides of 'a' must be a mapping"),
-        ("model: BPR\nruns:\n  a: {}\n  a: {}", "'a' stands there twice"),
-        ("model: BPR\nruns: {", "is no YAML"),
+        ("model: BPR\nruns:\n  a: {}\n  a: {}", "'a' is listed twice"),
+        ("model: BPR\nruns: {", "is not a YAML file"),
     ],
 )
-def test_group_files_that_are_none(tmp_path, text, sentence):
+def test_faulty_group_files(tmp_path, text, sentence):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=sentence):
         group.read_group(str(path))
 
 
-def test_a_group_that_is_not_there():
+def test_a_missing_group_file():
     with pytest.raises(UserError, match=r"group 'none.yaml' not found: .*mambarec-ablation"):
         group.read_group("none.yaml")
 

@@ -1,4 +1,4 @@
-"""Params files: RecBole's format, read without running what stands in them, and the ones that come with the package."""
+"""Params files: RecBole's format, read without evaluating it, and the files that come with the package."""
 
 import math
 import re
@@ -75,18 +75,18 @@ def test_any_list_of_numbers_is_read_as_written(tmp_path_factory, numbers):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("learning_rate", "'learning_rate' is no parameter: write 'name type value'"),
-        ("learning_rate choice", "is no parameter"),
+        ("learning_rate", "'learning_rate' is not a parameter: write 'name type value'"),
+        ("learning_rate choice", "is not a parameter"),
         ("learning_rate normal 0,1", "type 'normal' of learning_rate is unknown: use one of choice, uniform"),
-        ("p choice __import__('os').system('touch ran')", "the options of p are no list"),
-        ("p choice [x for x in range(3)]", "the options of p are no list"),
-        ("p choice [released, paper]", "the options of p are no list"),
-        ("p choice [1, 2", "the options of p are no list"),
-        ("p choice 3", "the options of p are no list"),
-        ("p choice [1e999]", "the options of p are no list"),
-        ("p choice [b'1', 2j]", "the options of p are no list"),
+        ("p choice __import__('os').system('touch ran')", "the options of p are not a list"),
+        ("p choice [x for x in range(3)]", "the options of p are not a list"),
+        ("p choice [released, paper]", "the options of p are not a list"),
+        ("p choice [1, 2", "the options of p are not a list"),
+        ("p choice 3", "the options of p are not a list"),
+        ("p choice [1e999]", "the options of p are not a list"),
+        ("p choice [b'1', 2j]", "the options of p are not a list"),
         ("p choice []", "p has no options"),
-        ("p choice [1, 2, 1]", "option 1 of p is there twice"),
+        ("p choice [1, 2, 1]", "option 1 of p is listed twice"),
         ("p uniform 0", "p uniform takes 2 numbers"),
         ("p uniform low,high", "p uniform takes 2 numbers"),
         ("p uniform 0,inf", "p uniform takes 2 numbers"),
@@ -96,7 +96,7 @@ def test_any_list_of_numbers_is_read_as_written(tmp_path_factory, numbers):
         ("p loguniform 0,1000", "takes the logarithms of the bounds"),
     ],
 )
-def test_a_line_that_is_not_understood(tmp_path, line, sentence):
+def test_faulty_lines(tmp_path, line, sentence):
     with pytest.raises(UserError) as caught:
         space(tmp_path, f"a choice [1]\n{line}\n")
     assert sentence in str(caught.value) and "mine.hyper, line 2" in str(caught.value)
@@ -108,10 +108,10 @@ def test_equal_numbers_of_different_types_are_different_options(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for text, sentence in (("", "names no parameter"), ("# nothing\n", "names no parameter")):
+    for text, sentence in (("", "has no parameter"), ("# nothing\n", "has no parameter")):
         with pytest.raises(UserError, match=sentence):
             space(tmp_path, text)
-    with pytest.raises(UserError, match="a is there twice"):
+    with pytest.raises(UserError, match="a is listed twice"):
         space(tmp_path, "a choice [1]\na choice [2]\n")
     with pytest.raises(UserError, match="not found"):
         read_space(tmp_path / "none.hyper")
@@ -164,6 +164,6 @@ def test_recboles_own_search_reads_files_without_running_them(tmp_path):
     drawn = space_eval(tuning.space, {"x": 1, "y": math.exp(-1), "z": 3.0, "w": 0.5})
     assert drawn == {"x": 2, "y": math.exp(-1), "z": 3.0, "w": 0.5}
     file.write_text("x choice [__import__('pathlib').Path('ran').touch()]\n")
-    with pytest.raises(UserError, match="the options of x are no list"):
+    with pytest.raises(UserError, match="the options of x are not a list"):
         HyperTuning(lambda *_: None, params_file=str(file))
     assert not Path("ran").exists()

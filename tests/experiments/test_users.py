@@ -148,7 +148,7 @@ def test_test_items_by_popularity_and_modality():
         users.Bucket("without text", 1, 1.0),
         users.Bucket("with image", 4, 0.5),
     ]
-    with pytest.raises(UserError, match="no 'train:hit@50'"):
+    with pytest.raises(UserError, match="no column 'train:hit@50'"):
         users.by_popularity(frame, "train", 50)
 
 
@@ -156,12 +156,12 @@ def test_files_that_cannot_be_analysed(tmp_path):
     with pytest.raises(UserError, match="results per user not found"):
         users.read(tmp_path / "none.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UserError, match="no readable Parquet file"):
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
         users.read(tmp_path / "torn.parquet")
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(UserError, match="its columns are a"):
         users.read(tmp_path / "other.parquet")
-    with pytest.raises(UserError, match="no 'train:map@10': they hold train:recall@20"):
+    with pytest.raises(UserError, match="no column 'train:map@10': they have train:recall@20"):
         users.values(table(train=[1], **{"train:recall@20": [1.0]}), "train", "map@10")
 
 
