@@ -1,4 +1,4 @@
-"""``recbole-mambarec COMMAND``: the table of commands, each imported only when it is called."""
+"""``recbole-mambarec COMMAND``: the table of commands, each of which is imported when it is called."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Command(NamedTuple):
     """A line of the table.
 
     Attributes:
-        summary: what ``--help`` says.
-        target: ``module:function``; called with the arguments and ``prog``, what the user has typed before them.
-        group: the heading under which ``--help`` lists it.
+        summary: its line in ``--help``.
+        target: ``module:function``, called with the arguments and with ``prog``, what the user has typed before them.
+        group: its heading in ``--help``.
     """
 
     summary: str
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         _RESULTS,
     ),
     "doctor": Command(
-        "what is installed, what works, and how to mend what does not", "recbole_mambarec_command.doctor:main", _HERE
+        "what is installed, what works, and how to repair what does not", "recbole_mambarec_command.doctor:main", _HERE
     ),
 }
 
@@ -60,7 +60,7 @@ _EXAMPLES = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line; leaves the process."""
+    """The command line; ends the process."""
     module = Path(sys.argv[0]).name == "__main__.py"
     called_as(MODULE if module else CONSOLE)
     prog = MODULE if module else CONSOLE
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def door(command: str, prog: str) -> None:
-    """A script that is one of the commands, such as ``run_recbole.py``; leaves the process."""
+    """Run a command for a script such as ``run_recbole.py``; ends the process."""
     run_main(lambda: call(command, sys.argv[1:], prog))
 
 
@@ -83,24 +83,24 @@ def _main(argv: list[str], prog: str) -> int:
         print(versions())
         return 0
     if first.startswith("-"):
-        # the options of `run` without its name, as RecBole's own script takes them
+        # options of `run` without its name, as for RecBole's own script
         first, rest = "run", argv
     if first not in COMMANDS:
         near = difflib.get_close_matches(first, COMMANDS, 1, 0.5)
-        advice = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
-        raise Sentence(f"'{first}' is no command of {prog}: {advice} ({prog} --help)")
+        advice = f"did you mean {near[0]}" if near else f"use one of {', '.join(COMMANDS)}"
+        raise Sentence(f"'{first}' is not a command of {prog}: {advice} ({prog} --help)")
     return call(first, rest, f"{prog} {first}")
 
 
 def call(name: str, argv: list[str], prog: str) -> int:
-    """Run one command; the exit status.
+    """Run one command; returns the exit status.
 
     Raises:
-        Sentence: the command finds a mistake of the user's, or what it needs is not installed or broken.
+        Sentence: the user has made a mistake, or a requirement is missing or broken.
     """
-    if name != "doctor":  # which says this, too, and more
+    if name != "doctor":  # which reports this itself
         requirements.check_python()
-    # RecBole's Config reads the configuration from here, and the name of a command is none
+    # RecBole's Config reads sys.argv as configuration, which the name of a command is not
     sys.argv = [sys.argv[0], *argv]
     return _function(COMMANDS[name].target)(argv, prog=prog) or 0
 
@@ -119,7 +119,7 @@ def _function(target: str) -> Callable:
 
 
 def overview(prog: str = CONSOLE) -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     width = max(map(len, COMMANDS))
     lines = [
         f"usage: {prog} COMMAND [OPTIONS]",
@@ -142,7 +142,7 @@ def overview(prog: str = CONSOLE) -> str:
 
 
 def documentation() -> str | None:
-    """Where to read more: the README of a source tree, else the project's page as the installed package names it."""
+    """The README of a source tree, else the address of the documentation in the installed package's metadata."""
     readme = Path(__file__).resolve().parents[1] / "README.md"
     if readme.is_file():
         return str(readme)
@@ -155,7 +155,7 @@ def documentation() -> str | None:
 
 
 def versions() -> str:
-    """This package and what it stands on, by their metadata."""
+    """The versions of this package, RecBole, torch, numpy and Python in a line."""
     others = [f"{name} {requirements.version_of(name.lower()) or 'missing'}" for name in ("RecBole", "torch", "numpy")]
     python = ".".join(map(str, sys.version_info[:3]))
     return f"{CONSOLE} {__version__} ({', '.join(others)}, Python {python})"

@@ -1,7 +1,7 @@
-"""``recbole-mambarec doctor``: what is installed, what works, and the command that mends what does not.
+"""``recbole-mambarec doctor``: what is installed, what works, and the command that repairs what does not.
 
-It has to work where anything is missing or broken, so that it uses the standard library alone, and everything else is
-imported in a child process (:mod:`~recbole_mambarec_command.probe`).
+Because anything may be missing or broken, it uses the standard library only, and imports everything else in a child
+process (:mod:`~recbole_mambarec_command.probe`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from recbole_mambarec_command import __version__, probe, requirements
 from recbole_mambarec_command.requirements import DISTRIBUTION, Requirement
 
 OK, NOTE, MISSING, BROKEN = "ok", "note", "missing", "broken"
-# seconds after which a package is taken to hang: sentence-transformers takes half a minute from a slow disk
+# seconds after which an import is considered to hang: sentence-transformers takes half a minute from a slow disk
 _TIMEOUT = 120
-# after one that hangs: those that need it hang, too
+# the same after one import has hung, because packages that need that one will hang, too
 _TIMEOUT_OF_OTHERS = 20
-# seconds after which a terminal is told what is waited for
+# seconds after which a terminal shows which import is being waited for
 _PATIENCE = 2
 
 _PURPOSES = {
@@ -42,7 +42,7 @@ _PURPOSES = {
     "ann": "item neighbours of catalogues of more than 100 000 items",
     "features": "encoders of texts and images (prepare)",
 }
-# packages of single models and options of RecBole, of interest only where they are installed
+# packages for single models and options of RecBole, which are checked only if they are installed
 _OF_RECBOLE = {
     "lightgbm": "RecBole's model LightGBM",
     "xgboost": "RecBole's model XGBoost",
@@ -53,14 +53,14 @@ _OF_RECBOLE = {
 
 
 class Line(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        section: heading under which it stands.
-        name: what it is about.
-        status: ``ok``; ``note``: works, with something to know; ``missing``; ``broken``.
-        detail: version, or what is wrong.
-        mend: the command that mends it.
+        section: its heading.
+        name: what was checked.
+        status: ``ok``; ``note``: it works, with a remark; ``missing``; ``broken``.
+        detail: the version, or what is wrong.
+        fix: the command that repairs it.
         needed: nothing works without it.
     """
 
@@ -68,21 +68,21 @@ class Line(NamedTuple):
     name: str
     status: str
     detail: str
-    mend: str | None = None
+    fix: str | None = None
     needed: bool = False
 
     @property
     def fails(self) -> bool:
-        """Whether the exit status has to say it."""
+        """Whether it makes the exit status 1."""
         return self.status == BROKEN or (self.status == MISSING and self.needed)
 
 
 def main(argv: list[str] | None = None, prog: str = "recbole-mambarec doctor") -> int:
-    """Print what :func:`examine` finds; exit status 1 where something needed is missing, or something is broken."""
+    """Print the results of :func:`examine`; returns 1 if something needed is missing or anything is broken, else 0."""
     try:
         return _main(argv, prog)
     except BrokenPipeError:
-        # whoever reads has seen enough, as head has; Python must not try to write the rest at its end
+        # the reader has ended, as head does: Python must not try to write the rest when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -90,11 +90,11 @@ def main(argv: list[str] | None = None, prog: str = "recbole-mambarec doctor") -
 def _main(argv: list[str] | None, prog: str) -> int:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Look at what is installed, what works and what is missing, with the command that mends it. Exit "
-        "status 0 if all that is needed works and nothing that is installed is broken, else 1.",
+        description="Check what is installed, what works and what is missing, and show the commands that repair it. "
+        "Exit status 0 if everything needed works and nothing installed is broken, else 1.",
         allow_abbrev=False,
     )
-    parser.add_argument("--json", action="store_true", help="for programs: a list of what was looked at")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, for programs")
     parser.add_argument("--data_path", default="dataset", help="the folder of datasets (default %(default)s)")
     parser.add_argument(
         "--timeout",
@@ -104,31 +104,31 @@ def _main(argv: list[str] | None, prog: str) -> int:
     )
     options = parser.parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # messages of others, on a terminal that may lack their letters
+        sys.stdout.reconfigure(errors="replace")  # messages may contain characters that the terminal lacks
     lines = []
     for line in examine(Path(options.data_path), options.timeout):
         if not options.json:
             if not lines or lines[-1].section != line.section:
                 print(f"{'' if not lines else chr(10)}{line.section}")
             print(f"  {line.status:8} {line.name}: {line.detail}")
-            if line.mend:
-                print(f"  {'':8} -> {line.mend}", flush=True)
+            if line.fix:
+                print(f"  {'':8} -> {line.fix}", flush=True)
         lines.append(line)
     failing = [line for line in lines if line.fails]
     if options.json:
         print(json.dumps({"ok": not failing, "lines": [line._asdict() for line in lines]}, indent=2))
     elif failing:
-        print(f"\nto mend: {', '.join(line.name for line in failing)}")
+        print(f"\nto repair: {', '.join(line.name for line in failing)}")
         lacking = [each for each in requirements.missing() if each.name in {line.name for line in failing}]
         if len(lacking) > 1:
-            print(f"all that is missing: {requirements.install_command(lacking)}")
+            print(f"to install everything missing: {requirements.install_command(lacking)}")
     else:
-        print("\nall that is needed works")
+        print("\neverything needed works")
     return int(bool(failing))
 
 
 def examine(data_path: Path, timeout: float = _TIMEOUT) -> Iterator[Line]:
-    """Everything, each as soon as it is known."""
+    """All checks, each result as soon as it is known."""
     yield from _system()
     declared = requirements.declared()
     found: dict[str, dict] = {}
@@ -137,13 +137,13 @@ def examine(data_path: Path, timeout: float = _TIMEOUT) -> Iterator[Line]:
     for each in declared:
         if each.extra not in (None, "dev") and all(each.name != other.name for other in needed):
             optional.setdefault(each.name, []).append(each)
-    there = {each.module for each in declared if requirements.is_there(each.module)}
-    lone = [name for name in _OF_RECBOLE if requirements.is_there(name)]
-    modules = [each.module for each in needed if each.module in there]
-    # numpy first and RecBole last: what several packages fail of is then said of the one at fault
+    installed = {each.module for each in declared if requirements.is_installed(each.module)}
+    lone = [name for name in _OF_RECBOLE if requirements.is_installed(name)]
+    modules = [each.module for each in needed if each.module in installed]
+    # numpy first and RecBole last, so that an error that affects several packages is reported for its cause
     modules.sort(key=lambda module: (module == "recbole", module not in ("numpy", "scipy", "pandas", "torch")))
     modules.append(probe.START)
-    modules += [each[0].module for each in optional.values() if each[0].module in there]
+    modules += [each[0].module for each in optional.values() if each[0].module in installed]
     answers = _probed(modules + [name for name in lone if name not in modules], timeout)
     for name, answer in answers:
         found[name] = answer
@@ -151,51 +151,51 @@ def examine(data_path: Path, timeout: float = _TIMEOUT) -> Iterator[Line]:
             yield _torch_line(answer, next(each for each in needed if each.name == "torch"))
         elif name == probe.START:
             for each in needed:
-                if each.module not in there:
+                if each.module not in installed:
                     yield Line("Needed", each.name, MISSING, "not installed", each.command, True)
-            yield _start_line(answer, [each for each in needed if each.module not in there])
-            for model, told in answer.get("outside", {}).items():
-                status = BROKEN if "error" in told else OK
-                yield Line("Models of other packages", model, status, told.get("error", told["package"]))
+            yield _start_line(answer, [each for each in needed if each.module not in installed])
+            for model, result in answer.get("outside", {}).items():
+                status = BROKEN if "error" in result else OK
+                yield Line("Models of other packages", model, status, result.get("error", result["package"]))
         else:
-            known = next((each for each in needed if each.module == name), None)
+            requirement = next((each for each in needed if each.module == name), None)
             extras = next((each for each in optional.values() if each[0].module == name), None)
-            if known is not None:
-                yield _package_line("Needed", known, answer, "", True)
+            if requirement is not None:
+                yield _package_line("Needed", requirement, answer, "", True)
             elif extras is not None:
                 yield _package_line("Optional", extras[0], answer, _purpose(extras), False)
             else:
                 yield _package_line("Optional", Requirement(name, "", "of RecBole"), answer, _OF_RECBOLE[name], False)
     for name, each in optional.items():
-        if each[0].module not in there:
-            mend = f'pip install "{DISTRIBUTION}[{each[0].extra}]"'
-            yield Line("Optional", name, MISSING, f"not installed: {_purpose(each)}", mend)
+        if each[0].module not in installed:
+            fix = f'pip install "{DISTRIBUTION}[{each[0].extra}]"'
+            yield Line("Optional", name, MISSING, f"not installed: {_purpose(each)}", fix)
     yield from _conflicts(declared)
     yield from _machine(data_path, found.get(probe.START, {}))
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what is looked at
+# the checks
 
 
 def _system() -> Iterator[Line]:
     python = ".".join(map(str, sys.version_info[:3]))
     version = sys.version_info[:2]
-    detail, status, mend = f"{python} ({sys.executable})", OK, None
+    detail, status, fix = f"{python} ({sys.executable})", OK, None
     oldest, newest = (".".join(map(str, v)) for v in (requirements.OLDEST_PYTHON, requirements.NEWEST_PYTHON))
     if version < requirements.OLDEST_PYTHON:
-        status, mend = BROKEN, "make an environment with a newer one, such as: python3.12 -m venv .venv"
+        status, fix = BROKEN, "create an environment with a newer one, such as: python3.12 -m venv .venv"
         detail += f" is older than {oldest}, which is needed"
     elif version > requirements.NEWEST_PYTHON:
-        status, detail = NOTE, f"{detail} is newer than {newest}, the last that was tried"
-    yield Line("System", "Python", status, detail, mend, True)
+        status, detail = NOTE, f"{detail} is newer than {newest}, the last that was tested"
+    yield Line("System", "Python", status, detail, fix, True)
     yield Line("System", "operating system", OK, f"{platform.platform()} ({platform.machine()})")
     where = Path(__file__).resolve().parents[1]
     installed = requirements.version_of(DISTRIBUTION)
     detail = f"{__version__} ({where})"
     if installed is not None and installed != __version__:
-        mend = f"pip install -e {where}" if (where / "setup.cfg").is_file() else f"pip install --upgrade {DISTRIBUTION}"
-        yield Line("System", DISTRIBUTION, NOTE, f"{detail}, and the metadata of {installed} beside it", mend)
+        fix = f"pip install -e {where}" if (where / "setup.cfg").is_file() else f"pip install --upgrade {DISTRIBUTION}"
+        yield Line("System", DISTRIBUTION, NOTE, f"{detail}, but its metadata are those of {installed}", fix)
     else:
         yield Line("System", DISTRIBUTION, OK, detail + ("" if installed else ", not installed: a source tree"))
 
@@ -206,11 +206,11 @@ def _package_line(section: str, each: Requirement, answer: dict, purpose: str, n
     if "error" in answer:
         culprit = answer.get("culprit")
         name = requirements.distribution_of(culprit) if culprit else each.name
-        why = "" if name == each.name else f", as {name} cannot"
+        why = "" if name == each.name else f", because {name} cannot"
         detail = f"{version or 'it'} cannot be imported{why} ({answer['error']})"
-        return Line(section, each.name, BROKEN, detail, requirements.mending(name), needed)
+        return Line(section, each.name, BROKEN, detail, requirements.repair_command(name), needed)
     if version and not requirements.satisfies(version, each.bounds):
-        detail = f"{version} is installed, and {each.bounds} is needed"
+        detail = f"{version} is installed, but {each.bounds} is needed"
         return Line(section, each.name, BROKEN, detail, each.command, needed)
     return Line(section, each.name, OK, shown, None, needed)
 
@@ -223,25 +223,25 @@ def _torch_line(answer: dict, each: Requirement) -> Line:
     kinds = {"CUDA": answer["cuda"], "ROCm": answer["hip"]}
     build = next((f"{kind} {release}" for kind, release in kinds.items() if release), "the CPU")
     detail = f"{answer['version']}, built for {build}"
-    mend = _torch_for(driver)
+    fix = _torch_for(driver)
     if answer.get("cuda_error"):
-        why = f"{', '.join(answer['devices'])} is seen, and cannot compute ({answer['cuda_error']})"
-        return line._replace(status=BROKEN, detail=f"{detail}; {why}", mend=mend)
+        why = f"{', '.join(answer['devices'])} is visible but cannot compute ({answer['cuda_error']})"
+        return line._replace(status=BROKEN, detail=f"{detail}; {why}", fix=fix)
     if answer["sees"]:
         return line._replace(detail=f"{detail}, on {', '.join(answer['devices'])}")
     if answer["mps"]:
         return line._replace(detail=f"{detail}; RecBole computes on the CPU (Apple's GPU is not used)")
     if driver is None:
-        return line._replace(detail=f"{detail}; no GPU is there")
+        return line._replace(detail=f"{detail}; there is no GPU")
     if not answer["cuda"]:
         detail += f"; there is a GPU ({driver.gpu}), which this build cannot use"
-        return line._replace(status=NOTE, detail=detail, mend=mend)
+        return line._replace(status=NOTE, detail=detail, fix=fix)
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return line._replace(status=NOTE, detail=f"{detail}; CUDA_VISIBLE_DEVICES hides the GPU ({driver.gpu})")
-    said = next((text for text in answer["warnings"] if "CUDA" in text or "driver" in text), "it does not say why")
+    reason = next((text for text in answer["warnings"] if "CUDA" in text or "driver" in text), "it gives no reason")
     detail += f"; the GPU ({driver.gpu}, driver {driver.version} for CUDA up to {driver.cuda}) cannot be used"
-    detail += f": {said[:300]}"
-    return line._replace(status=BROKEN, detail=detail, mend=mend)
+    detail += f": {reason[:300]}"
+    return line._replace(status=BROKEN, detail=detail, fix=fix)
 
 
 class _Driver(NamedTuple):
@@ -251,17 +251,17 @@ class _Driver(NamedTuple):
 
 
 def _nvidia() -> _Driver | None:
-    """What NVIDIA's own tool says of the first GPU; None without one."""
+    """The first GPU and its driver, from NVIDIA's own tool; None without one."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     try:
-        asked = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
+        query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
         header = subprocess.run([tool], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    first = said.strip().splitlines()[:1]
+    first = answer.strip().splitlines()[:1]
     if not first or "," not in first[0]:
         return None
     name, version = (part.strip() for part in first[0].rsplit(",", 1))
@@ -270,7 +270,7 @@ def _nvidia() -> _Driver | None:
 
 
 def _torch_for(driver: _Driver | None) -> str:
-    """The command for a build that the driver can run: those of a major version of CUDA run on all of its drivers."""
+    """The command for a build that the driver can run; drivers run all builds for their major version of CUDA."""
     major = driver.cuda.partition(".")[0] if driver else ""
     index = {"11": "cu118", "12": "cu126"}.get(major) or ("cu130" if major.isdecimal() and int(major) > 12 else None)
     if index is None:
@@ -280,13 +280,13 @@ def _torch_for(driver: _Driver | None) -> str:
 
 def _start_line(answer: dict, lacking: list[Requirement]) -> Line:
     if lacking:
-        detail = f"cannot be tried without {', '.join(each.name for each in lacking)}"
-        return Line("Needed", "RecBole with our models", MISSING, detail, None, True)
+        detail = f"cannot be checked without {', '.join(each.name for each in lacking)}"
+        return Line("Needed", "RecBole with these models", MISSING, detail, None, True)
     if "error" in answer:
         detail = answer.get("sentence") or f"does not start ({answer['error']})"
-        return Line("Needed", "RecBole with our models", BROKEN, detail, None, True)
-    detail = f"RecBole starts, mended; {answer['models']} models of ours, {answer['of_recbole']} of its own"
-    return Line("Needed", "RecBole with our models", OK, detail, None, True)
+        return Line("Needed", "RecBole with these models", BROKEN, detail, None, True)
+    detail = f"RecBole works; {answer['models']} models of this package, {answer['of_recbole']} of RecBole"
+    return Line("Needed", "RecBole with these models", OK, detail, None, True)
 
 
 def _purpose(extras: list[Requirement]) -> str:
@@ -294,7 +294,7 @@ def _purpose(extras: list[Requirement]) -> str:
 
 
 def _conflicts(declared: list[Requirement]) -> Iterator[Line]:
-    """Packages of ours that ask for other releases of each other than those that are installed."""
+    """Required packages that need other releases of each other than those installed."""
     try:
         from packaging.requirements import InvalidRequirement
         from packaging.requirements import Requirement as Parsed
@@ -302,10 +302,10 @@ def _conflicts(declared: list[Requirement]) -> Iterator[Line]:
         return
     for name in dict.fromkeys(each.name for each in declared if each.name != "recbole"):
         try:
-            asked = metadata.requires(name) or []
+            lines = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        for line in asked:
+        for line in lines:
             try:
                 one = Parsed(line)
             except InvalidRequirement:
@@ -314,7 +314,7 @@ def _conflicts(declared: list[Requirement]) -> Iterator[Line]:
             if version is None or (one.marker and not one.marker.evaluate({"extra": ""})):
                 continue
             if not one.specifier.contains(version, prereleases=True):
-                detail = f"asks for {one.name}{one.specifier}, and {version} is installed"
+                detail = f"needs {one.name}{one.specifier}, but {version} is installed"
                 yield Line("Optional", name, NOTE, detail, f'pip install "{one.name}{one.specifier}"')
 
 
@@ -322,10 +322,10 @@ def _machine(data_path: Path, started: dict) -> Iterator[Line]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Line("This machine", "cores", OK, str(cores))
     free = started.get("free_gib", _free_gib())
-    yield Line("This machine", "free memory", OK, "not known" if free is None else f"{free:.1f} GiB")
+    yield Line("This machine", "free memory", OK, "unknown" if free is None else f"{free:.1f} GiB")
     disk = shutil.disk_usage(".").free / 2**30
-    status, mend = (OK, None) if disk > 1 else (NOTE, "checkpoints and logs are written here: make room")
-    yield Line("This machine", "free disk, this folder", status, f"{disk:.1f} GiB", mend)
+    status, fix = (OK, None) if disk > 1 else (NOTE, "checkpoints and logs are written here: free some space")
+    yield Line("This machine", "free disk, this folder", status, f"{disk:.1f} GiB", fix)
     if "cache" in started:
         yield _cache_line(Path(started["cache"]))
     yield from _datasets(data_path)
@@ -339,22 +339,22 @@ def _free_gib() -> float | None:
 
 
 def _cache_line(folder: Path) -> Line:
-    """Where item graphs are kept; what lies there can always be deleted."""
+    """The folder of cached item graphs, which can always be deleted."""
     sizes = [path.stat().st_size for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
     detail = f"{folder}: {len(sizes)} entries, {sum(sizes) / 2**20:.1f} MiB"
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        mend = "give another folder with --cache_dir=FOLDER or the variable XDG_CACHE_HOME"
-        return Line("This machine", "cache of item graphs", BROKEN, f"{folder} cannot be written", mend)
+        fix = "set another folder with --cache_dir=FOLDER or the variable XDG_CACHE_HOME"
+        return Line("This machine", "cache of item graphs", BROKEN, f"{folder} is not writable", fix)
     return Line("This machine", "cache of item graphs", OK, detail)
 
 
 def _datasets(folder: Path) -> Iterator[Line]:
     prepare = "recbole-mambarec prepare --help"
     if not folder.is_dir():
-        detail = f"there is no folder {folder} here; ml-100k, which RecBole brings, can be run"
+        detail = f"there is no folder {folder} here; ml-100k, which comes with RecBole, can be used"
         yield Line("This machine", "datasets", NOTE, detail, prepare)
         return
     try:
@@ -363,7 +363,7 @@ def _datasets(folder: Path) -> Iterator[Line]:
         yield Line("This machine", "datasets", BROKEN, f"{folder} cannot be read ({error.strerror})")
         return
     if not names:
-        yield Line("This machine", "datasets", NOTE, f"there is none in {folder}", prepare)
+        yield Line("This machine", "datasets", NOTE, f"there are none in {folder}", prepare)
         return
     shown = []
     for name in names[:20]:
@@ -378,7 +378,7 @@ def _datasets(folder: Path) -> Iterator[Line]:
 
 
 def _probed(names: list[str], timeout: float) -> Iterator[tuple[str, dict]]:
-    """What the child says of each, in this order; where one ends it or hangs, another child goes on with the next."""
+    """The child's answer for each name, in order; if a package ends it or hangs, another child continues."""
     left = list(names)
     while left:
         for name, answer in _one_child(left, timeout):
@@ -390,7 +390,7 @@ def _probed(names: list[str], timeout: float) -> Iterator[tuple[str, dict]]:
 
 def _one_child(names: list[str], timeout: float) -> Iterator[tuple[str, dict]]:
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom recbole_mambarec_command.probe import main; main({names!r})"
-    # what packages write to standard error is not for the user, but for the case that it is their last word
+    # the output of packages is hidden from the user, but a last line before the process ends is shown
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,
@@ -414,7 +414,7 @@ def _one_child(names: list[str], timeout: float) -> Iterator[tuple[str, dict]]:
         while True:
             line = _next(lines, current, timeout)
             if line is _HANGS:
-                error = f"its import does not come to an end within {timeout:g} seconds"
+                error = f"its import does not end within {timeout:g} seconds"
                 yield current, {"error": error, "hangs": True}
                 return
             if line is None:
@@ -441,17 +441,17 @@ _HANGS = object()
 
 
 def _next(lines: queue.Queue, name: str | None, timeout: float):
-    """The next line of the child; a terminal is told what is waited for."""
-    end, told = time.monotonic() + timeout, False
+    """The next line of the child; meanwhile, a terminal shows what is being waited for."""
+    end, shown = time.monotonic() + timeout, False
     try:
         while time.monotonic() < end:
             try:
                 return lines.get(timeout=min(_PATIENCE, max(end - time.monotonic(), 0.01)))
             except queue.Empty:
                 if sys.stderr.isatty() and name:
-                    told = True
+                    shown = True
                     print(f"\r  ... {name}\033[K", end="", file=sys.stderr, flush=True)
         return _HANGS
     finally:
-        if told:
+        if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
-"""Imports packages one after another and says what happened: the child process of ``recbole-mambarec doctor``.
+"""Imports packages one after another and reports the results: the child process of ``recbole-mambarec doctor``.
 
 A package may hang, or end the process, when it is imported. The parent then knows which one it was, and starts another
-process with those that are left. Each answer is a line that starts with :data:`MARK`; packages may print what they
-like.
+process for the remaining ones. Each answer is a line that starts with :data:`MARK`; packages may print other lines.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ import warnings
 from recbole_mambarec_command import requirements
 
 MARK = "\x1erecbole-mambarec "
-#: not a module: importing this package, which mends RecBole
+#: stands for importing this package, which patches RecBole
 START = "recbole_mambarec"
 
 
 def main(names: list[str]) -> None:
-    """Probe what is named, in this order."""
+    """Import packages in this order."""
     for name in names:
         _say({"begin": name})
         try:
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 found = _PROBES.get(name, _plain)(name)
-            found["warnings"] = [" ".join(str(warning.message).split()) for warning in said]
+            found["warnings"] = [" ".join(str(warning.message).split()) for warning in caught]
         except Exception as error:
             found = {"error": requirements.reason(error), "sentence": _sentence(error)}
             found["culprit"] = requirements.broken_package(error)
@@ -64,7 +63,7 @@ def _torch(name: str) -> dict:
     if found["sees"]:
         found["devices"] = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
         try:
-            # a build without code for this GPU sees it, and fails with the first thing that it is to compute
+            # a build without code for this GPU sees it, and fails at the first operation
             float(torch.ones(2, device="cuda").sum())
         except Exception as error:
             found["cuda_error"] = requirements.reason(error)
@@ -72,13 +71,13 @@ def _torch(name: str) -> dict:
 
 
 def _recbole(name: str) -> dict:
-    """Looked at before anything mends it: its metadata alone tell whether it is the right one."""
+    """Not imported, because it would fail before it is patched: its metadata have the version."""
     spec = importlib.util.find_spec("recbole")
     return {"version": requirements.version_of("recbole"), "where": next(iter(spec.submodule_search_locations), None)}
 
 
 def _start(name: str) -> dict:
-    """What importing this package gives: RecBole's quick start with the shims, and the models."""
+    """Import this package: RecBole's quick start is patched, and all models can be loaded."""
     import recbole_mambarec
 
     recbole_mambarec.start()

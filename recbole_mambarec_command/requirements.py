@@ -1,7 +1,7 @@
-"""What has to be installed: where it is declared, whether it is there, and one sentence where it is not.
+"""The requirements of this package: what is declared, what is installed, and what to do about the difference.
 
-Bounds are read from the metadata of the installed package, or from ``setup.cfg`` in a source tree that is not
-installed: they are written down once.
+Bounds are read from the metadata of the installed package, or from ``setup.cfg`` in a source tree, so that they are
+written down only once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ OLDEST_PYTHON = (3, 10)
 #: the newest Python that the test suite was run with; newer ones are not refused
 NEWEST_PYTHON = (3, 14)
 RECBOLE = "1.2.1"
-#: RecBole's metadata asks for a ray that has no build for current Pythons; its other requirements are ours, too
+#: without its requirements: RecBole's metadata asks for a ray without a build for current Pythons, and this package
+#: declares the others itself
 INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE}"
 OUR_PACKAGES = ("recbole_mambarec", "recbole_mambarec_command", "recbole_mambarec_common", "dataset_prep")
 
-# modules of distributions that have another name
+# distribution -> its module, where the names differ
 _MODULES = {
     "faiss-cpu": "faiss",
     "kmeans-pytorch": "kmeans_pytorch",
@@ -43,17 +44,17 @@ _DISTRIBUTIONS = {module: name for name, module in _MODULES.items()}
 
 
 class MissingRequirement(Sentence, ImportError):
-    """This package cannot be used as it is installed; the message is one sentence that says what to do about it."""
+    """A requirement is missing or broken; the message is one sentence that says what to do about it."""
 
 
 class Requirement(NamedTuple):
     """A distribution that this package declares.
 
     Attributes:
-        name: what pip calls it.
-        bounds: ``>=1.2,<3``, may be empty.
-        extra: the extra that brings it, None for what is always needed.
-        parts: its own extras that are asked for, such as ``[tune]``.
+        name: its name for pip.
+        bounds: such as ``>=1.2,<3``; may be empty.
+        extra: the extra of this package that requires it; None: it is always needed.
+        parts: its own extras that are required, such as ``[tune]``.
     """
 
     name: str
@@ -63,49 +64,49 @@ class Requirement(NamedTuple):
 
     @property
     def module(self) -> str:
-        """What it is imported as."""
+        """Its name in import statements."""
         return _MODULES.get(self.name, self.name.replace("-", "_"))
 
     @property
     def command(self) -> str:
-        """What installs it, or a release within the bounds."""
+        """The command that installs a release within the bounds."""
         return INSTALL_RECBOLE if self.name == "recbole" else f"pip install --upgrade {self.quoted}"
 
     @property
     def quoted(self) -> str:
-        """Name and bounds as a shell takes them."""
+        """Name and bounds, quoted for a shell."""
         return f'"{self.name}{self.parts}{self.bounds}"' if self.bounds or self.parts else self.name
 
 
 def distribution_of(module: str) -> str:
-    """What pip calls the package that ``module`` belongs to."""
+    """The name for pip of the package that ``module`` belongs to."""
     top = module.partition(".")[0]
     return _DISTRIBUTIONS.get(top, top)
 
 
 def declared() -> list[Requirement]:
-    """All requirements for this Python, RecBole first, then what is always needed, then those of extras."""
+    """All requirements for this Python: RecBole, then those that are always needed, then those of extras."""
     found: dict[tuple, Requirement] = {}
     for each in filter(None, map(_parsed, _lines())):
-        # several lines may hold for one Python, each with a bound of its own
-        known = found.get((each.name, each.extra), each._replace(bounds=""))
-        bounds = dict.fromkeys(filter(None, [*known.bounds.split(","), *each.bounds.split(",")]))
-        found[each.name, each.extra] = known._replace(bounds=",".join(bounds), parts=known.parts or each.parts)
+        # several lines may apply to one Python, each with a bound of its own
+        earlier = found.get((each.name, each.extra), each._replace(bounds=""))
+        bounds = dict.fromkeys(filter(None, [*earlier.bounds.split(","), *each.bounds.split(",")]))
+        found[each.name, each.extra] = earlier._replace(bounds=",".join(bounds), parts=earlier.parts or each.parts)
     needed = [each for each in found.values() if each.name != "recbole"]
     needed.sort(key=lambda each: each.extra is not None)
     return [Requirement("recbole", f"=={RECBOLE}", None), *needed]
 
 
 def version_of(name: str) -> str | None:
-    """The installed version of a distribution; None where there is none, or none that says so."""
+    """The installed version of a distribution; None if it is not installed or has no metadata."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def is_there(module: str) -> bool:
-    """Whether ``import module`` would find something, without importing it."""
+def is_installed(module: str) -> bool:
+    """Whether ``import module`` would find a module; it is not imported."""
     top = module.partition(".")[0]
     if top in sys.modules:
         return sys.modules[top] is not None
@@ -116,7 +117,7 @@ def is_there(module: str) -> bool:
 
 
 def satisfies(version: str, bounds: str) -> bool:
-    """Whether a version is within bounds such as ``>=1.2,<3``, by their numbers; True where that cannot be told."""
+    """Whether the numbers of a version are within bounds such as ``>=1.2,<3``; True if that cannot be decided."""
     for bound in filter(None, (part.strip() for part in bounds.split(","))):
         match = re.match(r"(>=|<=|==|!=|<|>|~=)\s*([\d.]+)", bound)
         numbers = _numbers(version)
@@ -140,59 +141,60 @@ def satisfies(version: str, bounds: str) -> bool:
 
 
 def check() -> None:
-    """Look whether this Python and this RecBole can be used at all; the rest is seen when it is imported.
+    """Check Python and RecBole; other packages show when they are imported.
 
     Raises:
         MissingRequirement: Python is too old, or RecBole is missing or another release.
     """
     check_python()
-    if not is_there("recbole"):
+    if not is_installed("recbole"):
         raise MissingRequirement(
             f"recbole_mambarec needs RecBole {RECBOLE}, which is not installed: {install_command(missing())}"
         )
     found = version_of("recbole")
     if found is not None and found != RECBOLE:
         raise MissingRequirement(
-            f"recbole_mambarec needs RecBole {RECBOLE}, and {found} is installed: {INSTALL_RECBOLE}"
+            f"recbole_mambarec needs RecBole {RECBOLE}, but {found} is installed: {INSTALL_RECBOLE}"
         )
 
 
 def check_python() -> None:
-    """Refuse a Python that is too old.
+    """Check the version of Python.
 
     Raises:
-        MissingRequirement: it is.
+        MissingRequirement: it is too old.
     """
     if sys.version_info[:2] < OLDEST_PYTHON:
         raise MissingRequirement(
-            f"recbole_mambarec needs Python {_dotted(OLDEST_PYTHON)} or newer, and this is "
-            f"{_dotted(sys.version_info[:3])} ({sys.executable}): make an environment with a newer one, such as "
+            f"recbole_mambarec needs Python {_dotted(OLDEST_PYTHON)} or newer, but this is "
+            f"{_dotted(sys.version_info[:3])} ({sys.executable}): create an environment with a newer one, such as "
             "python3.12 -m venv .venv"
         )
 
 
 def missing() -> list[Requirement]:
-    """What is always needed and is not there."""
-    return [each for each in declared() if each.extra is None and not is_there(each.module)]
+    """Requirements that are always needed and are not installed."""
+    return [each for each in declared() if each.extra is None and not is_installed(each.module)]
 
 
 def explained(error: BaseException) -> MissingRequirement | None:
-    """What an exception raised while this package was imported says about its requirements; None for a defect of ours.
+    """The missing or broken requirement behind an error that was raised while this package was imported.
 
-    Recognised are modules that are not there, and packages whose own import failed, whatever they raised.
+    None if the error is a defect of this package. Recognised are missing modules, and packages whose own import has
+    failed with an error of any type.
     """
     if isinstance(error, MissingRequirement):
         return error
     module = (getattr(error, "name", None) or "").partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and module not in ("", *OUR_PACKAGES) and not is_there(module):
-        known = missing()
-        if all(each.module != module for each in known):
-            known.insert(0, Requirement(distribution_of(module), "", None))
-        names = ", ".join(each.name for each in known)
-        one = len(known) == 1
+    if isinstance(error, ModuleNotFoundError) and module not in ("", *OUR_PACKAGES) and not is_installed(module):
+        lacking = missing()
+        if all(each.module != module for each in lacking):
+            lacking.insert(0, Requirement(distribution_of(module), "", None))
+        names = ", ".join(each.name for each in lacking)
+        one = len(lacking) == 1
         sentence = (
             f"recbole_mambarec needs the package{'' if one else 's'} {names}, which {'is' if one else 'are'} not "
-            f"installed: {install_command(known)}"
+            f"installed: {install_command(lacking)}"
         )
     else:
         broken = broken_package(error)
@@ -202,13 +204,13 @@ def explained(error: BaseException) -> MissingRequirement | None:
     if sys.version_info[:2] > NEWEST_PYTHON:
         sentence += (
             f" (Python {_dotted(sys.version_info[:2])} is newer than {_dotted(NEWEST_PYTHON)}, the last that "
-            "recbole_mambarec was tried with: where there is no build for it, use that one)"
+            "recbole_mambarec was tested with: if a package has no build for it, use that one)"
         )
     return MissingRequirement(sentence)
 
 
 def broken_package(error: BaseException) -> str | None:
-    """The top-level module whose own import raised ``error``; None where it was not raised while one was imported."""
+    """The top-level module whose own import has raised ``error``; None if the error was raised elsewhere."""
     importing = [
         frame.f_globals.get("__name__", "").partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -223,46 +225,46 @@ def broken_package(error: BaseException) -> str | None:
 
 
 def broken_sentence(module: str, error: BaseException) -> str:
-    """A part of a sentence: name, version, what was raised, and the command that mends it."""
+    """Part of a sentence: name and version of a broken package, the error, and the command that repairs it."""
     name = distribution_of(module)
     version = version_of(name)
     return (
         f"{name}{f' {version}' if version else ''}, which is installed but cannot be imported ({reason(error)}): "
-        f"{mending(name)}"
+        f"{repair_command(name)}"
     )
 
 
-def mending(name: str) -> str:
-    """The command that installs a broken distribution once more, without touching a torch that works."""
+def repair_command(name: str) -> str:
+    """The command that reinstalls a broken distribution, without touching a torch that works."""
     if name == "recbole":
         return INSTALL_RECBOLE.replace("--no-deps", "--no-deps --force-reinstall")
     what = next((each.quoted for each in declared() if each.name == name), name)
     torch = re.match(r"2\.(\d+)[^+]*\+?(\w*)$", version_of("torch") or "")
     index = f" --index-url https://download.pytorch.org/whl/{torch[2]}" if torch and torch[2] else ""
     if name == "torch":
-        # with what it requires: where CUDA's libraries are missing, that is what is wrong
+        # with its requirements: CUDA's libraries may be the broken part
         return f"pip install --force-reinstall {what}{index}"
     if name == "torchvision" and torch:
-        # each release is built for one of torch's: https://github.com/pytorch/vision#installation
+        # each release is built for one release of torch: https://github.com/pytorch/vision#installation
         return f"pip install --force-reinstall --no-deps torchvision==0.{int(torch[1]) + 15}.*{index}"
     try:
         lines = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
         lines = []
-    # what it requires is what is usually at odds with it
+    # usually it conflicts with one of its requirements, so they are reinstalled, too, except for torch
     alone = any(re.match(r"torch\b(?!-)", line) for line in lines)
     return f"pip install --upgrade --force-reinstall {'--no-deps ' if alone else ''}{what}"
 
 
 def reason(error: BaseException) -> str:
-    """Type and message of an exception in one line that is not too long."""
+    """Type and message of an exception in one line of limited length."""
     words = " ".join(str(error).split())
     words = words if len(words) <= 200 else words[:197] + "..."
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def install_command(requirements: list[Requirement]) -> str:
-    """One command line for all of them."""
+    """The commands that install all of them, in one line."""
     others = [each for each in requirements if each.name != "recbole"]
     commands = [f"pip install {' '.join(each.quoted for each in others)}"] if others else []
     if any(each.name == "recbole" for each in requirements):
@@ -271,10 +273,10 @@ def install_command(requirements: list[Requirement]) -> str:
 
 
 def _lines() -> Iterator[str]:
-    """Requirements in the form of metadata: ``name>=1.2; extra == "prep"``."""
+    """Requirements as in metadata: ``name>=1.2; extra == "prep"``."""
     source = Path(__file__).resolve().parents[1] / "setup.cfg"
     if source.is_file():
-        # what a source tree was installed with may be older than the tree
+        # not the metadata: the tree may be newer than its installation
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(source, encoding="utf-8")
         if parser.get("metadata", "name", fallback="").replace("-", "_") == "recbole_mambarec":
@@ -296,7 +298,7 @@ def _of_option(text: str) -> list[str]:
 
 
 def _parsed(line: str) -> Requirement | None:
-    """A line of metadata; None where it is for another Python."""
+    """The requirement of a line of metadata; None if it is for another Python."""
     what, _, marker = line.partition(";")
     match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(\[[^\]]*\])?\s*\(?([^)]*)\)?\s*$", what)
     if match is None:

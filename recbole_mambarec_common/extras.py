@@ -10,7 +10,7 @@ from recbole_mambarec_command.requirements import (
     broken_package,
     broken_sentence,
     distribution_of,
-    is_there,
+    is_installed,
     reason,
 )
 from recbole_mambarec_common.errors import UserError
@@ -23,13 +23,13 @@ def need(module: str, extra: str, otherwise: str = "") -> ModuleType:
         otherwise: what helps as well, as the end of the sentence.
 
     Raises:
-        UserError: it is not installed, or its own import fails; the message says how to mend that.
+        UserError: it is not installed, or its own import fails; the message says how to repair that.
     """
     try:
         return importlib.import_module(module)
     except Exception as error:
         lacking = error.name if isinstance(error, ModuleNotFoundError) else None
-        if lacking is None or is_there(lacking):
+        if lacking is None or is_installed(lacking):
             # a broken installation raises whatever it likes, such as OSError for a library of the system
             top = module.partition(".")[0]
             what = broken_sentence(broken_package(error) or top, error)

@@ -1,4 +1,4 @@
-"""recbole-mambarec as a user types it, and what it says where something is missing or broken."""
+"""recbole-mambarec as a user types it, and its messages if something is missing or broken."""
 
 import json
 import os
@@ -85,11 +85,12 @@ def test_examples_of_preparing_are_those_that_work(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "advice"), [("tun", "did you mean tune"), ("train", "run"), ("qqq", "there are prepare, run, compare")]
+    ("given", "advice"), [("tun", "did you mean tune"), ("train", "run"), ("qqq", "use one of prepare, run, compare")]
 )
-def test_a_command_that_is_none(monkeypatch, capsys, given, advice):
+def test_an_unknown_command(monkeypatch, capsys, given, advice):
     status, _, err = in_process(monkeypatch, capsys, given, "--model=BPR")
-    assert status == 2 and err.startswith(f"error: '{given}' is no command") and advice in err and err.count("\n") == 1
+    assert status == 2 and err.startswith(f"error: '{given}' is not a command")
+    assert advice in err and err.count("\n") == 1
 
 
 def test_commands_that_are_named_in_messages_exist():
@@ -146,7 +147,7 @@ def test_significance_of_recorded_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["none.jsonl"], "there is no file of runs none.jsonl: make some with recbole-mambarec compare"),
+        (["none.jsonl"], "there is no file of runs none.jsonl: `recbole-mambarec compare` writes one"),
         (["runs.jsonl", "--metric=recall@7"], "has no 'recall@7'"),
         (["runs.jsonl", "--models=BPR,Nobody"], "there are no runs of 'Nobody' in these records"),
         (["runs.jsonl", "--models=BPR"], "significance needs at least two models"),
@@ -191,9 +192,9 @@ def test_without_anything_installed_a_run_is_one_sentence_and_doctor_works(tmp_p
     assert sick.returncode == 1 and not found["ok"]
     status = {line["name"]: line for line in found["lines"]}
     for name in ("recbole", "torch", "numpy", "scikit-learn"):
-        assert status[name]["status"] == "missing" and status[name]["needed"] and name in status[name]["mend"]
+        assert status[name]["status"] == "missing" and status[name]["needed"] and name in status[name]["fix"]
     assert status["polars"]["status"] == "missing" and not status["polars"]["needed"]
-    assert 'pip install "recbole-mambarec[' in status["polars"]["mend"]
+    assert 'pip install "recbole-mambarec[' in status["polars"]["fix"]
 
 
 @pytest.fixture
@@ -221,12 +222,12 @@ def test_doctor_outlives_what_is_broken(broken, tmp_path):
         "hyperopt": "its import ends the process, exit status 7, after: dying",
         "faiss-cpu": "OSError: libnowhere.so.1",
         "xgboost": "it ends the process with 'no'",
-        "matplotlib": "cannot be imported, as jinja2 cannot",
+        "matplotlib": "cannot be imported, because jinja2 cannot",
     }.items():
         assert lines[name]["status"] == "broken" and said in lines[name]["detail"], lines[name]
-    assert "jinja2" in lines["matplotlib"]["mend"] and "--force-reinstall" in lines["faiss-cpu"]["mend"]
+    assert "jinja2" in lines["matplotlib"]["fix"] and "--force-reinstall" in lines["faiss-cpu"]["fix"]
     assert lines["torch"]["status"] in ("ok", "note") and lines["recbole"]["status"] == "ok"
-    assert "14 models of ours" in lines["RecBole with our models"]["detail"]
+    assert "14 models of this package" in lines["RecBole with these models"]["detail"]
     assert lines["datasets"]["detail"].endswith("shop (audio)")
     assert str(tmp_path / "cache") in lines["cache of item graphs"]["detail"]
     assert done.returncode == 1 and not found["ok"]
@@ -236,7 +237,7 @@ def test_doctor_outlives_what_hangs(tmp_path, monkeypatch):
     (tmp_path / "endless.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (first, hangs), (second, fine) = doctor._probed(["endless", "json"], timeout=5)
-    assert first == "endless" and hangs["error"] == "its import does not come to an end within 5 seconds"
+    assert first == "endless" and hangs["error"] == "its import does not end within 5 seconds"
     assert second == "json" and "error" not in fine
 
 
@@ -265,13 +266,13 @@ def test_a_broken_torch_is_one_sentence(tmp_path):
 
 def test_another_release_of_recbole_is_refused(monkeypatch):
     monkeypatch.setattr(requirements.metadata, "version", lambda name: "1.1.1")
-    with pytest.raises(requirements.MissingRequirement, match=r"needs RecBole 1\.2\.1, and 1\.1\.1 is installed: pip"):
+    with pytest.raises(requirements.MissingRequirement, match=r"needs RecBole 1\.2\.1, but 1\.1\.1 is installed: pip"):
         requirements.check()
 
 
 def test_pythons_that_are_too_old_or_new(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
-    with pytest.raises(requirements.MissingRequirement, match=r"needs Python 3\.10 or newer, and this is 3\.9\.2"):
+    with pytest.raises(requirements.MissingRequirement, match=r"needs Python 3\.10 or newer, but this is 3\.9\.2"):
         requirements.check_python()
     assert [line.status for line in doctor._system() if line.name == "Python"] == [doctor.BROKEN]
     monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
@@ -338,9 +339,9 @@ def test_lines_of_one_package_are_one_requirement(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("answer", "driver", "status", "said", "mend"),
+    ("answer", "driver", "status", "shown", "fix"),
     [
-        ({}, None, "ok", "2.9.1, built for the CPU; no GPU is there", None),
+        ({}, None, "ok", "2.9.1, built for the CPU; there is no GPU", None),
         ({}, "12.4", "note", "there is a GPU (H9), which this build cannot use", "whl/cu126"),
         ({"cuda": "12.8", "sees": True, "devices": ["H9"]}, "12.8", "ok", "built for CUDA 12.8, on H9", None),
         (
@@ -350,29 +351,29 @@ def test_lines_of_one_package_are_one_requirement(monkeypatch):
             "for CUDA up to 11.4) cannot be used: CUDA: too old",
             "whl/cu118",
         ),
-        ({"cuda": "13.0"}, None, "ok", "no GPU is there", None),
+        ({"cuda": "13.0"}, None, "ok", "there is no GPU", None),
         (
             {"cuda": "12.6", "sees": True, "devices": ["H9"], "cuda_error": "no kernel image"},
             "13.1",
             "broken",
-            "H9 is seen, and cannot compute (no kernel image)",
+            "H9 is visible but cannot compute (no kernel image)",
             "whl/cu130",
         ),
         ({"hip": "6.3", "sees": True, "devices": ["MI3"]}, None, "ok", "built for ROCm 6.3, on MI3", None),
     ],
 )
-def test_what_is_said_of_torch(monkeypatch, answer, driver, status, said, mend):
+def test_the_line_about_torch(monkeypatch, answer, driver, status, shown, fix):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(requirements, "version_of", lambda name: "2.9.1")
     monkeypatch.setattr(doctor, "_nvidia", lambda: driver and doctor._Driver("H9", "1.2", driver))
     nothing = {"version": "2.9.1", "cuda": None, "hip": None, "sees": False, "devices": [], "mps": False}
     answer = nothing | {"warnings": ["CUDA: too old"]} | answer
     line = doctor._torch_line(answer, Requirement("torch", ">=2.4", None))
-    assert line.status == status and said in line.detail
-    assert (line.mend or "").endswith(mend or "") and bool(line.mend) == bool(mend)
+    assert line.status == status and shown in line.detail
+    assert (line.fix or "").endswith(fix or "") and bool(line.fix) == bool(fix)
 
 
-def test_the_gpu_is_asked_of_nvidias_tool(tmp_path, monkeypatch):
+def test_the_gpu_is_found_by_nvidias_tool(tmp_path, monkeypatch):
     if os.name == "nt":
         pytest.skip("the stand-in is a shell script")
     tool = tmp_path / "nvidia-smi"
@@ -387,6 +388,6 @@ def test_the_gpu_is_asked_of_nvidias_tool(tmp_path, monkeypatch):
 
 def test_a_broken_package_keeps_the_build_of_torch(monkeypatch):
     monkeypatch.setattr(requirements, "version_of", lambda name: {"torch": "2.9.1+cu126"}.get(name, "1.0"))
-    assert requirements.mending("torch").endswith("--index-url https://download.pytorch.org/whl/cu126")
-    assert "--no-deps torchvision==0.24.* --index-url https" in requirements.mending("torchvision")
-    assert "--no-deps" in requirements.mending("recbole")
+    assert requirements.repair_command("torch").endswith("--index-url https://download.pytorch.org/whl/cu126")
+    assert "--no-deps torchvision==0.24.* --index-url https" in requirements.repair_command("torchvision")
+    assert "--no-deps" in requirements.repair_command("recbole")

@@ -25,7 +25,7 @@ def tool():
 
 @pytest.fixture
 def calls(tool, monkeypatch, tmp_path):
-    """What pip is called with, in an environment that is there and has a torch or none: ``calls.torch``."""
+    """The arguments that pip is called with, in an environment with the torch ``calls.torch``, or none."""
 
     class Calls(list):
         torch = ""
@@ -104,7 +104,7 @@ def test_torch_that_is_there_is_kept(tool, calls, capsys):
     assert "\ntorch==2.9.1+cu126\n" in calls.constraints
     assert "torchvision" not in calls.constraints
     assert (
-        "torch 2.9.1+cu126 is there and is kept; https://wheels.example/cu130 is not looked at (for another torch, "
+        "torch 2.9.1+cu126 is installed and is kept; https://wheels.example/cu130 is not used (for another torch, "
         in (capsys.readouterr().out)
     )
 
@@ -114,7 +114,7 @@ def test_torch_that_is_too_old(tool, calls, monkeypatch, capsys, python, torch, 
     calls.torch = torch
     monkeypatch.setattr(tool, "version_of", lambda name: python)
     assert tool.main(["--any-python"]) == 2
-    assert f"torch {torch} is installed, and {least} or newer is needed: pip install" in capsys.readouterr().err
+    assert f"torch {torch} is installed, but {least} or newer is needed: pip install" in capsys.readouterr().err
     assert not calls
 
 
@@ -147,14 +147,14 @@ def test_the_download_is_announced_with_its_size(tool, calls, monkeypatch, capsy
     assert tool.main(["--make=run"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"downloading up to {size}: torch")
-    assert ("give TORCH_INDEX=https://download.pytorch.org/whl/cpu" in out) == cuda
+    assert ("use TORCH_INDEX=https://download.pytorch.org/whl/cpu" in out) == cuda
 
 
 def test_an_environment_of_another_python(tool, calls, monkeypatch, capsys):
     monkeypatch.setattr(tool, "version_of", lambda python: (3, 10) if sys.version_info[:2] != (3, 10) else (3, 11))
     assert tool.main(["--make=test PYTHON=python3.99"]) == 2
     error = capsys.readouterr().err
-    assert error.endswith("is asked for: make clean, then make test PYTHON=python3.99\n")
+    assert error.endswith("is wanted: make clean, then make test PYTHON=python3.99\n")
     assert error.startswith("error: the environment .venv was made by Python 3.1") and error.count("\n") == 1
     assert tool.main(["--any-python"]) == 0
     monkeypatch.setattr(tool, "version_of", lambda python: (3, 8))
@@ -173,7 +173,7 @@ def test_an_environment_whose_python_does_not_start(tool, tmp_path, monkeypatch,
     )
     (tmp_path / "file").write_text("")
     assert tool.main(["--venv=file"]) == 2
-    assert capsys.readouterr().err == "error: file is no folder: move it away, then the same command again\n"
+    assert capsys.readouterr().err == "error: file is not a folder: move it away, then the same command again\n"
 
 
 def test_a_python_without_venv_leaves_nothing(tool, tmp_path, monkeypatch, capsys):
@@ -192,15 +192,18 @@ def test_a_python_without_venv_leaves_nothing(tool, tmp_path, monkeypatch, capsy
             "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError'\n"
             "ERROR: Could not find a version that satisfies the requirement torch==9 (from versions: none)\n"
             "ERROR: No matching distribution found for torch==9",
-            "pip could not download torch: look at the network",
+            "pip could not download torch: check the network",
         ),
         (
             "ERROR: No matching distribution found for torch==9",
             "https://wheels.example/cpu has no build of torch==9 for Python 3.",
         ),
         ("ERROR: Could not install packages: [Errno 28] No space left on device", "the disk is full"),
-        ("error: externally-managed-environment\n\n× This environment", "the Python of the operating system takes no"),
-        ("ERROR: something new", "pip could not install torch: see the lines above, all that pip said is in "),
+        (
+            "error: externally-managed-environment\n\n× This environment",
+            "the Python of the operating system accepts no",
+        ),
+        ("ERROR: something new", "pip could not install torch: see the lines above, the output of pip is in "),
     ],
 )
 def test_a_failure_of_pip_is_a_few_lines_and_a_sentence(tool, tmp_path, monkeypatch, capsys, output, sentence):

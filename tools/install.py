@@ -1,14 +1,14 @@
-"""Install recbole_mambarec from this source tree: into .venv (what make does), or with --here where you are.
+"""Install recbole_mambarec from this source tree: into .venv, as make does, or with --here for this Python.
 
     python tools/install.py                     what a run needs, in .venv
-    python tools/install.py --extras=dev        and what the tests need
-    python tools/install.py --here              into the environment of this very Python (conda, Colab)
+    python tools/install.py --extras=dev        what the tests need, too
+    python tools/install.py --here              into the environment of this Python (conda, Colab)
 
-torch comes first, unless it is there: then it is kept, whatever build it is. RecBole comes without its own
-requirements, which have no solution on current Pythons; the package names them itself (setup.cfg).
+torch is installed first, unless it is installed already: any build of it is kept. RecBole is installed without its own
+requirements, which have no solution on current Pythons; setup.cfg has them instead.
 
-Only the standard library is used, and only syntax that Python 2 understands: a Python that is too old shall
-read its sentence rather than a SyntaxError.
+Only the standard library is used, and only syntax that Python 2 understands, so that a Python that is too old prints an
+explanation rather than a SyntaxError.
 """
 
 from __future__ import print_function
@@ -49,11 +49,11 @@ NO_BUILD = re.compile(r"No matching distribution found for ([^\s;(]+)")
 
 
 class Fault(Exception):
-    """What the user has to know, in one sentence with the command that mends it."""
+    """An error, explained in one sentence with the command that repairs it."""
 
 
 def main(argv=None):
-    """Install, and return the exit status: 0, or 2 after one sentence on standard error, 130 after Ctrl-C."""
+    """Install; returns the exit status, 0, 2 after an error message, or 130 after Ctrl-C."""
     try:
         check_this_python()
         install(read_options(argv))
@@ -62,7 +62,7 @@ def main(argv=None):
         print("error: {}".format(fault), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on, what was downloaded completely is kept", file=sys.stderr)
+        print("interrupted: the same command continues, and complete downloads are kept", file=sys.stderr)
         return 130
     return 0
 
@@ -74,13 +74,13 @@ def read_options(argv):
         description="Install recbole_mambarec from its source tree: torch unless it is there, RecBole, the package.",
     )
     parser.add_argument("--extras", default="", help="extras of setup.cfg, separated by commas: dev, report, ray, ...")
-    parser.add_argument("--torch-index", default="", help="where torch comes from, e.g. " + CPU_INDEX)
+    parser.add_argument("--torch-index", default="", help="package index for torch, e.g. " + CPU_INDEX)
     parser.add_argument("--venv", default=".venv", help="folder of the environment (default .venv)")
-    parser.add_argument("--here", action="store_true", help="install for the Python that runs this, without a folder")
+    parser.add_argument("--here", action="store_true", help="install for the Python that runs this, not into a folder")
     parser.add_argument(
-        "--any-python", action="store_true", help="an environment that another Python made will do as well"
+        "--any-python", action="store_true", help="also use an environment that was created by another Python"
     )
-    parser.add_argument("--make", default="", metavar="ARGUMENTS", help="what make runs this for (messages name it)")
+    parser.add_argument("--make", default="", metavar="ARGUMENTS", help="the arguments of make, for messages")
     options = parser.parse_args(argv)
     options.extras = sorted(set(filter(None, options.extras.replace(" ", "").split(","))))
     unknown = sorted(set(options.extras) - set(known_extras()))
@@ -90,10 +90,10 @@ def read_options(argv):
 
 
 def install(options):
-    """Make the environment and whatever is missing in it.
+    """Create the environment and install what is missing in it.
 
     Raises:
-        Fault: something is in the way.
+        Fault: something prevents it.
     """
     again, remove = commands(options)
     if options.here:
@@ -122,7 +122,7 @@ def install(options):
             "recbole_mambarec" + ("[{}]".format(",".join(extras)) if extras else ""),
             "-c", constraints, "-e", ROOT + ("[{}]".format(",".join(extras)) if extras else ""),
         )  # fmt: skip
-        # last, because pip complains of its requirements whenever it installs something else afterwards
+        # last, because pip complains about its requirements whenever it installs something else afterwards
         pip.install("RecBole", "--no-deps", "recbole==" + pinned("recbole"))
     finally:
         os.remove(constraints)
@@ -135,10 +135,10 @@ def install(options):
 
 
 def check_this_python():
-    """Refuse a Python that is too old or too new, and name one that is there.
+    """Check the version of this Python.
 
     Raises:
-        Fault: it is.
+        Fault: it is too old or too new; the message names an installed one that is not.
     """
     fault = version_fault(sys.version_info[:2])
     if fault:
@@ -148,14 +148,14 @@ def check_this_python():
 
 
 def version_fault(version):
-    """What is wrong with a Python version, or None."""
+    """What is wrong with a version of Python, or None."""
     if OLDEST <= tuple(version) <= NEWEST:
         return None
     return "Python {} to {} is needed".format(dotted(OLDEST), dotted(NEWEST))
 
 
 def other_pythons():
-    """What to do about it: the command with a Python that is on the path and starts, if there is one."""
+    """Advice: the command with a suitable Python on the path, if there is one."""
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         name = "python3.{}".format(minor)
         if version_of(name) == (3, minor):
@@ -171,37 +171,37 @@ def version_of(python):
 
 
 def environment(options, again, remove):
-    """The Python of the environment, which is made if it is not there.
+    """The Python of the environment, which is created if it does not exist.
 
     Raises:
-        Fault: it is there, but broken or made by another Python; or it cannot be made.
+        Fault: it is broken, was created by another Python, or cannot be created.
     """
     folder = options.venv
     python = os.path.join(folder, "Scripts", "python.exe") if os.name == "nt" else os.path.join(folder, "bin", "python")
     if not os.path.isdir(folder):
         if os.path.lexists(folder):
-            raise Fault("{} is no folder: move it away, then {}".format(folder, again))
+            raise Fault("{} is not a folder: move it away, then {}".format(folder, again))
         make_environment(folder, again)
     version = version_of(python)
     if version is None:
         raise Fault(
             "the environment {} is broken, its Python does not start: {}, then {}".format(folder, remove, again)
         )
-    asked = tuple(sys.version_info[:2])
-    if version != asked and (version_fault(version) or not options.any_python):
+    wanted = tuple(sys.version_info[:2])
+    if version != wanted and (version_fault(version) or not options.any_python):
         raise Fault(
-            "the environment {} was made by Python {}, and Python {} is asked for: {}, then {}".format(
-                folder, dotted(version), dotted(asked), remove, again
+            "the environment {} was made by Python {}, but Python {} is wanted: {}, then {}".format(
+                folder, dotted(version), dotted(wanted), remove, again
             )
         )
     return python
 
 
 def make_environment(folder, again):
-    """Make an environment, or leave nothing behind.
+    """Create an environment, or leave nothing behind.
 
     Raises:
-        Fault: this Python cannot.
+        Fault: this Python cannot create one.
     """
     done = None
     try:
@@ -239,7 +239,7 @@ def installed(python, name):
 
 
 def commands(options):
-    """The command that is to be tried again, and the one that removes the environment."""
+    """The command to try again, and the one that removes the environment."""
     if options.make:
         return "make " + options.make, "make clean"
     return "the same command again", "delete the folder {}".format(options.venv)
@@ -250,7 +250,7 @@ def commands(options):
 
 
 def keep_torch(version, python, options, remove):
-    """Say that the torch which is there is kept.
+    """Report that the installed torch is kept.
 
     Raises:
         Fault: it is too old.
@@ -259,14 +259,14 @@ def keep_torch(version, python, options, remove):
     numbers = [int(part) for part in re.match(r"\d+(?:\.\d+)*", version).group(0).split(".")]
     if numbers < [int(part) for part in least.split(".")]:
         raise Fault(
-            "torch {} is installed, and {} or newer is needed: pip install --upgrade torch".format(version, least)
+            "torch {} is installed, but {} or newer is needed: pip install --upgrade torch".format(version, least)
         )
     note = ""
     if options.torch_index:
-        note = "; {} is not looked at (for another torch, {} first)".format(
+        note = "; {} is not used (for another torch, {} first)".format(
             options.torch_index, "pip uninstall torch" if options.here else remove
         )
-    print("torch {} is there and is kept{}".format(version, note))
+    print("torch {} is installed and is kept{}".format(version, note))
 
 
 def least_torch(python):
@@ -276,19 +276,19 @@ def least_torch(python):
 
 
 def torch_arguments(options):
-    """Arguments of pip that bring torch."""
+    """Arguments for pip that install torch."""
     arguments = ["torch==" + pinned("torch")]
     if options.torch_index:
-        # an index of PyTorch has what torch needs as well
+        # PyTorch's indexes also have what torch needs
         arguments += ["--index-url", options.torch_index]
     return arguments
 
 
 def announce(options, torch, extras):
-    """Say what will be downloaded, how large it is, and how to get less."""
+    """Print what will be downloaded, its size, and how to download less."""
     other = DEV_SIZE if "dev" in extras else OTHER_SIZE
     if torch:
-        print("downloading up to {}, what is there already not again".format(size(other)))
+        print("downloading up to {}, except for what is already installed".format(size(other)))
         return
     version = pinned("torch")
     if options.torch_index:
@@ -311,7 +311,7 @@ def announce(options, torch, extras):
         driver = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")
         way = "TORCH_INDEX={}" if options.make else "--torch-index={}"
         print(
-            "{}the build for CPUs is {}: stop this (Ctrl-C) and give {}".format(
+            "{}the build for CPUs is {}: stop this (Ctrl-C) and use {}".format(
                 "without a GPU, " if driver else "this machine shows no NVIDIA driver, and ",
                 size(CPU_SIZE),
                 way.format(CPU_INDEX),
@@ -325,16 +325,16 @@ def announce(options, torch, extras):
 
 
 class Pip(object):
-    """pip of one interpreter: downloads are shown, all else goes to a log, a failure becomes one sentence."""
+    """pip of one interpreter: large downloads are shown, other output goes to a log, a failure becomes one sentence."""
 
     def __init__(self, python, log, again):
         self.python, self.log, self.again = python, log, again
 
     def need_pip(self):
-        """Bring pip where the environment has none, as those of uv.
+        """Install pip if the environment has none, as environments of uv.
 
         Raises:
-            Fault: it cannot be brought.
+            Fault: it cannot be installed.
         """
         if answer(self.python, "import pip") is not None:
             return
@@ -375,19 +375,19 @@ class Pip(object):
             raise Fault(self.explained("\n".join(lines), what, arguments))
 
     def explained(self, output, what, arguments):
-        """The failure of pip in one sentence."""
-        where = "all that pip said is in {}".format(self.log)
+        """A sentence about a failure of pip."""
+        where = "the output of pip is in {}".format(self.log)
         if NO_NETWORK.search(output):
             return (
-                "pip could not download {}: look at the network, proxy and index that pip uses "
+                "pip could not download {}: check the network, proxy and index that pip uses "
                 "({} -m pip config list), then {}".format(what, self.python, self.again)
             )
         missing = NO_BUILD.search(output)
         if missing:
             index = arguments[arguments.index("--index-url") + 1] if "--index-url" in arguments else "the package index"
             return (
-                "{} has no build of {} for Python {} on {} {}: take another Python or index, or install one that you "
-                "have into the environment first, it is kept ({})".format(
+                "{} has no build of {} for Python {} on {} {}: use another Python or index, or first install a build "
+                "that you have into the environment, which is kept ({})".format(
                     index, missing.group(1), dotted(self.version()), platform.system(), platform.machine(), where
                 )
             )
@@ -395,7 +395,7 @@ class Pip(object):
             return "the disk is full: free some space, then {}".format(self.again)
         if "externally-managed-environment" in output:
             return (
-                "the Python of the operating system takes no packages from pip: leave --here out, or make an "
+                "the Python of the operating system accepts no packages from pip: leave --here out, or create an "
                 "environment ({} -m venv FOLDER) and use its Python".format(self.python)
             )
         return "pip could not install {}: see the lines above, {}; then {}".format(what, where, self.again)
@@ -406,7 +406,7 @@ class Pip(object):
 
 
 def relevant(lines, most=3):
-    """The lines of pip's output that say why it failed: its last errors, without repetitions and what is too long."""
+    """The lines of pip's output that show why it failed: the last errors, shortened and without repetitions."""
     errors = [line.strip() for line in lines if re.match(r"\s*(ERROR|error|fatal|\w*Error)\b", line)]
     chosen = errors or [line.strip() for line in lines if line.strip()]
     unique = [line for k, line in enumerate(chosen) if line not in chosen[:k]]
@@ -435,10 +435,10 @@ def known_extras():
 
 
 def write_constraints(torch):
-    """constraints.txt for the torch that is installed, in a temporary file: its path."""
+    """Write constraints.txt, adapted to the installed torch, to a temporary file; returns its path."""
     text = re.sub(r"(?m)^torch==.*$", "torch==" + torch, read("constraints.txt"))
     if torch.split("+")[0] != pinned("torch"):
-        # torchvision is made for one release of torch
+        # each release of torchvision needs one release of torch
         text = re.sub(r"(?m)^torchvision==.*\n", "", text)
     handle, path = tempfile.mkstemp(suffix=".txt", prefix="constraints-")
     with os.fdopen(handle, "wb") as file:
@@ -447,7 +447,7 @@ def write_constraints(torch):
 
 
 def tree_key():
-    """What an installation was made from: where, and the files that say what is needed."""
+    """A hash of the tree's place and of the files that declare its requirements."""
     digest = hashlib.sha256(ROOT.encode("utf-8"))
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         digest.update(read(name).encode("utf-8"))
@@ -455,7 +455,7 @@ def tree_key():
 
 
 def read_stamp(path):
-    """What is installed; empty if nothing, or if that cannot be read."""
+    """What is installed; empty if nothing is, or if the file cannot be read."""
     try:
         with open(path) as file:
             return dict(json.load(file))
@@ -464,7 +464,7 @@ def read_stamp(path):
 
 
 def write_stamp(path, content):
-    """Note what is installed."""
+    """Write down what is installed."""
     if path is not None:
         with open(path + ".new", "w") as file:
             json.dump(content, file)
@@ -472,8 +472,8 @@ def write_stamp(path, content):
 
 
 def last_line(text):
-    """The last line that says something."""
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"])[-1]
+    """The last line that is not blank."""
+    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no output"])[-1]
 
 
 def dotted(version):
@@ -482,7 +482,7 @@ def dotted(version):
 
 
 def size(megabytes):
-    """Megabytes for a reader."""
+    """Megabytes as text."""
     return "{:.1f} GB".format(megabytes / 1000.0) if megabytes >= 1000 else "{} MB".format(megabytes)
 
 

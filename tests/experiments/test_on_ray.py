@@ -257,7 +257,7 @@ def test_without_ray(tmp_path, monkeypatch):
     # not even a folder of it is found
     for name in ("ray", "ray.tune"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("recbole_mambarec_common.extras.is_there", lambda name: not name.startswith("ray"))
+    monkeypatch.setattr("recbole_mambarec_common.extras.is_installed", lambda name: not name.startswith("ray"))
     refused(tmp_path, r'^this needs the package ray \(.*\): pip install "recbole-mambarec\[ray\]"$')
 
 
