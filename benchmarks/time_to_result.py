@@ -49,7 +49,7 @@ def comparable(records: list[Record], key: str, default: object) -> dict[object,
     def rest(record: Record) -> str:
         return run_key(record.model, record.config | {key: default}, 0, record.data_hash)
 
-    groups: dict[object, list[dict]] = {}
+    groups: dict[object, list[Record]] = {}
     plain = [r for r in at_defaults(records) if r.config.get(key, default) == default]
     for record in records if plain else []:
         if rest(record) == rest(plain[0]):
@@ -62,9 +62,9 @@ def at_defaults(records: list[Record]) -> list[Record]:
     return [record for record in records if not record.overrides]
 
 
-def rows(groups: dict[object, list[dict]], reference: object, share: float) -> list[list]:
+def rows(groups: dict[object, list[Record]], reference: object, share: float) -> list[list]:
     """The table: a row per run, and the mean of each group where all have a number."""
-    metric = groups[reference][0]["config"]["valid_metric"].lower()
+    metric = groups[reference][0].config["valid_metric"].lower()
     common = share * statistics.mean(record.valid[metric] for record in groups[reference])
     table = []
     for value, records in groups.items():
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.95)
     options = parser.parse_args()
     models = options.models.split(",")
-    by_model: dict[str, list[dict]] = {model: [] for model in models}
+    by_model: dict[str, list[Record]] = {model: [] for model in models}
     for path in options.runs:
         for record in store.finished(store.read(path)).values():
             if record.model in by_model and record.dataset == options.dataset:
