@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import recbole_mambarec
-from recbole_mambarec import compat, patches
+from recbole_mambarec import patches
 from recbole_mambarec.compat.patching import Overlay, is_wrapped, overlay, recorded_targets, wrap
 
 ROOT = Path(recbole_mambarec.__file__).parents[1]
@@ -131,22 +130,6 @@ def _found(target: str) -> object:
                 value = getattr(value, name)
             return value
     raise AssertionError(target)
-
-
-def test_the_lowest_layer_imports_nothing_above_it():
-    """The shims run before RecBole can be imported, and everything else is built on them."""
-    folder = Path(compat.__file__).parent
-    allowed = ("recbole_mambarec.compat", "recbole_mambarec.errors")
-    for path in folder.glob("*.py"):
-        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(statement, ast.Import):
-                modules = [alias.name for alias in statement.names]
-            elif isinstance(statement, ast.ImportFrom):
-                modules = [statement.module]
-            else:
-                continue
-            inner = [module for module in modules if module.startswith("recbole_mambarec")]
-            assert all(module.startswith(allowed) for module in inner), (path.name, inner)
 
 
 # ------------------------------------------------------------------------------------------------------------
