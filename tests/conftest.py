@@ -1,4 +1,4 @@
-"""What every test needs to run RecBole."""
+"""Settings and fixtures that every test needs to run RecBole."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # the workers share the cores, and threads that wait for each other spin; before torch is imported
+    # before torch is imported: the workers share the cores, and waiting threads would spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# first of all: with an unusable ray, the tests could not import recbole.quick_start otherwise
+# before the tests: with an unusable ray, they could not import recbole.quick_start otherwise
 import recbole_mambarec  # noqa: F401
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts jobs in the background deaf to Ctrl-C, and so would be the processes that tests interrupt
+    # a shell starts background jobs with Ctrl-C ignored, which the processes that tests interrupt would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# how long an example takes says something about the machine only
+# the time of an example depends on the machine
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -36,7 +36,7 @@ def _folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _log_as_before():
-    """RecBole sets the level of the root logger and takes its handlers away: no test may see what another left."""
+    """RecBole changes the level and the handlers of the root logger: restore them after each test."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     root.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What tests of several modules need beside :mod:`recbole_mambarec.testing`."""
+"""Helpers for tests of several modules, besides :mod:`recbole_mambarec.testing`."""
 
 from __future__ import annotations
 

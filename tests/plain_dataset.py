@@ -1,4 +1,4 @@
-"""A small RecBole dataset without anything of this package, or with arrays."""
+"""A small RecBole dataset, with or without the arrays of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks run by hand and rarely: they should at least still be there when somebody wants one."""
+"""Benchmarks are run rarely and by hand: these tests check that they still start."""
 
 import importlib
 import json
@@ -44,7 +44,7 @@ def test_starts(tmp_path, capsys):
 
 
 def by_path(name, *arguments):
-    """``python benchmarks/NAME.py ARGUMENTS`` from another folder, with nothing but what is installed."""
+    """``python benchmarks/NAME.py ARGUMENTS`` from another folder, with installed packages only."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Top-k lists for single users, whether the split has items of theirs or not."""
+"""Top-k lists for single users, with and without items in the split."""
 
 import numpy as np
 import pytest

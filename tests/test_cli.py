@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def door(monkeypatch, *arguments):
-    """Run the door in this process as ``python run_recbole.py ARGUMENTS``; its exit status."""
+    """Run the command in this process, as ``python run_recbole.py ARGUMENTS`` does; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["run_recbole.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_main(run_recbole)

@@ -31,7 +31,7 @@ def trained(folder, model, scaled, norm, **overrides):
 
 @pytest.fixture
 def scales(monkeypatch):
-    """What losses were multiplied with."""
+    """The factors of the losses."""
     seen, step = [], torch.amp.GradScaler.step
 
     def noted(scaler, *args, **kwargs):

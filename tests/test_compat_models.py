@@ -1,4 +1,4 @@
-"""RecBole's own models from data to tested checkpoint, on what is installed here."""
+"""RecBole's own models, from data to a tested checkpoint, with the installed libraries."""
 
 from __future__ import annotations
 

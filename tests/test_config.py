@@ -1,4 +1,4 @@
-"""Defaults below the user's, protocols, and answers to misspelt names."""
+"""Defaults below the user's settings, protocols, and explanations of misspelt names."""
 
 import pytest
 import torch
@@ -92,14 +92,14 @@ def test_keys_of_our_trainer_are_refused_for_recboles_models(tmp_path):
         config(tmp_path, "BPR", lr_decay_rate=0.9)
 
 
-def test_a_missing_dataset_folder_says_where_and_what(tmp_path):
+def test_the_message_about_a_missing_dataset_folder(tmp_path):
     write_planted(tmp_path)
     with pytest.raises(UserError, match=r"dataset 'babi' not found: .*holds planted.*dataset_prep"):
         config(tmp_path, dataset="babi")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_asking_for_a_gpu_that_is_not_there(tmp_path):
+def test_a_missing_gpu_is_refused(tmp_path):
     write_planted(tmp_path)
     with pytest.raises(UserError, match="gpu_id=0 asks for a GPU but"):
         config(tmp_path, gpu_id="0")
@@ -135,7 +135,7 @@ def test_an_impossible_evaluation_batch(tmp_path, value):
         ("learner", "adamm", "learner 'adamm' is unknown: use one of adam"),
     ],
 )
-def test_values_that_cannot_be(tmp_path, key, value, sentence):
+def test_refused_values_of_own_keys(tmp_path, key, value, sentence):
     write_planted(tmp_path)
     with pytest.raises(UserError, match=sentence):
         config(tmp_path, **{key: value})

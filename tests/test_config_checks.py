@@ -92,7 +92,7 @@ def test_refused_values(tmp_path, model, key, value, sentence):
 
 
 @pytest.mark.parametrize(("key", "value", "sentence"), REFUSED)
-def test_recboles_models_on_recboles_data_get_the_same_sentences(tmp_path, key, value, sentence):
+def test_recboles_models_on_recboles_data_get_the_same_messages(tmp_path, key, value, sentence):
     with pytest.raises(UserError, match=sentence):
         Config("BPR", "ml-100k", config_dict={key: value})
 
@@ -215,7 +215,7 @@ def test_defaults_of_all_of_recboles_models_pass():
         ("GRU4Rec", {"train_neg_sample_args": None}, "TO needs times"),
     ],
 )
-def test_mistakes_that_the_data_show_are_sentences_for_recboles_models(tmp_path, model, values, sentence):
+def test_mistakes_that_show_in_the_data_are_explained_for_recboles_models(tmp_path, model, values, sentence):
     write_plain(tmp_path)
     given = {"load_col": {"inter": ["user_id", "item_id", "rating"]}, "epochs": 1, "show_progress": False} | values
     if model == "KGCN":

@@ -1,4 +1,4 @@
-"""Mistakes with devices are found without a GPU, in models that make them on purpose."""
+"""Mistakes with devices are found without a GPU, in models that contain them on purpose."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not CAN_PRETEND, reason="needs torch 2.13")
 
 
 class LeftBehind(VBPR):
-    """Adds a tensor that is no buffer."""
+    """Adds a tensor that is not a buffer."""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -25,7 +25,7 @@ class LeftBehind(VBPR):
 
 
 class MadeOnTheCPU(VBPR):
-    """Makes a tensor without saying where."""
+    """Creates a tensor without a device."""
 
     def loss_parts(self, users, positives, negatives):
         parts = super().loss_parts(users, positives, negatives)
@@ -33,7 +33,7 @@ class MadeOnTheCPU(VBPR):
 
 
 class PicksFromTheCPU(VBPR):
-    """Indexes what is not on the GPU with what is."""
+    """Indexes a tensor on the CPU with one on the GPU."""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -45,7 +45,7 @@ class PicksFromTheCPU(VBPR):
 
 
 class ReadsAValue(VBPR):
-    """Decides on the CPU."""
+    """Branches on a value, which waits for the GPU."""
 
     def loss_parts(self, users, positives, negatives):
         parts = super().loss_parts(users, positives, negatives)
@@ -53,7 +53,7 @@ class ReadsAValue(VBPR):
 
 
 class HiddenGraph(VBPR):
-    """Keeps a graph where the model's modules are not looked for."""
+    """Keeps a graph outside of the model's modules."""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

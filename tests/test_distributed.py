@@ -73,13 +73,13 @@ def batches(model: str, rank: int | None) -> list[Interaction]:
 
 
 class Loader(list):
-    """What a trainer asks of a loader of training batches."""
+    """The part of a loader of training batches that a trainer uses."""
 
     shuffle, generator = False, None
 
 
 def train(model_name: str, data_path: str, rank: int | None) -> dict:
-    """Some steps of training and a validation; everything that the processes must agree on."""
+    """Some steps of training and a validation; returns everything that the processes must agree on."""
     config = configuration(model_name, data_path, rank)
     init_seed(config["seed"], True)
     loaders = data_preparation(config, create_dataset(config))
@@ -196,7 +196,7 @@ def test_losses_and_parameters_are_those_of_one_process(together, one, model):
 
 
 @pytest.mark.parametrize("model", NAMES)
-def test_training_moved_what_is_compared(together, one, model):
+def test_training_changed_the_compared_parameters(together, one, model):
     config = configuration(model, together.folder, None)
     init_seed(config["seed"], True)
     loaders = data_preparation(config, create_dataset(config))
@@ -236,7 +236,7 @@ def test_the_first_process_writes_the_checkpoint(together):
 
 
 @pytest.mark.parametrize("name", list(of_functions(None)))
-def test_losses_of_parts_average_to_that_of_the_whole(together, name):
+def test_losses_of_parts_average_to_the_loss_of_the_whole(together, name):
     value, gradient = of_functions(None)[name]
     for process_ in together.both:
         shared_value, shared_gradient = process_["functions"][name]

@@ -1,4 +1,4 @@
-"""Configurations at random end in a result or in one sentence; the benchmark of the same name tries thousands."""
+"""Random configurations end in a result or in one sentence; the benchmark of the same name tries thousands."""
 
 import logging
 from pathlib import Path

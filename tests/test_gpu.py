@@ -1,4 +1,4 @@
-"""A GPU gives the CPU's results without being waited for; without one, that the benchmark which checks it runs."""
+"""A GPU gives the CPU's results and no step waits for it; without a GPU, the benchmark for this starts."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 @needs_gpu
 @pytest.mark.parametrize("model", registry.built_in())
-def test_results_are_those_of_the_cpu(model, tmp_path):
+def test_results_equal_those_on_the_cpu(model, tmp_path):
     folder = write_planted(tmp_path)
     assert largest_difference(model, folder.name, str(tmp_path), "cuda") <= TOLERANCE
 
@@ -48,7 +48,7 @@ def test_the_benchmark_runs_without_a_gpu(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so(monkeypatch):
+def test_without_a_gpu_there_is_a_message(monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpu"])
     with pytest.raises(UserError, match="no CUDA device is visible: run this where there is one"):
         main()

@@ -1,4 +1,4 @@
-"""tools/install.py: what it installs, and its sentences."""
+"""tools/install.py: what it installs, and its messages."""
 
 import ast
 import importlib.util
@@ -73,7 +73,7 @@ def test_old_pythons_understand_the_script():
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 6), (3, 9), (3, 15)])
-def test_a_python_that_does_not_do_gets_one_sentence(tool, version, monkeypatch, capsys):
+def test_an_unsuitable_python_gets_one_sentence(tool, version, monkeypatch, capsys):
     monkeypatch.setattr(tool.sys, "version_info", version)
     monkeypatch.setattr(tool, "version_of", lambda python: (3, 12) if python == "python3.12" else None)
     assert tool.main([]) == 2
@@ -82,7 +82,7 @@ def test_a_python_that_does_not_do_gets_one_sentence(tool, version, monkeypatch,
     assert "make run PYTHON=python3.12" in error and error.count("\n") == 1
 
 
-def test_no_python_that_would_do(tool, monkeypatch):
+def test_no_suitable_python(tool, monkeypatch):
     monkeypatch.setattr(tool, "version_of", lambda python: None)
     assert tool.other_pythons().startswith("install one, then make run PYTHON=python3.14")
 
@@ -97,7 +97,7 @@ def test_torch_then_the_package_then_recbole_without_its_requirements(tool, call
     assert "https://wheels.example/cpu" in capsys.readouterr().out
 
 
-def test_torch_that_is_there_is_kept(tool, calls, capsys):
+def test_an_installed_torch_is_kept(tool, calls, capsys):
     calls.torch = "2.9.1+cu126"
     assert tool.main(["--torch-index=https://wheels.example/cu130", "--make=run"]) == 0
     assert [call[0] for call in calls] == ["recbole_mambarec", "RecBole"]
@@ -110,7 +110,7 @@ def test_torch_that_is_there_is_kept(tool, calls, capsys):
 
 
 @pytest.mark.parametrize("python,torch,least", [((3, 10), "2.3.1", "2.4"), ((3, 13), "2.5.1+cpu", "2.6")])
-def test_torch_that_is_too_old(tool, calls, monkeypatch, capsys, python, torch, least):
+def test_a_torch_that_is_too_old(tool, calls, monkeypatch, capsys, python, torch, least):
     calls.torch = torch
     monkeypatch.setattr(tool, "version_of", lambda name: python)
     assert tool.main(["--any-python"]) == 2
@@ -233,7 +233,7 @@ def test_an_extra_that_does_not_exist(tool, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="starts make")
 @pytest.mark.parametrize("python,status", [("python3.99", 2), ("/nonexistent/python3", 2)])
-def test_make_with_a_python_that_is_not_there(python, status):
+def test_make_with_a_missing_python(python, status):
     done = subprocess.run(
         ["make", "-C", ROOT, "run", f"PYTHON={python}"], capture_output=True, text=True, check=False
     )  # fmt: skip

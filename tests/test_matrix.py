@@ -25,7 +25,7 @@ def matrix():
 
 
 def seen(matrix, **changes) -> dict:
-    """A record of an environment in which all is well."""
+    """A record of an environment in which all tests pass."""
     versions = {name: f"{k}.0" for k, name in enumerate(matrix.PACKAGES)}
     found = {"python": "3.12.9", "system": "Linux", "versions": versions, "passed": 9, "failed": 0, "skipped": 1}
     values = {
@@ -106,7 +106,7 @@ def test_outcomes_come_from_what_pytest_wrote(matrix, tmp_path):
     }
 
 
-def test_the_script_writes_the_page_and_its_status_tells(matrix, tmp_path):
+def test_the_script_writes_the_page_and_its_status_shows_failures(matrix, tmp_path):
     def call(*arguments: str) -> subprocess.CompletedProcess:
         # isolated: the script must do without this source tree and without packages
         command = [sys.executable, "-I", str(SCRIPT), "--new=new", *arguments]
@@ -141,8 +141,8 @@ def test_the_committed_page_is_that_of_the_committed_records(matrix):
     assert lines and rows(page) == rows(matrix.table(lines))
 
 
-def test_the_workflow_does_what_is_there(matrix):
-    """It cannot run here: at least it is for the Pythons of setup.cfg, and names files and sessions that exist."""
+def test_the_workflow_names_existing_files_and_sessions(matrix):
+    """It cannot run here, but it is for the Pythons of setup.cfg, and names files and sessions that exist."""
     text = (ROOT / ".github" / "workflows" / "matrix.yml").read_text(encoding="utf-8")
     jobs = yaml.safe_load(text)["jobs"]
     for name in ("suite", "smoke"):

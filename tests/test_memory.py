@@ -1,4 +1,4 @@
-"""What a run will need against what there is."""
+"""The memory that a run will need, compared with the free memory."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_blocks_of_the_evaluation():
     assert scores(eval_batch_size=5000, test_neg_sample_args=sampled) == 3 * 50 * 200 + 3 * 8 * 50 * 100
 
 
-def test_a_batch_of_65536_on_a_small_dataset_is_let_through(monkeypatch):
+def test_a_batch_of_65536_on_a_small_dataset_is_accepted(monkeypatch):
     """The size of MovieLens 100K, where the process of such a run takes 1 GiB."""
     monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
     data = wide_data(943, 1682, 80_000, {"text": 384, "genre": 19})
@@ -92,7 +92,7 @@ def test_a_batch_of_65536_on_a_small_dataset_is_let_through(monkeypatch):
         check(name, get_model(name).memory_of(config, data), config, data)
 
 
-def test_a_batch_that_is_too_large_is_one_sentence_with_one_that_fits(monkeypatch):
+def test_a_batch_that_is_too_large_is_refused_with_one_that_fits(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
     data = wide_data(20_000, 10_000, 1_000_000)
     config = model_config("MambaRec", train_batch_size=1_000_000)
@@ -114,7 +114,7 @@ def advice(monkeypatch, free, use=None, data=None, **overrides):
     return str(caught.value).split("): ", 1)[1].removesuffix("; memory_limit=0 tries it anyway")
 
 
-def test_advice_names_what_is_enough(monkeypatch):
+def test_advice_names_sufficient_settings(monkeypatch):
     few = StepMemory(users=(1, 0), items=(1, 0), batch=(1, 0))
     large = wide_data(3000, 2000, 10_000, {"image": 60_000})
     assert advice(monkeypatch, GIB, few, large, freeze_features=False) == "use freeze_features=True"
@@ -124,7 +124,7 @@ def test_advice_names_what_is_enough(monkeypatch):
     assert advice(monkeypatch, GIB, StepMemory(users=(1400, 0)), embedding_size=64) == "use embedding_size=32"
 
 
-def test_advice_where_nothing_is_enough(monkeypatch):
+def test_advice_without_a_sufficient_setting(monkeypatch):
     settings = {"freeze_features": False, "eval_batch_size": 1000}
     found = advice(monkeypatch, memory._LIBRARIES, data=wide_data(3000, 2000, 10_000, {"image": 2000}), **settings)
     assert found.startswith("no single setting is enough; a combination may be: freeze_features=True, ")
@@ -161,7 +161,7 @@ def test_the_limit_is_a_key(monkeypatch):
             check("MambaRec", StepMemory(), model_config("MambaRec", memory_limit=wrong), data)
 
 
-def test_a_system_that_does_not_tell_is_not_asked_twice(monkeypatch):
+def test_a_system_without_memory_figures_is_accepted(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: (None, "unknown"))
     large = StepMemory(users=(1e9, 0))
     check("MambaRec", large, model_config("MambaRec"), random_dataset().training_data())
@@ -178,7 +178,7 @@ def test_the_command_line_stops_before_anything_is_trained(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="only Linux tells")
-def test_this_machine_tells():
+def test_memory_of_this_machine():
     free, where = available(torch.device("cpu"))
     assert 2**20 < free < 2**50 and where in ("free memory of the machine", "limit of the control group")
 

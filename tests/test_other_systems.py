@@ -1,4 +1,4 @@
-"""What Linux does not show: systems without ``fcntl``, ``resource`` or /proc, and terminals that are not UTF-8."""
+"""Other systems than Linux: without ``fcntl``, ``resource`` or /proc, or with a terminal that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_records_are_appended_without_fcntl(windows_locks, tmp_path, monkeypatch
     assert path.read_bytes() == b'{"cut": \n{"number": 1}\n{"number": 2}\n'
 
 
-def test_the_peak_is_told_without_resource_and_proc(monkeypatch):
+def test_the_peak_without_resource_and_proc(monkeypatch):
     monkeypatch.setattr(Path, "is_file", lambda self: False)
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=3 * 2**30))
     with monkeypatch.context() as windows:
@@ -100,7 +100,7 @@ def test_the_peak_is_told_without_resource_and_proc(monkeypatch):
     assert memory.peak_gib() == 5.0
 
 
-def test_free_memory_is_told_without_proc(monkeypatch):
+def test_free_memory_without_proc(monkeypatch):
     monkeypatch.setattr(memory, "_lines", lambda path: [])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * 2**30))
     assert memory.available(torch.device("cpu")) == (7 * 2**30, "free memory of the machine")
@@ -118,7 +118,7 @@ def test_files_are_copied_where_links_cannot_be_made_without_following(monkeypat
 
 
 def test_files_are_flushed_through_a_handle_that_can_write(monkeypatch, tmp_path):
-    """Windows refuses to flush what is open for reading alone."""
+    """Windows refuses to flush a file that is open for reading only."""
     flushed = []
 
     def fsync(handle: int) -> None:
@@ -144,7 +144,7 @@ def test_signals_without_a_name():
     assert how_it_ended(3221225477) == "its process ended with status 3221225477"
 
 
-def test_signs_that_the_terminal_lacks_are_no_defect(monkeypatch):
+def test_characters_that_the_terminal_lacks_are_no_defect(monkeypatch):
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)

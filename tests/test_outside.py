@@ -1,4 +1,4 @@
-"""Models from other packages: the example under examples/, installed, and packages at which something is wrong."""
+"""Models from other packages: the example under examples/, installed, and faulty packages."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def python(*arguments: str, site: Path, cwd: Path) -> subprocess.CompletedProces
 
 
 def command(*arguments: str, site: Path, cwd: Path) -> str:
-    """What a command of ours prints."""
+    """The output of a command of this package."""
     done = python("-m", "recbole_mambarec", *arguments, site=site, cwd=cwd)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done.stdout
@@ -114,7 +114,7 @@ def test_its_own_tests(site, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# packages at which something is wrong
+# faulty packages
 
 
 def announce(site: Path, package: str, models: dict[str, str], code: str = "") -> None:
@@ -129,7 +129,7 @@ def announce(site: Path, package: str, models: dict[str, str], code: str = "") -
 
 @pytest.fixture
 def faulty(tmp_path):
-    """A folder of packages that bring no usable model, and one that does without a call."""
+    """A folder of packages without a usable model, and one that registers its model without a call."""
     site = tmp_path / "faulty"
     announce(site, "raising", {"Raising": "raising"}, "value = 1\nraise RuntimeError('no good')\n")
     announce(site, "silent", {"Silent": "silent"})
@@ -189,7 +189,7 @@ def test_a_faulty_package_is_one_sentence_and_no_other_model_suffers(faulty, tmp
         assert f"taken by {owner}" in warning
 
 
-def test_the_doctor_names_them(faulty, tmp_path):
+def test_the_doctor_names_faulty_packages(faulty, tmp_path):
     done = python("-m", "recbole_mambarec", "doctor", "--json", site=faulty, cwd=tmp_path)
     lines = [line for line in json.loads(done.stdout)["lines"] if line["section"] == "Models of other packages"]
     assert done.returncode == 1

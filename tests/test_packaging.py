@@ -1,4 +1,4 @@
-"""The wheel works from any folder, and what it and its neighbours say of themselves agrees."""
+"""The wheel works from any folder, and its metadata agree with the other files of the project."""
 
 import configparser
 import email
@@ -93,7 +93,7 @@ def declared():
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def test_what_the_wheel_says_of_itself(metadata, wheel):
+def test_the_metadata_of_the_wheel(metadata, wheel):
     assert metadata["Name"] == "recbole-mambarec"
     assert metadata["Version"] == recbole_mambarec.__version__
     assert metadata["License-Expression"] == "MIT"
@@ -110,7 +110,7 @@ def test_what_the_wheel_says_of_itself(metadata, wheel):
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
-def test_everybody_can_resolve_what_the_wheel_asks_for(metadata):
+def test_the_requirements_of_the_wheel_can_be_resolved(metadata):
     """RecBole's own requirements have no solution on Python 3.12 and newer, ray is large."""
     asked = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert "recbole" not in {requirement.name for requirement in asked}
@@ -118,7 +118,7 @@ def test_everybody_can_resolve_what_the_wheel_asks_for(metadata):
     assert "torch" in always and "ray" not in always
 
 
-def test_recbole_finds_all_that_it_imports():
+def test_everything_that_recbole_imports_is_required():
     """Optional in RecBole: what needs a compiler, is an extra here, or belongs to single models."""
     optional = {
         *("dgl", "torch_scatter", "torch_geometric", "xgboost", "lightgbm", "faiss", "wandb", "kmeans_pytorch"),
@@ -152,7 +152,7 @@ def test_constraints_hold_one_allowed_release_of_every_requirement(python):
     assert pins["recbole"] == requirements.RECBOLE
 
 
-def test_versions_are_the_same_wherever_they_stand():
+def test_versions_are_the_same_everywhere():
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'recbole = ["recbole=={requirements.RECBOLE}"]' in project
     assert f'name = "recbole"\nversion = "{requirements.RECBOLE}"\nrequires-dist = []' in project

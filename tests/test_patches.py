@@ -1,4 +1,4 @@
-"""The list of patches is what really happens to RecBole: nothing more, nothing less."""
+"""The list of patches is exactly what changes in RecBole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_recorded_replacement_is_listed_and_the_other_way_round():
     assert always <= recorded
 
 
-# takes down every attribute of RecBole's modules and classes, imports this package, and says which ones differ
+# collects every attribute of RecBole's modules and classes, imports this package, and prints those that differ
 CHANGES = """
 import importlib, json, pkgutil, sys, types
 

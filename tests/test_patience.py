@@ -1,4 +1,4 @@
-"""Patience that counts training steps as well as evaluations, and the warning about runs that never began."""
+"""Patience that counts training steps as well as evaluations, and the warning about runs that have learned nothing."""
 
 import logging
 
@@ -25,7 +25,7 @@ def prepare(folder, model="MambaRec", **overrides):
 
 
 def scores_of(trainer, scores):
-    """Let validation give ``scores`` one after another; the list of those that were asked for."""
+    """Let validation return ``scores`` one after another; returns the list of those that were used."""
     given = []
 
     def evaluate(*args, **kwargs):
@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["MambaRec", "BPR", "LightGCN", "NCL"])
-def test_evaluations_before_enough_steps_are_forgiven(folder, model):
+def test_early_evaluations_do_not_count(folder, model):
     """Epochs 1 to 4 end after 3, 6, 9 and 12 steps, so four evaluations are too early, and three more are allowed."""
     settings = {"warm_up_step": 100, "num_clusters": 4} if model == "NCL" else {}
     trainer, train, valid = prepare(folder, model, epochs=30, stopping_step=3, stopping_min_steps=13, **settings)
@@ -58,7 +58,7 @@ def test_evaluations_before_enough_steps_are_forgiven(folder, model):
     [
         # a score that rises late starts the usual patience
         ([0.5] * 1 + [0.4] * 5 + [0.6] + [0.1] * 20, 7 + 4),
-        # one that rises early is forgiven what is left of the early evaluations
+        # for one that rises early, the remaining early evaluations do not count
         ([0.5, 0.6] + [0.1] * 20, 4 + 4),
         ([0.1, 0.2, 0.3, 0.4, 0.5] + [0.1] * 20, 5 + 4),
     ],
@@ -71,7 +71,7 @@ def test_patience_after_a_better_score(folder, model, scores, epochs):
 
 
 @pytest.mark.parametrize("settings", [{"stopping_min_steps": 0}, {"protocol": "recbole"}])
-def test_recboles_patience_where_no_steps_are_asked_for(folder, settings):
+def test_recboles_patience_without_a_minimum_of_steps(folder, settings):
     trainer, train, valid = prepare(folder, "BPR", epochs=30, stopping_step=3, **settings)
     given = scores_of(trainer, [0.5] + [0.4] * 29)
     trainer.fit(train, valid, saved=False)
@@ -108,7 +108,7 @@ def test_a_resumed_training_stops_where_the_whole_one_does(folder, stopped_after
 @pytest.mark.parametrize(
     ("scores", "warned"), [([0.5, 0.4, 0.3], True), ([0.5, 0.4, 0.6], False), ([0.5], False), ([0.5, 0.5], False)]
 )
-def test_a_run_whose_best_epoch_is_its_first_is_warned_of(folder, caplog, model, scores, warned):
+def test_a_warning_if_the_best_epoch_is_the_first(folder, caplog, model, scores, warned):
     trainer, train, valid = prepare(folder, model, epochs=len(scores))
     scores_of(trainer, scores)
     with caplog.at_level(logging.WARNING):

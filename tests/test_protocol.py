@@ -1,4 +1,4 @@
-"""What is ranked at test."""
+"""Which items are ranked at test."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def interactions(folder, part):
 
 
 @pytest.mark.parametrize("model", ["MambaRec", "BPR"])
-def test_validation_items_are_ranked_at_test_only_when_asked(tmp_path, model):
+def test_validation_items_are_ranked_at_test_on_request_only(tmp_path, model):
     folder = write_planted(tmp_path)
     train, valid = interactions(folder, "train"), interactions(folder, "valid")
     both = {user: train[user] | valid[user] for user in train}

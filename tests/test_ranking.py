@@ -1,4 +1,4 @@
-"""The collector of ranked lists against RecBole's own."""
+"""The collector of ranked lists gives the same as RecBole's own."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def collector_config(*metrics, topk=(2, 5)):
 
 
 def blocks(seed, n_blocks=3, users=4, items=9):
-    """Scores and what is to be found, users without anything and repeated pairs included."""
+    """Scores and positive items, including users without positive items and repeated pairs."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n_blocks):
         scores = torch.randn(users, items, generator=generator)
@@ -40,7 +40,7 @@ def collected(collector, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
-def test_hits_and_counts_are_recboles(seed):
+def test_hits_and_counts_equal_recboles(seed):
     config = collector_config("Recall", "NDCG", "Hit", "MRR", "MAP", "Precision")
     ours, theirs = HitCollector(config), Collector(config)
     for _ in range(2):  # the second evaluation starts from nothing

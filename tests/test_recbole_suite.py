@@ -1,4 +1,4 @@
-"""The count over RecBole's own tests, tried on a small folder of its shape."""
+"""The summary of RecBole's own tests, for a small folder with the structure of its repository."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _FILES = {
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """A folder of the shape of RecBole's repository."""
+    """A folder with the structure of RecBole's repository."""
     root = tmp_path / "Rec Bole"
     for name, text in _FILES.items():
         path = root / name
@@ -104,7 +104,7 @@ def test_without_the_shims(checkout, capfd):
     assert "0 of 1 passed, 1 failed" in capfd.readouterr().out
 
 
-def test_the_commit_is_told(checkout, capfd):
+def test_the_commit_is_reported(checkout, capfd):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
         done = subprocess.run(["git", "-C", str(checkout), *identity, *arguments], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""RecBole's own functions know our models."""
+"""RecBole's own functions find the models of this package."""
 
 import pickle
 import subprocess
@@ -21,7 +21,7 @@ from recbole_mambarec.trainer import MultimodalTrainer
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_look_ups_return_one_class():
+def test_all_look_ups_return_the_same_class():
     assert get_model("MambaRec") is MambaRec
     assert get_trainer(ModelType.GENERAL, "MambaRec") is MultimodalTrainer
     from recbole.model.general_recommender.mambarec import MambaRec as through_recbole

@@ -1,4 +1,4 @@
-"""What a checkpoint gives back: the same configuration, data, model and scores."""
+"""A checkpoint restores the configuration, the data, the model and its scores."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def test_every_model_comes_back_with_its_scores(planted, model):
 
 
 @pytest.mark.parametrize("model", OTHER_FAMILIES)
-def test_models_of_other_families_do_too(families, model):
+def test_models_of_other_families_come_back_with_their_scores(families, model):
     columns = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
     if model in ("CKE", "KGCN"):
         columns |= {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
@@ -125,7 +125,7 @@ def test_models_of_other_families_do_too(families, model):
         ("BM3", {"user_inter_num_interval": "[0,inf)", "benchmark_filename": ["train", "valid", "test"]}),
     ],
 )
-def test_configurations_come_back_whatever_they_say(planted, model, overrides):
+def test_unusual_configurations_come_back(planted, model, overrides):
     file, expected = trained(model, "planted", settings(planted, model, **overrides))
     assert loaded_scores(file) == expected
 
@@ -192,7 +192,7 @@ print(json.dumps([loaded_scores(file) for file in files]))
 
 
 def test_another_process_loads_them(planted):
-    """RecBole's own checkpoints run code when they are read and need the user's word, ours do not."""
+    """RecBole's own checkpoints run code when they are read and must be trusted; those of this package need not."""
     made = [trained(model, "planted", settings(planted, model)) for model in ("BM3", "LightGCN")]
     root = Path(recbole_mambarec.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", TRUST_VARIABLE: "1"}

@@ -77,13 +77,13 @@ def test_another_training_is_refused(folder, model, key, there, here):
         ("BPR", {"train_neg_sample_args": {"distribution": "popularity"}}),
     ],
 )
-def test_so_are_keys_of_the_model_and_of_its_negatives(folder, model, settings):
+def test_other_keys_of_the_model_and_its_negatives_are_refused(folder, model, settings):
     file = checkpoint(folder, model)
     with pytest.raises(UserError, match=f"was written with {next(iter(settings))} "):
         resumed(folder, model, file, **settings)
 
 
-def test_parameters_of_a_model_that_happen_to_fit_another(folder):
+def test_parameters_that_happen_to_fit_another_model(folder):
     file = checkpoint(folder, "BPR")
     with pytest.raises(UserError, match="written with model 'BPR' and cannot be continued with 'LightGCN'"):
         resumed(folder, "LightGCN", file)
@@ -103,7 +103,7 @@ def test_the_metric_of_a_lower_is_better_run(tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_has_no_effect_on_the_epochs_may_differ(folder, model, tmp_path, caplog):
+def test_keys_without_effect_on_the_epochs_may_differ(folder, model, tmp_path, caplog):
     whole = build(folder, model, epochs=4)
     whole[0].fit(*whole[1:3], verbose=False)
     file = checkpoint(folder, model)
@@ -120,7 +120,7 @@ def test_what_has_no_effect_on_the_epochs_may_differ(folder, model, tmp_path, ca
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_another_learning_rate_is_taken_and_said(folder, model, caplog):
+def test_another_learning_rate_is_used_with_a_warning(folder, model, caplog):
     constant = {"lr_boost": 1.0, "lr_decay_rate": 1.0} if model in ("MambaRec", "BM3") else {}
     file = checkpoint(folder, model, **constant)
     rates = []
@@ -140,7 +140,7 @@ def test_another_learning_rate_is_taken_and_said(folder, model, caplog):
 
 
 def exchange(folder, one, other):
-    """Other interactions of the same number, users and items: those of two parts change places, user by user."""
+    """As many interactions of the same users and items: those of two parts are exchanged, user by user."""
     paths = [folder / f"{folder.name}.{part}.inter" for part in (one, other)]
     head, *_ = paths[0].read_text(encoding="utf-8").splitlines()
     parts = [
@@ -181,7 +181,7 @@ def test_a_checkpoint_without_a_fingerprint_is_continued(folder, monkeypatch):
     assert sorted(resumed(folder, "MambaRec", file).train_loss_dict) == [2, 3]
 
 
-def test_the_key_resume_from_is_checked_as_well(folder):
+def test_the_checkpoint_of_resume_from_is_checked_as_well(folder):
     file = checkpoint(folder, "MambaRec")
     trainer, train, valid, _ = build(folder, "MambaRec", epochs=4, resume_from=file, valid_metric="NDCG@20")
     with pytest.raises(UserError, match="valid_metric 'recall@20' and cannot be continued with 'ndcg@20'"):

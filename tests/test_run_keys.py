@@ -15,14 +15,14 @@ RUNS = Path(recbole_mambarec.__file__).parents[1] / "results" / "runs.jsonl"
 
 @pytest.mark.skipif(not RUNS.is_file(), reason="recorded runs are part of the repository only")
 def test_recorded_runs_keep_their_keys():
-    """A run whose key changes would be made again."""
+    """A run whose key changes would be repeated."""
     records = store.read(RUNS)
     keys = [run_key(r.model, r.config, r.seed, r.data_hash) for r in records]
     assert keys == [r.key for r in records]
 
 
-def test_a_run_is_known_after_later_versions_have_added_keys(monkeypatch):
-    """Recorded when ``new`` was still counted, or did not exist: today its default is known to change nothing."""
+def test_a_run_is_recognised_after_later_versions_have_added_keys(monkeypatch):
+    """Recorded when ``new`` still counted, or did not exist; now its default is known to change nothing."""
     with_new, without = {"embedding_size": 64, "new": 0}, {"embedding_size": 64}
     before = [record(key=run_key("BPR", config, 999, "d"), config=config) for config in (with_new, without)]
     monkeypatch.setitem(run_keys.NEUTRAL, "new", 0)

@@ -1,4 +1,4 @@
-"""Runs that start at the same moment have files of their own."""
+"""Runs that start at the same moment have different files."""
 
 import datetime
 import logging
@@ -33,7 +33,7 @@ def build(folder, model, **overrides):
 
 
 @pytest.mark.parametrize("model", ["BPR", "LightGCN", "RecVAE", "EASE", "MambaRec", "VBPR"])
-def test_trainers_of_one_second_have_two_files(tmp_path, model):
+def test_trainers_that_start_in_the_same_second_have_different_files(tmp_path, model):
     folder = write_planted(tmp_path)
     files = [Path(build(folder, model)[0].saved_model_file) for _ in range(2)]
     assert files[0] != files[1]
@@ -41,7 +41,7 @@ def test_trainers_of_one_second_have_two_files(tmp_path, model):
         assert file.match(f"saved/{model}-Mar-09-2025_12-30-01-*.pth")
 
 
-def test_all_files_of_a_decision_tree_are_its_own(tmp_path):
+def test_a_decision_tree_has_its_own_files(tmp_path):
     config = Config("BPR", write_planted(tmp_path).name, config_dict={"data_path": str(tmp_path)})
     names = ("temp_file", "temp_best_file", "saved_model_file")
     files = [getattr(trainers.DecisionTreeTrainer(config, None), name) for _ in range(2) for name in names]
@@ -67,7 +67,7 @@ def test_a_run_is_tested_with_its_own_parameters(tmp_path, model):
     assert expected[0] != expected[1]
 
 
-def test_logs_and_tensorboard_folders_are_a_runs_own(tmp_path):
+def test_a_run_has_its_own_log_and_tensorboard_folder(tmp_path):
     folder = write_planted(tmp_path, name="planted.v2")
     for model in ("BPR", "BPR", "MambaRec"):
         # RecBole adds a file only where nothing is logged yet
@@ -86,5 +86,5 @@ def test_without_a_log_file_the_folders_differ_too(tmp_path, monkeypatch):
     assert len(list(Path("log_tensorboard").glob("model-Mar-09-2025_12-30-01-*"))) == 2
 
 
-def test_the_time_is_still_the_time():
+def test_get_local_time_is_unchanged():
     assert recbole.utils.get_local_time() == "Mar-09-2025_12-30-01"

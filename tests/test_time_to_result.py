@@ -28,7 +28,7 @@ def test_epochs_until_a_value():
     assert reached([0.1, 0.4], 0.5) is None
 
 
-def test_minutes_are_blank_where_they_are_not_on_record():
+def test_minutes_are_blank_if_they_are_not_recorded():
     assert minutes(run(1, [0.1, 0.2]), 2) == 2.0
     assert minutes(run(1, [0.1, 0.2], seconds=None), 2) is None
     assert minutes(run(1, [0.1, 0.2]), None) is None

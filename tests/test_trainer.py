@@ -52,7 +52,7 @@ def test_an_epoch_equals_that_of_recboles_loop(folder):
 
 @pytest.mark.parametrize("amp", [False, True])
 def test_no_step_waits_for_the_device(folder, amp):
-    """Reading a value is what waits; there is one look at the losses at the end of the epoch."""
+    """Reading a value waits for the device; the losses are read once, at the end of the epoch."""
     trainer, train, *_ = prepare(folder, enable_amp=amp)
     with Waits() as waits:
         trainer._train_epoch(train, 0)
@@ -88,7 +88,7 @@ def test_the_first_epochs_may_have_a_higher_rate(folder):
 
 @pytest.mark.parametrize(("epochs", "steps", "boosted"), [(1, 0, 1), (1, 3, 1), (1, 4, 2), (2, 9, 3), (3, 6, 3)])
 def test_the_boost_lasts_a_number_of_steps_at_least(folder, epochs, steps, boosted):
-    """Three steps are an epoch of these data."""
+    """An epoch of these data has three steps."""
     trainer, train, *_ = prepare(
         folder, epochs=5, lr_decay_rate=1.0, lr_boost=2.0, lr_boost_epochs=epochs, lr_boost_steps=steps
     )
@@ -242,7 +242,7 @@ trainer.fit(train, valid, verbose=False)
 
 @posix
 @pytest.mark.parametrize(("interval", "continued"), [(0, [4, 5]), (3600, [1, 2, 3, 4, 5])])
-def test_a_killed_run_continues_as_if_it_had_not_been(folder, interval, continued):
+def test_a_killed_run_continues_exactly(folder, interval, continued):
     whole, train, valid, test = prepare(folder, epochs=6)
     whole.fit(train, valid, verbose=False)
     # in the middle of epoch 4
@@ -266,7 +266,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been(folder, interval, continue
     assert second.evaluate(test) == whole.evaluate(test)
 
 
-def test_an_interrupt_adds_the_best_epoch_and_keeps_where_the_file_continues(folder):
+def test_an_interrupt_adds_the_best_epoch_and_keeps_the_state_to_resume(folder):
     whole, train, valid, _ = prepare(folder, epochs=5)
     scores(whole, [0.1, 0.2, 0.4, 0.3, 0.2])
     whole.fit(train, valid, verbose=False)
@@ -297,7 +297,7 @@ def test_an_interrupt_adds_the_best_epoch_and_keeps_where_the_file_continues(fol
     assert_same(ours["resume"]["state_dict"], theirs["resume"]["state_dict"])
 
 
-def test_before_the_first_evaluation_the_file_holds_the_present_epoch(folder):
+def test_before_the_first_evaluation_the_file_holds_the_latest_epoch(folder):
     whole, train, valid, _ = prepare(folder, epochs=4, eval_step=4)
     whole.fit(train, valid, verbose=False)
     first, train, valid, _ = prepare(folder, epochs=4, eval_step=4, checkpoint_interval=0, checkpoint_dir="first")
@@ -325,7 +325,7 @@ def test_a_run_without_validation_keeps_its_last_epoch(folder):
 
 
 def test_a_checkpoint_of_the_first_format_is_continued(folder):
-    """It was written at the best epoch, which is where it continues."""
+    """It was written at the best epoch, from which it continues."""
     first, train, valid, _ = prepare(folder, epochs=2)
     scores(first, [0.1, 0.2])
     first.fit(train, valid, verbose=False)
@@ -356,7 +356,7 @@ def test_resuming_a_finished_run_still_evaluates_its_best_epoch(folder):
         (lambda path: torch.save({"object": InputType.PAIRWISE}, path), "no checkpoint of this package"),
     ],
 )
-def test_files_that_cannot_be_resumed_from(folder, spoil, sentence):
+def test_files_that_cannot_be_resumed(folder, spoil, sentence):
     first, train, valid, _ = prepare(folder, epochs=1)
     first.fit(train, valid, verbose=False)
     path = Path(first.saved_model_file)

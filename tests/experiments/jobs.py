@@ -1,4 +1,4 @@
-"""What the processes of the tests do; a process finds a function by its module."""
+"""Functions that the processes of the tests run; a process finds a function by its module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def killed(report):
 
 
 def sleeper(folder: str, report):
-    """Touch a file ten times a second until somebody ends it."""
+    """Touch a file ten times a second until the process is ended."""
     report({"pid": os.getpid()})
     while True:
         Path(folder, f"{os.getpid()}").write_text(str(time.time()), encoding="utf-8")

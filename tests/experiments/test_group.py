@@ -1,4 +1,4 @@
-"""Many runs: none twice, none lost, none stopping the others."""
+"""Many runs: none is repeated, none is lost, none stops the others."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_a_line_takes_precedence_over_what_holds_for_all(data, tmp_path):
     assert run.config["embedding_size"] == 8 and run.overrides == {"embedding_size": 8}
 
 
-def test_all_models_of_a_group_are_measured_alike():
+def test_all_models_of_a_group_are_measured_in_the_same_way():
     """On RecBole's own datasets, RecBole's models would otherwise keep another protocol."""
     runs = group.plan({"MambaRec": ("MambaRec", {}), "BPR": ("BPR", {})}, ["ml-100k"], [999])
     assert runs[0].config["metrics"] == runs[1].config["metrics"] == ["Recall", "NDCG"]
@@ -100,7 +100,7 @@ def test_rows_that_cannot_be_compared_are_named(data, tmp_path):
 
 
 def test_a_key_goes_to_the_models_that_read_it(data, tmp_path, caplog):
-    """embedding_size is unknown to NeuMF and looks like its mf_embedding_size, knn_k and lr_boost are MambaRec's."""
+    """NeuMF does not read embedding_size (but mf_embedding_size); only MambaRec reads knn_k and lr_boost."""
     lines = {name: (name, {}) for name in ("BPR", "NeuMF", "MambaRec")}
     settings = {"data_path": str(tmp_path), "embedding_size": 16, "knn_k": 5, "lr_boost": 3}
     bpr, neumf, mambarec = group.plan(lines, ["planted"], [999], settings)
@@ -113,7 +113,7 @@ def test_a_key_goes_to_the_models_that_read_it(data, tmp_path, caplog):
         group.plan(lines, ["planted"], [999], {"data_path": str(tmp_path), "learnin_rate": 1})
 
 
-def test_the_shipped_ablations_are_what_they_say(data, tmp_path):
+def test_the_shipped_ablations_change_what_their_labels_say(data, tmp_path):
     name, lines = group.read_group("mambarec-ablation")
     assert name == "mambarec-ablation" and len(lines) == 6
     runs = {run.label: run for run in planned(tmp_path, lines)}
@@ -136,7 +136,7 @@ def test_every_line_of_a_shipped_group_is_another_run(data, tmp_path):
         assert len({run.key for run in planned(tmp_path, lines)}) == len(lines), file.stem
 
 
-def test_the_shipped_grid_is_the_space_that_is_searched(data, tmp_path):
+def test_the_shipped_grid_equals_the_search_space(data, tmp_path):
     _, lines = group.read_group("mambarec-grid")
     # at the published learning rate, with which the runs on record were made
     points = [overrides for _, overrides in lines.values()]
@@ -173,7 +173,7 @@ def test_a_missing_group_file():
 
 
 # ------------------------------------------------------------------------------------------------------------
-# making them
+# execution
 
 
 LINES = {name: ("BPR", {"embedding_size": size}) for name, size in (("a", 4), ("b", 8), ("c", 12))}
@@ -193,7 +193,7 @@ def test_a_failure_stops_nothing_and_is_tried_again(data, tmp_path, capsys):
     assert group.run_all(runs, RUNS, execute=third) == records and third.made == []
 
 
-def test_an_interrupted_group_keeps_what_it_has(data, tmp_path):
+def test_an_interrupted_group_keeps_its_records(data, tmp_path):
     runs, recorder = planned(tmp_path, LINES, seeds=(1, 2)), Recorder()
 
     def interrupted(run, path, per_user):
@@ -209,7 +209,7 @@ def test_an_interrupted_group_keeps_what_it_has(data, tmp_path):
     assert rest.made == ["b, planted, seed 2", "c, planted, seed 2"]
 
 
-def test_a_run_of_another_group_is_taken_over_under_the_new_name(data, tmp_path):
+def test_a_run_of_another_group_is_recorded_again_under_the_new_name(data, tmp_path):
     group.run_all(planned(tmp_path, {"BPR": ("BPR", {})}), RUNS, execute=Recorder())
     runs = planned(tmp_path, {"full": ("BPR", {}), "again": ("BPR", {})}, name="ablation")
     recorder = Recorder()
@@ -268,7 +268,7 @@ def test_per_user_results_can_be_left_out(data, tmp_path):
 
 
 def door(monkeypatch, *arguments):
-    """Run the door in this process as ``python run_recbole_group.py ARGUMENTS``; its exit status."""
+    """Run the command in this process, as ``python run_recbole_group.py ARGUMENTS`` does; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["run_recbole_group.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_main(group.main)
@@ -304,7 +304,7 @@ def test_mistakes_cost_one_sentence_and_nothing_is_run(data, tmp_path, monkeypat
     assert not RUNS.exists() and not Path("saved").exists()
 
 
-def test_a_file_of_runs_that_cannot_be_written_is_found_out_first(data, tmp_path, monkeypatch, capsys):
+def test_a_file_of_runs_that_cannot_be_written_is_noticed_first(data, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("in the way")
     given = ["--models=BPR", "--dataset=planted", f"--data_path={tmp_path}"]
     for runs, reason in (("file/runs.jsonl", "exists"), ("planted", "Is a directory")):
@@ -332,7 +332,7 @@ def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
 
 
 def test_a_configuration_file_names_dataset_seed_and_model(data, tmp_path, monkeypatch):
-    """As for the other scripts; the command line is stronger. That is how the result of a search is run again."""
+    """As for the other scripts, the command line takes precedence. So the result of a search can be run again."""
     recorder = Recorder()
     monkeypatch.setattr(group, "execute_apart", recorder)
     (tmp_path / "best.yaml").write_text(f"model: BPR\ndataset: planted\nseed: 7\ndata_path: {tmp_path}\n")
@@ -344,7 +344,7 @@ def test_a_configuration_file_names_dataset_seed_and_model(data, tmp_path, monke
 
 @posix
 def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, capsys):
-    """Ctrl-C in the middle of the first of two runs, of which the second cannot be made."""
+    """Ctrl-C in the middle of the first of two runs; the second one fails."""
     (tmp_path / "mine.yaml").write_text("model: MambaRec\nruns: {full: {}, broken: {variant: best}}\n")
     values = QUICK | {"data_path": tmp_path, "epochs": 40, "seed": 3, "checkpoint_interval": 0}
     arguments = ["--group=mine.yaml", "--dataset=planted", *(f"--{key}={value}" for key, value in values.items())]

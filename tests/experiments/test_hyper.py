@@ -1,4 +1,4 @@
-"""run_hyper.py as a user types it; the trials are real trainings in processes of their own."""
+"""run_hyper.py as a user types it; the trials are real trainings in their own processes."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def door(monkeypatch, *options: str) -> int:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums are rounded in another order where more threads share them; trials take the number from the environment."""
+    """Sums are rounded differently with more threads; the trials take their number from the environment."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -100,7 +100,7 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("model", ["MambaRec", "BPR", "ItemKNN"])
 def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
-    """Also for RecBole's own models, whose checkpoints no other process may load."""
+    """Also for RecBole's own models, whose checkpoints other processes may not load."""
     write_planted(tmp_path, **HARD)
     overrides = {"data_path": str(tmp_path), "epochs": 2, "show_progress": False, "checkpoint_dir": "running"}
     run = resolve(model, "planted", overrides=overrides)
@@ -158,7 +158,7 @@ def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys,
     assert not Path("tuning").exists()
 
 
-def test_a_mistake_that_only_a_trial_notices_is_its_sentence(tmp_path, monkeypatch, capsys):
+def test_a_mistake_that_only_a_trial_notices_is_explained(tmp_path, monkeypatch, capsys):
     options = arguments(tmp_path, space="variant choice ['best']\n")
     assert door(monkeypatch, *options) == 2
     captured = capsys.readouterr()
@@ -168,7 +168,7 @@ def test_a_mistake_that_only_a_trial_notices_is_its_sentence(tmp_path, monkeypat
     assert not (folder / "chosen.jsonl").exists() and not (folder / "best.yaml").exists()
 
 
-def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
+def test_a_search_of_another_process_is_refused(tmp_path):
     write_planted(tmp_path)
     overrides = QUICK | {"data_path": str(tmp_path)}
     folder = Path("tuning") / f"MambaRec-planted-{resolve('MambaRec', 'planted', overrides=overrides).key[:8]}"
@@ -182,7 +182,7 @@ def test_a_search_that_another_process_makes_is_left_to_it(tmp_path):
 
 
 def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
-    """Start the script and send it a signal at a certain moment; its exit status and output."""
+    """Start the script and send it a signal when ``when()`` is true; returns its exit status and output."""
     with open("output", "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -195,8 +195,8 @@ def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
 
 
 @posix
-def test_a_search_that_was_killed_goes_on(tmp_path):
-    """The script itself, killed in the middle of its second trial, which then goes on from its checkpoint."""
+def test_a_killed_search_continues(tmp_path):
+    """The script is killed during its second trial, which then continues from its checkpoint."""
     options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
     _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
@@ -214,7 +214,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
 
 
 @posix
-def test_a_search_that_is_ended_says_how_it_goes_on(tmp_path):
+def test_an_interrupted_search_says_how_to_continue(tmp_path):
     options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
     status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))

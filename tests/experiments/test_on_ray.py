@@ -53,13 +53,13 @@ def searched(tmp_path, space: str, **overrides) -> dict:
 
 
 def refused(tmp_path, sentence: str, settings: RaySettings | None = None) -> None:
-    """A search ends with a sentence, and without a record."""
+    """A search ends with a sentence and without a record."""
     with pytest.raises(UserError, match=sentence):
         tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=settings or RaySettings())
     assert not list(Path("tuning").glob("*/trials.jsonl"))
 
 
-def test_a_search_on_two_nodes_is_that_of_one_machine(cluster, tmp_path):
+def test_a_search_on_two_nodes_equals_that_on_one_machine(cluster, tmp_path):
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
     record, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
     assert set(record.test) == {"train", "train+valid"} and tuning.best.score == record.score
@@ -74,7 +74,7 @@ def test_a_search_on_two_nodes_is_that_of_one_machine(cluster, tmp_path):
     assert scores["ray"] == scores["here"] and here.test == record.test
 
 
-def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cluster, tmp_path, capsys):
+def test_bad_trials_are_stopped_early_also_after_a_restart_of_the_driver(cluster, tmp_path, capsys):
     settings = RaySettings(cluster, grace=2, halving=2)
     arguments = searched(tmp_path, "n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n", epochs=8)
     _, tuning = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
@@ -82,11 +82,11 @@ def test_hopeless_trials_are_given_up_also_after_the_driver_was_started_again(cl
     assert not good.stopped and good.epochs == 8
     assert bad.stopped and bad.epochs == 2 and "after epoch" in capsys.readouterr().out
     assert tuning.best is good
-    # a new driver knows the rungs: the first trial it makes is compared with those on record
+    # a new driver fills the rungs: its first trial is compared with the recorded ones
     (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")
     _, again = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
     assert [r.epochs for r in again.records] == [8, 2, 2] and again.records[2].stopped
-    # a search without early stopping makes the trials that were given up
+    # a search without early stopping repeats the trials that were stopped early
     (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n")
     _, whole = tune("MambaRec", "planted", **arguments)
     assert [r.epochs for r in whole.records] == [8, 8]
@@ -113,8 +113,8 @@ def kill_trials(folder: Path, times: dict[str, float], stop: threading.Event) ->
 
 @posix
 def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
-    """One trial is killed whenever it runs and fails; the other one is killed once, goes on and finishes."""
-    # what ray's readers find until its storage is synchronised, which may come after the trial is given up
+    """One trial is killed whenever it runs, and fails; the other one is killed once, continues and finishes."""
+    # ray's own functions find nothing until its storage is synchronised, possibly after the trial has failed
     for reader in ("get_error", "get_pickled_error"):
         monkeypatch.setattr(f"ray.tune.experiment.trial.Trial.{reader}", lambda self: None)
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n", epochs=150, stopping_step=200)
@@ -137,8 +137,8 @@ def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
     assert failed.point == {"n_layers": 0} and "its process died, 2 times" in failed.error
 
 
-def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
-    """Once they are sent, the files can be emptied to what says that there is a dataset."""
+def test_only_the_driver_reads_the_data(cluster, tmp_path, monkeypatch):
+    """Once the data are sent, nothing is needed of the files but that there is a dataset."""
     arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
     base = resolve("MambaRec", "planted", overrides=arguments["overrides"])
     monkeypatch.setattr(plan, "config_data_hash", lambda _: base.data_hash)
@@ -160,7 +160,7 @@ def test_data_are_read_by_the_driver_alone(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(on_ray._Trials, "_data", send)
     tuning = Tuning(Search(base, read_space(arguments["params_file"])), progress=False)
     on_ray.run_on_ray(tuning, None, RaySettings(cluster, grace=0))
-    # what is put once goes to each node once: its store gives it to all of its processes
+    # what is put once is sent to each node once, whose store gives it to all of its processes
     assert len(sent) == 1 and puts.count(on_ray.SharedData) == 1
     assert len(tuning.records) == 2 and not tuning.failures
 
@@ -190,7 +190,7 @@ if __name__ == "__main__":
 
 
 @posix
-def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
+def test_a_search_continues_after_its_driver_was_killed(cluster, tmp_path, capsys):
     arguments = searched(tmp_path, "n_layers choice [0, 1, 2]\n")
     script = tmp_path / "crashing.py"
     script.write_text(
@@ -206,7 +206,7 @@ def test_a_driver_that_is_killed_goes_on(cluster, tmp_path, capsys):
 
 
 def test_a_cluster_of_its_own(tmp_path):
-    """Nothing but the search is heard of it; a mistake that only a trial notices is the trial's sentence."""
+    """Only the search prints anything; a mistake that only a trial notices is explained."""
     arguments = searched(tmp_path, "variant choice ['best', 'released']\n")
     options = [f"--{key}={value}" for key, value in arguments["overrides"].items()]
     command = [sys.executable, str(ROOT / "run_hyper.py"), "--tool=ray", "--model=MambaRec", "--dataset=planted"]
@@ -229,7 +229,7 @@ def test_a_cluster_of_its_own(tmp_path):
 
 
 def recboles_objective(config: dict) -> None:
-    """What RecBole's own run_hyper.py gives to ray."""
+    """The function that RecBole's own run_hyper.py passes to ray."""
     from recbole.quick_start import objective_function
 
     import recbole_mambarec  # noqa: F401
@@ -249,12 +249,12 @@ def test_recboles_own_objective_reports_to_ray(cluster, tmp_path):
     assert 0 <= result.metrics["recall@20"] <= 1 and result.metrics["config"]["learning_rate"] == 0.1
 
 
-def test_no_cluster_there(tmp_path):
+def test_no_cluster_at_the_address(tmp_path):
     refused(tmp_path, r"there is no ray cluster at '127\.0\.0\.1:1'", RaySettings("127.0.0.1:1"))
 
 
 def test_without_ray(tmp_path, monkeypatch):
-    # not even a folder of it is found
+    # as if there were not even a folder of it
     for name in ("ray", "ray.tune"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("recbole_mambarec_common.extras.is_installed", lambda name: not name.startswith("ray"))
@@ -289,7 +289,7 @@ def test_no_room_for_a_trial(cluster, tmp_path, much):
     refused(tmp_path, r"^no node of the ray cluster has room .*: .*--trial_gpus", RaySettings(cluster, grace=0, **much))
 
 
-def test_as_many_trials_at_a_time_as_there_is_room_for(cluster):
+def test_as_many_trials_at_a_time_as_fit(cluster):
     with on_ray._cluster(cluster):
         assert [on_ray._room({"cpu": cpus, "gpu": 0}) for cpus in (1, 0.5, 0.1)] == [2, 4, 20]
 
@@ -302,6 +302,6 @@ def test_as_many_trials_at_a_time_as_there_is_room_for(cluster):
         (["--grace=-1"], "grace must be at least 0"),
     ],
 )
-def test_settings_that_make_no_sense(options, sentence):
+def test_faulty_settings(options, sentence):
     with pytest.raises(UserError, match=sentence):
         hyper.main(["--tool=Ray", "--dataset=planted", *options])

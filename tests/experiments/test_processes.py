@@ -30,7 +30,7 @@ def collect(pool: Pool, enough=lambda events: False) -> list[Event]:
 
 
 @posix
-def test_jobs_report_and_end_in_whatever_way(tmp_path):
+def test_jobs_report_and_end_in_every_way(tmp_path):
     pool = Pool(jobs=4)
     logs = {function: tmp_path / "logs" / f"{function.__name__}.log" for function in (jobs.models, jobs.defect)}
     for function in (jobs.models, jobs.mistake, jobs.defect, jobs.killed):
@@ -109,7 +109,7 @@ def test_closing_ends_the_jobs(tmp_path):
         os.kill(event.value["pid"], 0)
 
 
-def test_cores_are_divided_unless_the_user_has_done_so(monkeypatch):
+def test_cores_are_divided_unless_the_user_has_set_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     assert [Pool(jobs)._threads for jobs in (1, 3, 16)] == [8, 2, 1]
@@ -129,14 +129,14 @@ def test_a_job_starts_where_the_largest_one_so_far_fits():
     assert gate.admits([0.0, 0.0])
     room = 9.2
     assert not gate.admits([0.0, 0.0])
-    # alone it needs no margin, but what it needs must be there
+    # alone, it needs no margin
     room = 3.1
     assert gate.admits([]) and not gate.admits([3.0])
     room = 2.9
     assert not gate.admits([])
 
 
-def test_a_gpu_is_divided_by_what_jobs_report():
+def test_a_gpu_is_shared_by_the_reports_of_jobs():
     gate = DeviceGate()
     gate.observe("a", {"memory_gib": 1.0})
     assert gate.admits(["a"])  # no GPU, no limit

@@ -116,12 +116,12 @@ def test_the_fingerprint_of_the_data(data):
         ({"learnin_rate": 1}, "did you mean 'learning_rate'"),
     ],
 )
-def test_configurations_that_cannot_be_run(data, overrides, sentence):
+def test_refused_configurations(data, overrides, sentence):
     with pytest.raises(UserError, match=sentence):
         planned(data, **overrides)
 
 
-def test_what_recbole_refuses_gets_a_sentence(tmp_path):
+def test_what_recbole_refuses_is_explained(tmp_path):
     with pytest.raises(
         UserError, match=r"SASRec with loss_type CE compares with all items.*train_neg_sample_args=None"
     ):
@@ -162,7 +162,7 @@ def test_a_record_holds_what_recbole_reports(data, model):
     assert not list(plan.checkpoint.parent.glob("*.curve.jsonl"))
 
 
-def test_the_revision_of_the_source_tree_but_of_no_other(monkeypatch, tmp_path):
+def test_the_revision_of_this_source_tree_only(monkeypatch, tmp_path):
     state = provenance.git_state.__wrapped__()
     if state is not None:  # the tests may run from an unpacked archive
         assert len(state["revision"]) == 40 and isinstance(state["dirty"], bool)
@@ -196,7 +196,7 @@ def outcome(record):
     return {**{key: getattr(record, key) for key in ("key", "valid", "test", "best_epoch", "epochs")}, "curve": curve}
 
 
-def test_an_interrupted_run_goes_on_exactly(data, monkeypatch):
+def test_an_interrupted_run_continues_exactly(data, monkeypatch):
     whole = run.execute(planned(data, epochs=7), "whole.jsonl")
     shutil.rmtree("saved")
     plan = planned(data, epochs=7, checkpoint_interval=0)
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on_exactly(data, monkeypatch):
 
 
 @pytest.mark.parametrize("spoil", ["checkpoint", "curve"])
-def test_a_run_whose_remains_are_damaged_starts_again(data, monkeypatch, spoil):
+def test_a_run_with_damaged_files_starts_again(data, monkeypatch, spoil):
     plan = planned(data, epochs=4, checkpoint_interval=0)
     interrupt = _Interrupt(monkeypatch, MultimodalTrainer, 3)
     with pytest.raises(KeyboardInterrupt):
@@ -255,7 +255,7 @@ def test_a_failure_is_recorded_without_paths_of_the_machine(data, capfd):
     assert store.read(RUNS) == [record]
 
 
-def test_a_mistake_in_a_model_is_recorded_as_its_sentence(data, capfd):
+def test_a_mistake_in_a_model_is_recorded_as_a_sentence(data, capfd):
     record = run.execute(planned(data, variant="best"), RUNS)
     assert record.error == "variant 'best' is unknown: use one of released, paper"
     assert "Traceback" not in capfd.readouterr().err
@@ -268,7 +268,7 @@ def test_data_that_changed_in_between(data):
     assert "have changed since it was planned" in run.execute(plan, RUNS).error
 
 
-def test_a_run_that_another_process_makes_is_left_to_it(data):
+def test_a_run_of_another_process_is_refused(data):
     plan = planned(data, "BPR", epochs=1)
     plan.checkpoint.parent.mkdir()
     with open(plan.checkpoint.with_suffix(".lock"), "ab") as lock, locked(lock), pytest.raises(run.Busy):
@@ -277,7 +277,7 @@ def test_a_run_that_another_process_makes_is_left_to_it(data):
     assert run.execute(plan, RUNS).status == "finished"
 
 
-def test_a_model_that_is_never_validated_is_no_result(data):
+def test_a_run_needs_a_validation(data):
     record = run.execute(planned(data, "BPR", epochs=2, eval_step=5, stopping_step=1), RUNS)
     assert record.status == "finished"  # RecBole lowers eval_step to epochs
     with pytest.raises(UserError, match="eval_step must be at least 1 here"):
@@ -320,7 +320,7 @@ def test_a_sequential_model(tmp_path):
         over_seeds([replace(record, label=name, seed=n) for name in "AB" for n in (1, 2)], "train", "ndcg@10")
     plan = planned(data, "GRU4Rec", epochs=1, **split, **own, **settings)
     assert "test, none masked" in group.summary([plan], [record])
-    # a record of an earlier version calls the same scores by the names of the masks
+    # a record of an earlier version has the same scores under the names of the masks
     before = replace(record, test=dict.fromkeys(store.MASKS, record.test["none"]))
     store.append("early.jsonl", before)
     assert store.read("early.jsonl") == [replace(record, per_user=None)]
@@ -345,7 +345,7 @@ def test_a_model_that_predicts_clicks_has_no_ranks(tmp_path):
 # in a process of its own
 
 
-def test_a_run_in_a_process_of_its_own_is_the_same(data):
+def test_a_run_in_a_process_of_its_own_has_the_same_result(data):
     plan = planned(data, epochs=2)
     here = run.execute(plan, "here.jsonl")
     shutil.rmtree("saved")
@@ -355,7 +355,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(data):
 
 
 @posix
-def test_a_process_that_is_killed_is_recorded(data):
+def test_a_killed_process_is_recorded(data):
     plan = planned(data, epochs=100_000)
     results = []
     thread = threading.Thread(target=lambda: results.append(run.execute_apart(plan, RUNS)))

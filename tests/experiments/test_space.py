@@ -123,10 +123,10 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what comes with the package
+# the shipped files
 
 
-def test_every_model_of_ours_has_a_space_that_recbole_reads():
+def test_every_built_in_model_has_a_space_that_recbole_reads():
     """RecBole's own reader takes a comment for a parameter and passes over lines of fewer than three words."""
     for name in registry.built_in():
         lines = shipped_space(name).read_text(encoding="utf-8").splitlines()

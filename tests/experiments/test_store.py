@@ -122,7 +122,7 @@ def test_files_that_hold_something_else(tmp_path, content, sentence):
         store.read(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_of_runs(tmp_path):
     with pytest.raises(UserError, match="there is no file of runs"):
         store.read(tmp_path / "runs.jsonl")
     with pytest.raises(UserError, match="cannot be read as a file of runs: Is a directory"):

@@ -85,7 +85,7 @@ def here(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what a search accepts
+# accepted and refused searches
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def here(monkeypatch):
         ("learner choice ['adam', 'adamm']", {}, "learner 'adamm' is unknown"),
     ],
 )
-def test_what_cannot_be_searched(data, space, overrides, sentence):
+def test_refused_search_spaces(data, space, overrides, sentence):
     with pytest.raises(UserError) as caught:
         search(data, space, **overrides)
     assert sentence in str(caught.value) and not Path("tuning").exists()
@@ -131,7 +131,7 @@ def test_without_hyperopt(data, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what is proposed
+# proposals
 
 
 def test_an_exhaustive_search_makes_the_grid_in_order(data, here, capsys):
@@ -161,7 +161,7 @@ def test_only_the_weights_of_the_best_trial_are_kept(data, here):
 
 
 @pytest.mark.parametrize("algo", ["random", "bayes"])
-def test_a_search_by_chance_tries_no_point_twice_and_ends_with_the_grid(data, here, algo):
+def test_a_random_search_tries_no_point_twice_and_ends_with_the_grid(data, here, algo):
     made = Tuning(search(data), algo, max_evals=50, progress=False)
     made.run()
     assert len(here) == len(set(here)) == 6 and made.best_params["mmd_weight"] == 0.15
@@ -207,7 +207,7 @@ def test_a_smaller_score_can_be_better(data, here):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what is recorded
+# records
 
 
 def test_a_finished_trial_is_never_repeated(data, here, capsys):
@@ -236,15 +236,15 @@ def test_bayes_learns_from_the_record(data, here):
     assert len(here) == 40 == len(set(here))
 
 
-def test_a_larger_space_takes_over_what_lies_in_it(data, here):
+def test_a_larger_space_takes_over_the_trials_that_lie_in_it(data, here):
     Tuning(search(data), progress=False).run()
     wider = GRID.replace("0.2]", "0.2, 0.25]")
     Tuning(search(data, wider), progress=False).run()
     assert here[6:] == [(0.25, 1.0), (0.25, 1.5)]
-    # a parameter that was at its default in the trials on record
+    # a parameter that had its default in the recorded trials
     Tuning(search(data, wider + "n_layers choice [1, 2]\n"), progress=False).run()
     assert len(here) == 16
-    # another parameter alone: the default of mmd_bandwidth, 1.5, is on record
+    # one parameter only: the default of mmd_bandwidth, 1.5, is recorded
     Tuning(search(data, "mmd_weight choice [0.1, 0.3]\n"), progress=False).run()
     assert here[16:] == [(0.3, 1.5)]
 
@@ -271,7 +271,7 @@ def test_the_record_of_a_trial(data, here):
     assert last.memory_gib == 0.001 and last.wall_seconds >= 0 and last.group == "tuning"
 
 
-def test_a_record_that_was_cut_off_is_made_again(data, here):
+def test_a_trial_whose_record_was_cut_off_is_repeated(data, here):
     made = Tuning(search(data), progress=False)
     made.run()
     file = made.search.trials_file
@@ -283,7 +283,7 @@ def test_a_record_that_was_cut_off_is_made_again(data, here):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what goes wrong
+# failures
 
 
 def test_a_failed_trial_does_not_end_the_search_and_is_tried_again(data, here, monkeypatch, capsys):
@@ -306,7 +306,7 @@ def test_a_failed_trial_does_not_end_the_search_and_is_tried_again(data, here, m
     assert here[4:] == [(0.15, 1.0), (0.15, 1.5)] and again.best_params["mmd_weight"] == 0.15
 
 
-def test_a_search_whose_trials_all_fail_alike_stops(data, here, monkeypatch):
+def test_a_search_whose_trials_all_fail_in_the_same_way_stops(data, here, monkeypatch):
     def broken(run, weights, report):
         raise RuntimeError("no space left on device")
 
@@ -315,7 +315,7 @@ def test_a_search_whose_trials_all_fail_alike_stops(data, here, monkeypatch):
         Tuning(search(data), progress=False).run()
 
 
-def test_a_score_that_is_none_is_a_failure(data, here, monkeypatch):
+def test_a_score_that_is_not_finite_is_a_failure(data, here, monkeypatch):
     def without(run, weights, report):
         record = here_trial(run, weights, report)
         return replace(record, valid={"recall@20": float("nan")}) if run.config["mmd_weight"] == 0.1 else record
@@ -327,7 +327,7 @@ def test_a_score_that_is_none_is_a_failure(data, here, monkeypatch):
     assert made.failures == ["its score is nan"] * 2 and len(made.records) == 4
 
 
-def test_an_interrupt_leaves_the_record(data, here, monkeypatch):
+def test_an_interrupt_keeps_the_records(data, here, monkeypatch):
     def stops(run, weights, report):
         if run.config["mmd_weight"] == 0.15:
             raise KeyboardInterrupt
@@ -343,7 +343,7 @@ def test_an_interrupt_leaves_the_record(data, here, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# several at once
+# several trials at once
 
 
 def test_as_many_at_once_as_fit_in_memory(data, here, monkeypatch):
@@ -375,7 +375,7 @@ def test_a_trial_that_can_never_fit_is_an_error(data, here):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# RecBole's own seams
+# other methods of RecBole's class
 
 
 def test_results_as_text_and_as_a_plot(data, here, monkeypatch):

@@ -1,4 +1,4 @@
-"""Results per user: equal to what RecBole reports, and to what the files of the dataset say."""
+"""Results per user: they agree with what RecBole reports, and with the files of the dataset."""
 
 from collections import Counter
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_the_means_over_users_are_the_reported_metrics(data, model, topk, mode):
         assert 0 < record.test[mask][f"recall@{topk[1]}"] < 1  # or the test would show little
 
 
-def test_the_table_says_what_the_files_say(data):
+def test_the_table_agrees_with_the_files(data):
     record = run.execute(planned(data, "BPR", epochs=2, topk=[5, 10], valid_metric="Recall@10"), RUNS)
     frame = users.read(RUNS.parent / record.per_user)
     train, test = pairs(data, "train"), pairs(data, "test")
@@ -152,7 +152,7 @@ def test_test_items_by_popularity_and_modality():
         users.by_popularity(frame, "train", 50)
 
 
-def test_files_that_cannot_be_analysed(tmp_path):
+def test_faulty_files_and_missing_columns(tmp_path):
     with pytest.raises(UserError, match="results per user not found"):
         users.read(tmp_path / "none.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
