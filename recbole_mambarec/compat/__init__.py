@@ -39,14 +39,14 @@ PATCHES = (
         ),
         "RecBole's `Config` reads aliases of scalar types that numpy 2 removed.",
         process_wide="the aliases exist again",
-        condition="numpy 2; of numpy 1.24 and later some",
+        condition="numpy 2 and newer; some also since numpy 1.24",
     ),
     Patch(
         f"{_HERE}.scipy:dok_matrix_update",
         ("scipy.sparse.dok_matrix._update",),
         "LightGCN and six other models fill their adjacency matrix with a method that scipy removed.",
         process_wide="the method exists again",
-        condition="scipy 1.13",
+        condition="scipy 1.13 and newer",
     ),
     Patch(
         f"{_HERE}.ray:at_import",
@@ -73,7 +73,7 @@ PATCHES = (
         f"{_HERE}.pandas:series_agg",
         (f"{_DATASET}.dataset.len", f"{_DATASET}.kg_dataset.len", f"{_DATASET}.sequential_dataset.len"),
         "`series.agg(len)` has become the length of the series, and columns of sequences cannot be read.",
-        condition="pandas 3",
+        condition="pandas 3 and newer",
     ),
     Patch(
         f"{_HERE}.checkpoints:trusted_loading",

@@ -24,7 +24,7 @@ class Patch:
             ``recbole.trainer.trainer.torch.load`` is what that one module sees as ``torch.load``.
         why: one sentence.
         process_wide: what other code in the process notices of it; empty where only code of RecBole is affected.
-        condition: the installed versions for which the patch is needed; empty where it always applies.
+        condition: the versions for which the patch is needed; empty if it always applies.
     """
 
     function: str
