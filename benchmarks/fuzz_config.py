@@ -76,6 +76,7 @@ _REPEATED = (
     "size",
     "length",
     "knn_k",
+    "n_neighbors",
 )
 _JUNK = (
     *(None, True, False, 0, 1, 2, -1, 0.5, -0.5, 1e-12, math.nan, math.inf, -math.inf),

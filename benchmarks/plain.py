@@ -88,7 +88,7 @@ class PlainMambaRec(nn.Module):
         for m in self.table:
             content = self.dropout(self.norm(self.refine(m)))
             items = self.item_embedding.weight * torch.sigmoid(self.gate[m](content))
-            for _ in range(self.settings["n_layers"]):
+            for _ in range(self.settings["n_mm_layers"]):
                 items = torch.sparse.mm(getattr(self, f"graph_{m}"), items)
             modal[m] = torch.cat([torch.sparse.mm(self.graph_user_item, items), items])
         layers = [torch.cat([self.user_embedding.weight, self.item_embedding.weight])]

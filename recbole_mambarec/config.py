@@ -19,7 +19,7 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import argument_list
 
-from recbole_mambarec import config_checks, registry
+from recbole_mambarec import config_checks, registry, renamed
 from recbole_mambarec.compat.patching import record, wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
@@ -48,7 +48,10 @@ _OTHER_KEYS = (
 _SEVERAL_TYPES = ("reduction_factor",)
 # ends of names of keys whose values are from 0 to 1
 _SHARES = ("dropout_prob", "keep_rate", "prune_rate")
-_AT_LEAST_ONE = ("embedding_size", "knn_k", "train_batch_size", "epochs", "dream_rate", "lr_decay_epochs")
+_AT_LEAST_ONE = (
+    *("embedding_size", "knn_k", "n_neighbors", "dream_rate"),
+    *("train_batch_size", "epochs", "lr_decay_epochs"),
+)
 # what the key beyond_accuracy adds to the metrics
 BEYOND_ACCURACY = ("ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage")
 # RecBole scores models without full_sort_predict pair by pair: this many at a time fit in memory
@@ -135,7 +138,7 @@ def _explain_unknown_model(original: Callable, config: Config, model, dataset):
 
 def _add_our_defaults(original: Callable, config: Config, model, model_class, dataset) -> None:
     original(config, model, model_class, dataset)
-    given = config.external_config_dict
+    given = config.external_config_dict = renamed.accept(model, config.external_config_dict)
     internal = config.internal_config_dict
     ours = model in registry.names()
     check_data_keys(given)

@@ -15,6 +15,7 @@ from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT
 from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.compat.checkpoints import load_checkpoint, torch_load_replaced
 from recbole_mambarec.compat.patching import replace, wrap
+from recbole_mambarec.renamed import under_new_names
 
 # derived values that a checkpoint of this package holds by name
 _BY_NAME = {"MODEL_TYPE": ModelType, "MODEL_INPUT_TYPE": InputType, "eval_type": EvaluatorType}
@@ -66,6 +67,7 @@ def config_from_checkpoint(values: dict) -> Config:
     Raises:
         UserError: the dataset's folder is not where it was, or the model is unknown.
     """
+    values = under_new_names(values["model"], values)
     name = values["dataset"]
     # Config appends the dataset's name to the path, except for the embedded dataset, whose place it knows
     given = {} if name == "ml-100k" else {"data_path": str(Path(values["data_path"]).parent)}

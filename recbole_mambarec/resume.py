@@ -14,6 +14,7 @@ from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.renamed import under_new_names
 from recbole_mambarec.run_keys import NO_EFFECT, neutral
 
 # keys that decide how long a training lasts and what is reported: they leave every single epoch as it was
@@ -66,6 +67,7 @@ def check_configuration(path: str, before: dict, config: Config) -> list[str]:
     Raises:
         UserError: another key differs, so that this would be another run.
     """
+    before = under_new_names(config["model"], before)
     now, defaults = plain(config.final_config_dict), plain(config.internal_config_dict)
     changed = []
     for key in sorted({*before, *now} - _FREE, key=lambda key: (_FIRST.index(key) if key in _FIRST else 99, key)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from recbole_mambarec.renamed import under_old_names
+
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works
 # and into which pieces it cuts the work, what is computed with and without it anyway (mask_valid_in_test), and what
 # shows in other keys (protocol)
@@ -38,9 +40,11 @@ def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     """SHA-256 (hexadecimal) of what a result depends on.
 
     :data:`NO_EFFECT` and what is :func:`neutral` do not count. As for RecBole, an unset configuration key equals an
-    absent one. 1.0 equals 1.
+    absent one. 1.0 equals 1. A renamed key counts under its old name (:mod:`recbole_mambarec.renamed`), so that a run
+    recorded by an earlier version is still the same run.
     """
     same = neutral(model).items()
+    config = under_old_names(model, config)
     counts = {name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in same}
     content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -122,7 +122,7 @@ def test_an_impossible_evaluation_batch(tmp_path, value):
         ("embedding_size", 64.0, "embedding_size must be a whole number"),
         ("knn_k", True, "knn_k must be a whole number"),
         ("knn_k", None, "knn_k must be a whole number from 1, got None"),
-        ("n_layers", -1, "n_layers must be a whole number from 0"),
+        ("n_mm_layers", -1, "n_mm_layers must be a whole number from 0"),
         ("mmd_weight", float("nan"), "mmd_weight must be a number from 0"),
         ("cl_weight", -0.1, "cl_weight must be a number from 0"),
         ("freeze_features", "yes", "freeze_features must be True or False"),

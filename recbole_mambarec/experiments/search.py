@@ -29,8 +29,9 @@ from recbole_mambarec.config import known_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.plan import Run, resolve
-from recbole_mambarec.experiments.space import Space
+from recbole_mambarec.experiments.space import Parameter, Space
 from recbole_mambarec.experiments.store import Record
+from recbole_mambarec.renamed import accept
 from recbole_mambarec.run_keys import NO_EFFECT, run_key
 
 # keys that decide what is measured: scores under different values cannot be compared
@@ -64,7 +65,7 @@ class Search:
     """
 
     def __init__(self, base: Run, space: Space, root: str | Path = "tuning") -> None:
-        self.base, self.space = base, space
+        self.base, self.space = base, _under_new_names(space, base.model)
         self.folder = Path(root) / f"{base.model}-{base.dataset}-{base.key[:8]}"
         self.metric = str(base.config["valid_metric"]).lower()
         self.bigger = bool(base.config["valid_metric_bigger"])
@@ -144,6 +145,22 @@ class Search:
     def better(self, score: float, than: float) -> bool:
         """Whether a score is better than another one."""
         return score > than if self.bigger else score < than
+
+
+def _under_new_names(space: Space, model: str) -> Space:
+    """The space with the names that the model's keys have today.
+
+    Raises:
+        UserError: a key is there under both names, or an option is no value of a renamed key.
+    """
+    parameters = []
+    for parameter in space.parameters:
+        settings = [accept(model, {parameter.name: value}) for value in parameter.values]
+        ((name, _),) = settings[0].items()
+        if any(name == other.name for other in parameters):
+            raise UserError(f"{name} is in the search space twice, also under its old name: leave the old one out")
+        parameters.append(Parameter(name, parameter.kind, tuple(setting[name] for setting in settings)))
+    return Space(tuple(parameters))
 
 
 def describe(point: dict) -> str:

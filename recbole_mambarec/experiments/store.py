@@ -12,6 +12,7 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.renamed import under_new_names
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec_command.doors import typed
 from recbole_mambarec_common.files import locked
@@ -230,7 +231,7 @@ def read(path: str | os.PathLike) -> list[Record]:
             raise UserError(
                 f"line {number} of {path} is not a record of a run in the format '{FORMAT}': {error}"
             ) from None
-        records.append(_with_actual_mask(record))
+        records.append(_under_new_names(_with_actual_mask(record)))
     return records
 
 
@@ -241,6 +242,12 @@ def _with_actual_mask(record: Record) -> Record:
     scores = next(record.test[mask] for mask in MASKS if mask in record.test)
     # the columns of the results per user have the same names
     return replace(record, test={UNMASKED: scores}, per_user=None)
+
+
+def _under_new_names(record: Record) -> Record:
+    """The configuration of an earlier version's record, under the names that its keys have today."""
+    parts = {name: getattr(record, name) for name in ("overrides", "config", "point")}
+    return replace(record, **{name: part and under_new_names(record.model, part) for name, part in parts.items()})
 
 
 def finished(records: list[Record]) -> dict[str, Record]:

@@ -12,8 +12,19 @@ from torch import Tensor, nn
 
 from recbole_mambarec import memory
 from recbole_mambarec.data.dataset import MultimodalDataset
-from recbole_mambarec.errors import UserError
+from recbole_mambarec.errors import UserError, one_of
 from recbole_mambarec.layers.features import FeatureTable
+
+VARIANTS = ("released", "paper")
+
+
+def variant_of(config) -> str:
+    """The key ``variant``: ``released``, what the published code computes, or ``paper``, what the text describes.
+
+    Raises:
+        UserError: it is neither.
+    """
+    return one_of("variant", config["variant"], VARIANTS)
 
 
 class MultimodalRecommender(GeneralRecommender):

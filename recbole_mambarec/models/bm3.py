@@ -30,7 +30,7 @@ class BM3(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
-        self.n_layers, self.dropout_prob = config["n_layers"], config["dropout_prob"]
+        self.n_ui_layers, self.dropout_prob = config["n_ui_layers"], config["dropout_prob"]
         self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
@@ -43,7 +43,7 @@ class BM3(MultimodalRecommender):
     def _online(self) -> tuple[Tensor, Tensor]:
         """Users and items before the predictor."""
         ids = self.item_embedding.weight
-        users, items = light_gcn(self.bipartite, self.user_embedding.weight, ids, self.n_layers)
+        users, items = light_gcn(self.bipartite, self.user_embedding.weight, ids, self.n_ui_layers)
         return users, items + ids
 
     def _target(self, x: Tensor) -> Tensor:

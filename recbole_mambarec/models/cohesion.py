@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import propagate, split_nodes
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
 _IDS = "ids"
 
@@ -27,7 +27,7 @@ class COHESION(MultimodalRecommender):
     already ranks the pair better than the others.
 
     Readings of the published code: the id branch is cut from the gradient after its layers, so its preferences and MLP
-    stay as drawn (``train_ids: False``; ``True`` trains them) and ids learn through the modalities alone; logarithms
+    stay as drawn (``variant: released``; ``paper`` trains them) and ids learn through the modalities alone; logarithms
     are to base 2; fusion is a concatenation; edge pruning and a weight per user are there without effect and left out
     here. A user with fewer than ``user_knn_k`` neighbours has some of them repeated at random in every epoch;
     evaluation, where the published code uses the last epoch's draw, uses each once here, so that a score does not
@@ -42,7 +42,7 @@ class COHESION(MultimodalRecommender):
         d, data, branches = self.embedding_size, self.data, [_IDS, *self.modalities]
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.reg_weight = config["reg_weight"]
-        self.train_ids, self.user_knn_k = config["train_ids"], config["user_knn_k"]
+        self.trains_ids, self.user_knn_k = variant_of(config) == "paper", config["user_knn_k"]
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.item_embedding = nn.Parameter(torch.empty(data.n_items, d))
         self.preference = nn.ParameterDict({b: nn.Parameter(torch.empty(data.n_users, d)) for b in branches})
@@ -53,8 +53,8 @@ class COHESION(MultimodalRecommender):
         self.mlp = nn.ModuleDict(
             {b: nn.Sequential(nn.Linear(w, hidden), nn.LeakyReLU(), nn.Linear(hidden, d)) for b, w in widths.items()}
         )
-        self.preference[_IDS].requires_grad_(self.train_ids)
-        self.mlp[_IDS].requires_grad_(self.train_ids)
+        self.preference[_IDS].requires_grad_(self.trains_ids)
+        self.mlp[_IDS].requires_grad_(self.trains_ids)
         self.bipartite = data.bipartite
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
         self.co_users = data.co_users(self.user_knn_k)
@@ -74,7 +74,7 @@ class COHESION(MultimodalRecommender):
             received = self.bipartite.propagate(x)
             x = F.cosine_similarity(received, start, dim=1)[:, None] * received
             total = total + x
-        return total if branch != _IDS or self.train_ids else total.detach()
+        return total if branch != _IDS or self.trains_ids else total.detach()
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Branches side by side, with what the user graph and the item graph add."""

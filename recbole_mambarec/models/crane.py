@@ -84,7 +84,7 @@ class CRANE(PrunedRecommender):
         norm = one_of("profile_norm", config["profile_norm"], NORMS)
         self.profiles = UserProfiles(data, norm) if config["user_profiles"] else None
         weights = config["ii_refined_weight"], config["mm_image_weight"]
-        self.item_graph = ItemGraph(data, config["knn_k"], config["ii_graph"], *weights)
+        self.item_graph = ItemGraph(data, config["n_neighbors"], config["ii_graph"], *weights)
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:

@@ -6,13 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import one_of
 from recbole_mambarec.layers.attention import EdgePattern
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.base import MultimodalRecommender
-
-ROUTING = ("reference", "paper")
+from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
 
 class GRCN(MultimodalRecommender):
@@ -23,9 +20,9 @@ class GRCN(MultimodalRecommender):
     negative; ids take two hops over those weights. The final embedding is ``[ids | content per modality]``.
 
     Quirks of the published code: its routing rounds, meant to prototype a user from their items, send nothing to users,
-    so preferences stay as they are (``routing: reference``; ``paper`` does what the text says, ``n_layers`` times).
-    Preferences of the first modality are regularised twice, once as a whole. A node whose confidences are all negative
-    sends nothing and never recovers, as no gradient reaches them.
+    so preferences stay as they are (``variant: released``; ``paper`` does what the text says, in ``n_routing_rounds``
+    rounds). Preferences of the first modality are regularised twice, once as a whole. A node whose confidences are all
+    negative sends nothing and never recovers, as no gradient reaches them.
     """
 
     min_modalities = 1
@@ -34,8 +31,8 @@ class GRCN(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, c, data = self.embedding_size, config["latent_embedding"], self.data
-        self.reg_weight, self.n_layers, self.routing = config["reg_weight"], config["n_layers"], config["routing"]
-        one_of("routing", self.routing, ROUTING)
+        self.reg_weight, self.n_routing_rounds = config["reg_weight"], config["n_routing_rounds"]
+        self.variant = variant_of(config)
         n_nodes = data.n_users + data.n_items
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), c) for m in self.modalities})
@@ -52,8 +49,8 @@ class GRCN(MultimodalRecommender):
         edges = self.edges
         items = F.normalize(F.leaky_relu(self.projection[modality](self.features[modality]())), dim=1)
         users = F.normalize(self.preference[modality], dim=1)
-        if self.routing == "paper":
-            for _ in range(self.n_layers):
+        if self.variant == "paper":
+            for _ in range(self.n_routing_rounds):
                 shares = edges.softmax(edges.dots(users, items), over="rows")
                 users = F.normalize(users + edges.propagate(shares, items), dim=1)
         scores = edges.dots(users, items)

@@ -56,7 +56,8 @@ class GUME(TwoViewRecommender):
     def _purified(self) -> dict[str, Tensor]:
         """Items of each modality after its graph, ``(I, d)``."""
         gates = {m: torch.sigmoid(self.item_gate[m](self.features[m]())) for m in self.modalities}
-        return {m: propagate(self.item_graph[m], self.item_embedding.weight * gates[m], self.n_layers) for m in gates}
+        ids = self.item_embedding.weight
+        return {m: propagate(self.item_graph[m], ids * gates[m], self.n_mm_layers) for m in gates}
 
     def _modal(self, purified: dict[str, Tensor]) -> dict[str, Tensor]:
         """Nodes of each modality, ``(U + I, d)``."""

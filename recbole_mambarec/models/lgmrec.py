@@ -13,7 +13,7 @@ from recbole_mambarec.layers.noise import gumbel_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
 from recbole_mambarec.layers.rows import all_rows
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
 
 class LGMRec(MultimodalRecommender):
@@ -29,7 +29,7 @@ class LGMRec(MultimodalRecommender):
     of the paper predate it): the contrastive term is a sum over the batch, not a mean, of image against text; with
     other numbers of modalities here it runs over their pairs. The published code draws Gumbel noise for the hyperedges
     at evaluation too, so that its scores change from call to call; here evaluation is a plain softmax unless
-    ``noise_in_evaluation`` is set.
+    ``variant: released`` asks for the noise.
     """
 
     min_modalities = 1
@@ -39,9 +39,9 @@ class LGMRec(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data, modalities = self.embedding_size, self.data, self.modalities
-        for key in ("n_ui_layers", "n_mm_layers", "n_hyper_layer", "alpha", "reg_weight", "cl_weight"):
+        for key in ("n_ui_layers", "n_feature_layers", "n_hyper_layers", "alpha", "reg_weight", "cl_weight"):
             setattr(self, key, config[key])
-        self.noise_in_evaluation = config["noise_in_evaluation"]
+        self.noise_in_evaluation = variant_of(config) == "released"
         self._noise = gumbel_noise
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
@@ -60,7 +60,7 @@ class LGMRec(MultimodalRecommender):
     def _local(self, modality: str) -> Tensor:
         """Nodes of a modality, ``(U + I, d)``: its projected features after the last hop."""
         items = self.features[modality]() @ self.projection[modality]
-        return propagate(self.bipartite, torch.cat([self.mean_of_items.propagate(items), items]), self.n_mm_layers)
+        return propagate(self.bipartite, torch.cat([self.mean_of_items.propagate(items), items]), self.n_feature_layers)
 
     def _membership(self, logits: Tensor) -> Tensor:
         """Shares of the hyperedges in each row."""
@@ -72,7 +72,7 @@ class LGMRec(MultimodalRecommender):
         """Users and items of a modality after the last hypergraph layer, which starts at ``items`` ``(I, d)``."""
         logits = (self.features[modality]() @ self.hyperedges[modality]).float()
         of_items, of_users = self._membership(logits), self._membership(self.sum_of_items.propagate(logits))
-        for _ in range(self.n_hyper_layer):
+        for _ in range(self.n_hyper_layers):
             edges = of_items.T @ items
             items, users = of_items @ edges, of_users @ edges
         return users, items

@@ -73,7 +73,7 @@ class MambaRec(MultimodalRecommender):
         ):
             one_of(key, choice[key], allowed)
         self.contrast, self.temperature = choice["contrast"], choice["temperature"]
-        self.n_layers, self.n_ui_layers = config["n_layers"], config["n_ui_layers"]
+        self.n_mm_layers, self.n_ui_layers = config["n_mm_layers"], config["n_ui_layers"]
         self.weights = {key: config[key] for key in ("reg_weight", "cl_weight", "mmd_weight")}
         self.mmd_bandwidth = config["mmd_bandwidth"]
 
@@ -121,7 +121,7 @@ class MambaRec(MultimodalRecommender):
         for m in self.modalities:
             content = self.dropout(self.norm(refined[m]))
             items = self.item_embedding.weight * torch.sigmoid(self.item_gate[m](content))
-            modal[m] = item_view(self.item_graph[m], self.user_item, items, self.n_layers)
+            modal[m] = item_view(self.item_graph[m], self.user_item, items, self.n_mm_layers)
         behaviour = torch.cat(
             light_gcn(self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         )

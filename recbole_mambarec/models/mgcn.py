@@ -38,6 +38,6 @@ class MGCN(TwoViewRecommender):
         for m in self.modalities:
             gate = torch.sigmoid(self.item_gate[m](self.projection[m](self.features[m]())))
             purified = self.item_embedding.weight * gate
-            modal[m] = item_view(self.item_graph[m], self.user_item, purified, self.n_layers)
+            modal[m] = item_view(self.item_graph[m], self.user_item, purified, self.n_mm_layers)
         behaviour = self._behaviour()
         return Views(behaviour, self.fusion(modal, behaviour))

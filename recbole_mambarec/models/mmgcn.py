@@ -10,7 +10,7 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
 N_LAYERS = 3
 
@@ -53,8 +53,8 @@ class MMGCN(MultimodalRecommender):
 
     Quirks of the published code: ids and user preferences are random tensors that no optimiser knows, so they stay as
     drawn and ``reg_weight``, which weighs their squares (of preferences only the first modality's), changes no trained
-    weight. ``train_id: False`` keeps that, ``True`` trains them, as the paper means it; either way they are saved with
-    the model here. There are always three layers, always with concatenation. Only the modalities of
+    weight. ``variant: released`` keeps that, ``paper`` trains them, as the text means it; either way they are saved
+    with the model here. There are always three layers, always with concatenation. Only the modalities of
     ``latent_modalities`` are first brought to ``latent_dim``, the others enter at their own width.
     """
 
@@ -65,7 +65,7 @@ class MMGCN(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
-        self.reg_weight, self.train_id = config["reg_weight"], config["train_id"]
+        self.reg_weight, self.trains_ids = config["reg_weight"], variant_of(config) == "paper"
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.towers = nn.ModuleDict()
         self._table("node_ids", data.n_users + data.n_items, d)
@@ -82,7 +82,7 @@ class MMGCN(MultimodalRecommender):
         mapped, width = config["latent_modalities"], config["latent_dim"]
         widths = [width if m in mapped else data.features(m).shape[1] for m in data.modalities]
         share = sum(widths) / len(widths) / config["embedding_size"]
-        trained = 3 if config["train_id"] else 0  # gradients and two moments
+        trained = 3 if config["variant"] == "paper" else 0  # gradients and two moments
         (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
         return cls.step_memory._replace(
             users=(users + trained, of_users + (6 + trained) * share), items=(items + trained, of_items + 4.5 * share)
@@ -90,7 +90,7 @@ class MMGCN(MultimodalRecommender):
 
     def _table(self, name: str, rows: int, width: int) -> None:
         values = nn.init.xavier_normal_(torch.empty(rows, width))
-        if self.train_id:
+        if self.trains_ids:
             self.register_parameter(name, nn.Parameter(values))
         else:
             self.register_buffer(name, values)

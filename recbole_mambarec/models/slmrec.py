@@ -34,7 +34,7 @@ class SLMRec(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data, modalities = self.embedding_size, self.data, self.modalities
-        self.n_layers, self.temperature = config["n_layers"], config["temperature"]
+        self.n_ui_layers, self.temperature = config["n_ui_layers"], config["temperature"]
         self.ssl_weight, self.ssl_temperature = config["ssl_weight"], config["ssl_temperature"]
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
@@ -62,7 +62,7 @@ class SLMRec(MultimodalRecommender):
         starts |= {m: self.projection[m](F.normalize(self.features[m](), dim=1)) for m in self.modalities}
         views = {}
         for name, items in starts.items():
-            nodes = mean_of_layers(self.bipartite, torch.cat([self.user_embedding.weight, items]), self.n_layers)
+            nodes = mean_of_layers(self.bipartite, torch.cat([self.user_embedding.weight, items]), self.n_ui_layers)
             views[name] = split_nodes(nodes, self.data.n_users)
         return views
 

@@ -65,7 +65,7 @@ class SMORE(TwoViewRecommender):
                 self.item_graph[view],
                 self.user_item,
                 self.item_embedding.weight * torch.sigmoid(self.item_gate[view](x)),
-                self.n_layers,
+                self.n_mm_layers,
             )
             for view, x in self._filtered().items()
         }

@@ -25,7 +25,7 @@ class TwoViewRecommender(MultimodalRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.n_layers, self.n_ui_layers = config["n_layers"], config["n_ui_layers"]
+        self.n_mm_layers, self.n_ui_layers = config["n_mm_layers"], config["n_ui_layers"]
         self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
         self.temperature = config["temperature"]
         self.user_embedding = self.id_embedding(self.data.n_users)

@@ -154,7 +154,8 @@ class ModelContract(TrainingContract):
 
     def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
         torch.manual_seed(seed)
-        config = model_config(self.name, **({"embedding_size": 8, "knn_k": 4} | self.sizes | overrides))
+        small = {"embedding_size": 8, "knn_k": 4, "n_neighbors": 4}
+        config = model_config(self.name, **(small | self.sizes | overrides))
         return get_model(self.name)(config, dataset or random_dataset())
 
     def some_batch(self, dataset: InMemoryDataset, size: int = 16):

@@ -65,11 +65,11 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     """Two trials at once in fresh processes, the test of the better one, and a run with its file."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = arguments(
-        tmp_path, "--model=MambaRec", "--jobs=2", "--write-best=mine/best.yaml", space="n_layers choice [0, 1]\n"
+        tmp_path, "--model=MambaRec", "--jobs=2", "--write-best=mine/best.yaml", space="n_mm_layers choice [0, 1]\n"
     )
     assert door(monkeypatch, *options) == 0
     out = capsys.readouterr().out
-    assert len(re.findall(r"^trial \d of 2: n_layers=\d: Recall@20 0\.\d{4} after epoch \d of 2", out, re.M)) == 2
+    assert len(re.findall(r"^trial \d of 2: n_mm_layers=\d: Recall@20 0\.\d{4} after epoch \d of 2", out, re.M)) == 2
     (folder,) = Path("tuning").iterdir()
     trials = store.read(folder / "trials.jsonl")
     (chosen,) = store.read(folder / "chosen.jsonl")
@@ -81,7 +81,7 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert Path("mine/best.yaml").read_text(encoding="utf-8") == (folder / "best.yaml").read_text()
     written = yaml.safe_load(Path("mine/best.yaml").read_text(encoding="utf-8"))
     assert written["model"] == "MambaRec" and written["dataset"] == "planted" and written["epochs"] == 2
-    assert written["n_layers"] == chosen.point["n_layers"]
+    assert written["n_mm_layers"] == chosen.point["n_mm_layers"]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", "--config_files=mine/best.yaml", f"--data_path={tmp_path}"])
     with one_thread():
         run_recbole()
@@ -197,16 +197,16 @@ def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
 @posix
 def test_a_killed_search_continues(tmp_path):
     """The script is killed during its second trial, which then continues from its checkpoint."""
-    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
+    options = arguments(tmp_path, space="n_mm_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
     _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
     assert "Traceback" not in output
     (folder,) = Path("tuning").iterdir()
-    assert [t.point for t in store.read(folder / "trials.jsonl")] == [{"n_layers": 0}]
+    assert [t.point for t in store.read(folder / "trials.jsonl")] == [{"n_mm_layers": 0}]
     finished = (folder / "trials.jsonl").read_text().splitlines()[0]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert "1 are already recorded" in again.stdout and "trial 2 of 2: n_layers=1" in again.stdout
+    assert "1 are already recorded" in again.stdout and "trial 2 of 2: n_mm_layers=1" in again.stdout
     lines = (folder / "trials.jsonl").read_text().splitlines()
     assert lines[0] == finished and json.loads(lines[1])["epochs"] == 30
     log = (folder / "logs" / f"{json.loads(lines[1])['key'][:16]}.log").read_text()
@@ -215,7 +215,7 @@ def test_a_killed_search_continues(tmp_path):
 
 @posix
 def test_an_interrupted_search_says_how_to_continue(tmp_path):
-    options = arguments(tmp_path, space="n_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
+    options = arguments(tmp_path, space="n_mm_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
     command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
     status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))
     assert status == 130 and "the same command continues" in output and "Traceback" not in output

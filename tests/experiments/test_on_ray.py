@@ -55,12 +55,12 @@ def searched(tmp_path, space: str, **overrides) -> dict:
 def refused(tmp_path, sentence: str, settings: RaySettings | None = None) -> None:
     """A search ends with a sentence and without a record."""
     with pytest.raises(UserError, match=sentence):
-        tune("MambaRec", "planted", **searched(tmp_path, "n_layers choice [0]\n"), on_ray=settings or RaySettings())
+        tune("MambaRec", "planted", **searched(tmp_path, "n_mm_layers choice [0]\n"), on_ray=settings or RaySettings())
     assert not list(Path("tuning").glob("*/trials.jsonl"))
 
 
 def test_a_search_on_two_nodes_equals_that_on_one_machine(cluster, tmp_path):
-    arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
+    arguments = searched(tmp_path, "n_mm_layers choice [0, 1]\n")
     record, tuning = tune("MambaRec", "planted", **arguments, on_ray=RaySettings(cluster, grace=0))
     assert set(record.test) == {"train", "train+valid"} and tuning.best.score == record.score
     trials = store.read(tuning.search.trials_file)
@@ -76,18 +76,18 @@ def test_a_search_on_two_nodes_equals_that_on_one_machine(cluster, tmp_path):
 
 def test_bad_trials_are_stopped_early_also_after_a_restart_of_the_driver(cluster, tmp_path, capsys):
     settings = RaySettings(cluster, grace=2, halving=2)
-    arguments = searched(tmp_path, "n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n", epochs=8)
+    arguments = searched(tmp_path, "n_mm_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n", epochs=8)
     _, tuning = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
     good, bad = tuning.records
     assert not good.stopped and good.epochs == 8
     assert bad.stopped and bad.epochs == 2 and "after epoch" in capsys.readouterr().out
     assert tuning.best is good
     # a new driver fills the rungs: its first trial is compared with the recorded ones
-    (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")
+    (tmp_path / "mine.hyper").write_text("n_mm_layers choice [1]\nweight_decay choice [0.0, 1000.0, 2000.0]\n")
     _, again = tune("MambaRec", "planted", **arguments, jobs=1, on_ray=settings)
     assert [r.epochs for r in again.records] == [8, 2, 2] and again.records[2].stopped
     # a search without early stopping repeats the trials that were stopped early
-    (tmp_path / "mine.hyper").write_text("n_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n")
+    (tmp_path / "mine.hyper").write_text("n_mm_layers choice [1]\nweight_decay choice [0.0, 1000.0]\n")
     _, whole = tune("MambaRec", "planted", **arguments)
     assert [r.epochs for r in whole.records] == [8, 8]
 
@@ -117,10 +117,10 @@ def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
     # ray's own functions find nothing until its storage is synchronised, possibly after the trial has failed
     for reader in ("get_error", "get_pickled_error"):
         monkeypatch.setattr(f"ray.tune.experiment.trial.Trial.{reader}", lambda self: None)
-    arguments = searched(tmp_path, "n_layers choice [0, 1]\n", epochs=150, stopping_step=200)
+    arguments = searched(tmp_path, "n_mm_layers choice [0, 1]\n", epochs=150, stopping_step=200)
     base = resolve("MambaRec", "planted", overrides=arguments["overrides"])
     search = Search(base, read_space(arguments["params_file"]))
-    keys = [search.run({"n_layers": n}).key[:16] for n in (0, 1)]
+    keys = [search.run({"n_mm_layers": n}).key[:16] for n in (0, 1)]
     search.folder.mkdir(parents=True)
     times, stop = {keys[0]: 9, keys[1]: 1}, threading.Event()
     killer = threading.Thread(target=kill_trials, args=(search.folder.resolve(), times, stop))
@@ -131,15 +131,15 @@ def test_a_worker_that_is_killed(cluster, tmp_path, monkeypatch):
         stop.set()
         killer.join()
     assert times[keys[1]] == 0 and times[keys[0]] == 9 - 2  # the first try and one more
-    assert tuning.best.point == {"n_layers": 1} and record.epochs == 150
+    assert tuning.best.point == {"n_mm_layers": 1} and record.epochs == 150
     assert [entry["epoch"] for entry in record.curve] == list(range(150))
     (failed,) = [t for t in store.read(search.trials_file) if t.status == "failed"]
-    assert failed.point == {"n_layers": 0} and "its process died, 2 times" in failed.error
+    assert failed.point == {"n_mm_layers": 0} and "its process died, 2 times" in failed.error
 
 
 def test_only_the_driver_reads_the_data(cluster, tmp_path, monkeypatch):
     """Once the data are sent, nothing is needed of the files but that there is a dataset."""
-    arguments = searched(tmp_path, "n_layers choice [0, 1]\n")
+    arguments = searched(tmp_path, "n_mm_layers choice [0, 1]\n")
     base = resolve("MambaRec", "planted", overrides=arguments["overrides"])
     monkeypatch.setattr(plan, "config_data_hash", lambda _: base.data_hash)
     sent = []
@@ -191,7 +191,7 @@ if __name__ == "__main__":
 
 @posix
 def test_a_search_continues_after_its_driver_was_killed(cluster, tmp_path, capsys):
-    arguments = searched(tmp_path, "n_layers choice [0, 1, 2]\n")
+    arguments = searched(tmp_path, "n_mm_layers choice [0, 1, 2]\n")
     script = tmp_path / "crashing.py"
     script.write_text(
         CRASHING.format(overrides=arguments["overrides"], file=str(arguments["params_file"]), cluster=cluster)

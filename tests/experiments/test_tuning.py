@@ -102,7 +102,7 @@ def here(monkeypatch):
         ("checkpoint_dir choice ['a']", {}, "'checkpoint_dir' cannot be tuned"),
         (GRID, {"mmd_weight": 0.1}, "mmd_weight is both set and tuned: remove --mmd_weight"),
         ("mmd_weight choice [0.1, -1.0]", {}, "mmd_weight must be a number from 0, got -1.0"),
-        ("n_layers choice [1, 'many']", {}, "n_layers must be a whole number from 0"),
+        ("n_mm_layers choice [1, 'many']", {}, "n_mm_layers must be a whole number from 0"),
         ("learner choice ['adam', 'adamm']", {}, "learner 'adamm' is unknown"),
     ],
 )
@@ -194,7 +194,7 @@ def test_early_stop_counts_trials_without_a_better_one(data, here):
     made.run()
     # the best is the fourth of six
     assert len(here) == 6
-    made = Tuning(search(data, GRID, n_layers=2), early_stop=1, progress=False)
+    made = Tuning(search(data, GRID, n_mm_layers=2), early_stop=1, progress=False)
     made.run()
     assert here[6:] == [(0.1, 1.0), (0.1, 1.5), (0.15, 1.0)]  # the third is only as good as the second
 
@@ -242,7 +242,7 @@ def test_a_larger_space_takes_over_the_trials_that_lie_in_it(data, here):
     Tuning(search(data, wider), progress=False).run()
     assert here[6:] == [(0.25, 1.0), (0.25, 1.5)]
     # a parameter that had its default in the recorded trials
-    Tuning(search(data, wider + "n_layers choice [1, 2]\n"), progress=False).run()
+    Tuning(search(data, wider + "n_mm_layers choice [1, 2]\n"), progress=False).run()
     assert len(here) == 16
     # one parameter only: the default of mmd_bandwidth, 1.5, is recorded
     Tuning(search(data, "mmd_weight choice [0.1, 0.3]\n"), progress=False).run()
@@ -255,7 +255,7 @@ def test_another_configuration_or_other_data_are_another_search(data, here, chan
     if change == "data":
         with open(data / "planted" / "planted.train.inter", "a", encoding="utf-8") as stream:
             stream.write("u0\ti1\n")
-    other = search(data, **{"configuration": {"n_layers": 2}, "seed": {"seed": 7}, "data": {}}[change])
+    other = search(data, **{"configuration": {"n_mm_layers": 2}, "seed": {"seed": 7}, "data": {}}[change])
     Tuning(other, progress=False).run()
     assert len(here) == 12 and len(list(Path("tuning").iterdir())) == 2
 
@@ -358,7 +358,7 @@ def test_as_many_at_once_as_fit_in_memory(data, here, monkeypatch):
     monkeypatch.setattr(tuning, "held_gib", lambda pid: 0.0)
     for room, most in ((1.0, 3), (0.0024, 2), (0.0015, 1)):
         monkeypatch.setattr(tuning, "MemoryGate", lambda room=room: RealGate(lambda: room))
-        Tuning(search(data, n_layers=most), progress=False).run(jobs=3)
+        Tuning(search(data, n_mm_layers=most), progress=False).run(jobs=3)
         assert pools[-1].most == most
     assert len(here) == 18
 

@@ -23,11 +23,11 @@ class TestCOHESION(ModelContract):
 
     def test_the_id_branch_is_not_trained_unless_asked_for(self):
         dataset = random_dataset()
-        for train_ids in (False, True):
-            model = self.build(dataset, train_ids=train_ids)
+        for variant in ("released", "paper"):
+            model = self.build(dataset, variant=variant)
             sum(model.calculate_loss(self.some_batch(dataset))).backward()
             parameters = [model.preference["ids"], *model.mlp["ids"].parameters()]
-            assert all((p.grad is not None) == train_ids for p in parameters)
+            assert all((p.grad is not None) == (variant == "paper") for p in parameters)
             assert model.item_embedding.grad.any()
 
     def test_repeats_are_drawn_per_epoch_and_not_used_in_evaluation(self):

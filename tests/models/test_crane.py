@@ -198,7 +198,7 @@ class TestCRANE(ModelContract):
             {"mm_image_weight": 0.5},
             {"ii_input": "ids"},
             {"ii_input": "refined"},
-            {"knn_k": 3},
+            {"n_neighbors": 3},
             {"n_mm_layers": 2},
             {"n_ui_layers": 1},
             {"cl_weight": 0.1},
@@ -226,7 +226,7 @@ class TestCRANE(ModelContract):
 
     def test_every_epoch_searches_the_neighbours_anew(self):
         dataset = random_dataset()
-        model = self.build(dataset, knn_k=4)
+        model = self.build(dataset, n_neighbors=4)
         model.pre_epoch(0)
         first = graph_of(model)
         with torch.no_grad():
@@ -351,7 +351,7 @@ class TestCRANE(ModelContract):
     def test_items_nobody_has_and_users_without_items_are_finite(self):
         features = {"text": np.random.default_rng(0).normal(size=(6, 3))}
         dataset = InMemoryDataset([0, 0, 1], [0, 1, 1], 3, 6, features)
-        model = self.build(dataset, knn_k=2, prune_rate=0.5)
+        model = self.build(dataset, n_neighbors=2, prune_rate=0.5)
         assert all(torch.isfinite(x).all() for x in model.embed())
 
     @pytest.mark.parametrize(

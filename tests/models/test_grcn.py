@@ -17,7 +17,7 @@ class TestGRCN(ModelContract):
 
     def test_paper_routing_equals_the_dense_definition(self):
         dataset = random_dataset()
-        model = self.build(dataset, routing="paper", n_layers=2)
+        model = self.build(dataset, variant="paper", n_routing_rounds=2)
         own = torch.zeros(dataset.n_users, dataset.n_items, dtype=torch.bool)
         own[dataset.users, dataset.items] = True
         items = F.normalize(F.leaky_relu(model.projection["text"](model.features["text"]())), dim=1)
@@ -31,12 +31,12 @@ class TestGRCN(ModelContract):
     def test_routing_changes_the_loss_and_other_values_are_refused(self):
         dataset = random_dataset()
         losses = [
-            sum(self.build(dataset, routing=routing).calculate_loss(self.some_batch(dataset))).item()
-            for routing in ("reference", "paper")
+            sum(self.build(dataset, variant=variant).calculate_loss(self.some_batch(dataset))).item()
+            for variant in ("released", "paper")
         ]
         assert losses[0] != losses[1]
-        with pytest.raises(UserError, match="routing 'none' is unknown: use one of reference, paper"):
-            self.build(dataset, routing="none")
+        with pytest.raises(UserError, match="variant 'none' is unknown: use one of released, paper"):
+            self.build(dataset, variant="none")
 
     def test_a_node_without_confidence_sends_nothing(self):
         dataset = random_dataset()

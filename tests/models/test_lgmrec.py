@@ -13,7 +13,7 @@ class TestLGMRec(ModelContract):
         dataset = random_dataset()
         model = self.build(dataset).eval()
         assert torch.equal(model.embed()[0], model.embed()[0])
-        noisy = self.build(dataset, noise_in_evaluation=True).eval()
+        noisy = self.build(dataset, variant="released").eval()
         assert not torch.equal(noisy.embed()[0], noisy.embed()[0])
 
     def test_a_user_belongs_to_hyperedges_by_the_sum_over_their_items(self):

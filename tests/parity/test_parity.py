@@ -160,7 +160,7 @@ def test_a_result_that_nothing_recomputes_is_a_failure(tmp_path):
 def test_a_gradient_that_the_published_code_does_not_have_is_a_failure():
     """COHESION cuts its id branch from the gradient; here it is let in."""
     adapter = adapter_of("COHESION")
-    let_in = replace(adapter, config=lambda published: adapter.config(published) | {"train_ids": True})
+    let_in = replace(adapter, config=lambda published: adapter.config(published) | {"variant": "paper"})
     quantities = failed(FOLDER / "COHESION_wide.npz", lambda name: let_in)
     assert "params_without_grad/id_gcn.MLP.weight" in quantities
     assert "params_without_grad/image_embedding.weight" not in quantities

@@ -134,7 +134,7 @@ def test_compare(compared):
 
 def test_tune_with_two_trials(prepared):
     need("hyperopt", "hyperopt")
-    (prepared / "two.hyper").write_text("n_layers choice [1, 2]\n", encoding="utf-8")
+    (prepared / "two.hyper").write_text("n_mm_layers choice [1, 2]\n", encoding="utf-8")
     out = call(
         prepared,
         "tune",
@@ -146,7 +146,7 @@ def test_tune_with_two_trials(prepared):
         *_QUICK,
     )
     assert "trial 1 of 2" in out and "trial 2 of 2" in out
-    assert "n_layers" in (prepared / "best.yaml").read_text(encoding="utf-8")
+    assert "n_mm_layers" in (prepared / "best.yaml").read_text(encoding="utf-8")
 
 
 def test_tune_on_ray(prepared):

@@ -39,7 +39,7 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
 
 ADAPTER = Adapter(
     slots=_slots,
-    config=renamed({"dropout": "dropout_prob"}),
+    config=renamed({"dropout": "dropout_prob", "n_layers": "n_ui_layers"}),
     unused={"feat_embed_dim": FEATURE_WIDTH},
     parts={name: call(_DISTANCE, number) for number, name in enumerate(_TERMS)}
     | {"reg": weighted("reg", "reg_weight")},

@@ -63,6 +63,7 @@ ADAPTER = Adapter(
     slots=_slots,
     config=renamed(
         {
+            "n_layers": "n_mm_layers",
             "reg_weight_1": "reg_weight",
             "reg_weight_2": "extended_weight",
             "bm_loss": "cl_weight",

@@ -47,7 +47,7 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
 
 
 ADAPTER = Adapter(
-    config=renamed({}, noise_in_evaluation=True),
+    config=renamed({"n_mm_layers": "n_feature_layers", "n_hyper_layer": "n_hyper_layers"}, variant="released"),
     unused={"feat_embed_dim": FEATURE_WIDTH, "cf_model": "LightGCN is the only one here"},
     slots=_slots,
     results=_results,

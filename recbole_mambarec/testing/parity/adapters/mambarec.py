@@ -124,7 +124,9 @@ def _dream_alone(fixture: Fixture) -> Iterator[tuple[str, object]]:
 
 
 ADAPTER = Adapter(
-    config=renamed({"cl_loss": "cl_weight", "mmd_kernel_bandwidth": "mmd_bandwidth"}, dropout_prob=0.0),
+    config=renamed(
+        {"cl_loss": "cl_weight", "mmd_kernel_bandwidth": "mmd_bandwidth", "n_layers": "n_mm_layers"}, dropout_prob=0.0
+    ),
     slots=_slots,
     results=_results,
     parts={

@@ -9,7 +9,7 @@ _CONTRAST = "recbole_mambarec.layers.losses.info_nce"
 
 ADAPTER = Adapter(
     slots=lambda model: view_slots() | pair("image_trs", "projection.image") | pair("text_trs", "projection.text"),
-    config=renamed({"cl_loss": "cl_weight"}),
+    config=renamed({"cl_loss": "cl_weight", "n_layers": "n_mm_layers"}),
     parts=view_parts(_CONTRAST, items=0, users=1),
     watched=(_CONTRAST,),
     results=view_results,

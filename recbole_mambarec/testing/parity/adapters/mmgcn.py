@@ -26,7 +26,7 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
 
 
 def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
-    trained = fixture.build(train_id=True).train()
+    trained = fixture.build(variant="paper").train()
     sum(fixture.losses(trained).values()).backward()
     parameters = dict(trained.named_parameters())
     for name in fixture.meta["unoptimised_tensors"]:

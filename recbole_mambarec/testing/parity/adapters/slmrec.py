@@ -13,7 +13,7 @@ from recbole_mambarec.testing.parity.runner import Fixture
 
 _KEYS = {
     "recdim": "embedding_size",
-    "layer_num": "n_layers",
+    "layer_num": "n_ui_layers",
     "temp": "temperature",
     "ssl_alpha": "ssl_weight",
     "ssl_temp": "ssl_temperature",

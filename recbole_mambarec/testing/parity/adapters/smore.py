@@ -18,7 +18,8 @@ _VIEWS = {"image": ("v", "image"), "text": ("t", "text"), "fused": ("f", "fusion
 
 def _config(published: dict) -> dict:
     own_k = {modality: published.pop(f"{modality}_knn_k") for modality in ("image", "text")}
-    return renamed({"cl_loss": "cl_weight", "dropout_rate": "dropout_prob"}, modality_knn_k=own_k)(published)
+    names = {"cl_loss": "cl_weight", "dropout_rate": "dropout_prob", "n_layers": "n_mm_layers"}
+    return renamed(names, modality_knn_k=own_k)(published)
 
 
 def _slots(model: nn.Module) -> dict[str, Slot]:
