@@ -213,9 +213,10 @@ def known_keys(config: Config) -> set[str]:
 
 
 def keys_read(config: Config) -> set[str]:
-    """:func:`known_keys`, without those of this package's trainer for a model that RecBole's own trainer trains."""
-    ours = config["model"] in registry.names()
-    return known_keys(config) - (set() if ours else set(_OWN_TRAINER_KEYS))
+    """:func:`known_keys` and the old names of the model's own, without the keys of a trainer that is not the model's."""
+    model = config["model"]
+    known = known_keys(config) | renamed.old_names(model)
+    return known if model in registry.names() else known - set(_OWN_TRAINER_KEYS)
 
 
 def _check_keys(config: Config) -> None:
