@@ -213,7 +213,7 @@ def known_keys(config: Config) -> set[str]:
 
 
 def keys_read(config: Config) -> set[str]:
-    """:func:`known_keys` and the old names of the model's own, without the keys of a trainer that is not the model's."""
+    """:func:`known_keys` and their old names, without the keys of this package's trainer where it does not train."""
     model = config["model"]
     known = known_keys(config) | renamed.old_names(model)
     return known if model in registry.names() else known - set(_OWN_TRAINER_KEYS)

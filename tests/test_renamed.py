@@ -18,6 +18,7 @@ from recbole_mambarec.renamed import RENAMED
 from recbole_mambarec.report import load, sweeps
 from recbole_mambarec.restored import config_from_checkpoint
 from recbole_mambarec.resume import check_configuration
+from recbole_mambarec.run_keys import neutral, run_key
 from recbole_mambarec.testing.planted import write_planted
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -152,7 +153,7 @@ def test_recorded_runs_keep_their_keys():
     counted = set()
     for raw in raw_records():
         new = renamed.under_new_names(raw["model"], raw["config"])
-        keys = {store.run_key(raw["model"], config, raw["seed"], raw["data_hash"]) for config in (raw["config"], new)}
+        keys = {run_key(raw["model"], config, raw["seed"], raw["data_hash"]) for config in (raw["config"], new)}
         assert len(keys) == 1
         if new != raw["config"]:
             assert renamed.under_old_names(raw["model"], new) == raw["config"]
@@ -165,7 +166,7 @@ def test_the_key_is_the_one_under_which_the_run_was_recorded():
     for raw in raw_records():
         config = renamed.under_new_names(raw["model"], raw["config"])
         if "lr_boost_steps" in config and "stopping_min_steps" in config:
-            assert store.run_key(raw["model"], config, raw["seed"], raw["data_hash"]) == raw["key"], raw["label"]
+            assert run_key(raw["model"], config, raw["seed"], raw["data_hash"]) == raw["key"], raw["label"]
 
 
 @pytest.mark.parametrize("model", RENAMED)
@@ -174,7 +175,7 @@ def test_a_plain_run_of_today_is_the_recorded_one(given, model):
     recorded = [r for r in raw_records() if r["model"] == model and not r["overrides"] and r["dataset"] == "baby"]
     assert recorded
     today = renamed.under_old_names(model, resolve(model, "planted", overrides=given).config)
-    same = set(renamed.under_old_names(model, default_properties("model", model))) - set(store.neutral(model))
+    same = set(renamed.under_old_names(model, default_properties("model", model))) - set(neutral(model))
     for record in recorded:
         assert {key: today[key] for key in same} == {key: record["config"].get(key) for key in same}
 
@@ -193,7 +194,7 @@ def test_runs_of_before_and_after_make_one_sweep(tmp_path):
     records = [raw]
     for hops in (2, 3):
         config = new | {"n_mm_layers": hops}
-        key = store.run_key("SMORE", config, 999, raw["data_hash"])
+        key = run_key("SMORE", config, 999, raw["data_hash"])
         records.append(raw | {"key": key, "config": config, "overrides": {"n_mm_layers": hops}})
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     (sweep,) = sweeps.find(load.rows(load.read([path]).finished), [])
