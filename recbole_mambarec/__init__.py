@@ -33,6 +33,7 @@ def register(
     dataset: type | str | None = None,
     defaults: str | PathLike | None = None,
     search_space: str | PathLike | None = None,
+    presets: str | PathLike | None = None,
     published: str | PathLike | None = None,
     adapter: str | None = None,
 ) -> None:
@@ -49,6 +50,7 @@ def register(
         trainer, dataset: classes, likewise; unset: those of this package's models.
         defaults: YAML file of the model's keys and their defaults.
         search_space: file of the parameters that a search varies, in the format of RecBole's ``params_file``.
+        presets: YAML file of published best settings per data set, in the form of ``properties/preset``.
         published: folder of files ``<dataset>.yaml`` with published scores, in the form of ``properties/published``.
         adapter: ``module:attribute`` of an :class:`~recbole_mambarec.testing.parity.Adapter`.
 
@@ -62,7 +64,7 @@ def register(
     registry.register_outside(
         model,
         {"trainer": trainer, "dataset": dataset, "adapter": adapter},
-        {"defaults": defaults, "search_space": search_space, "published": published},
+        {"defaults": defaults, "search_space": search_space, "presets": presets, "published": published},
     )
 
 

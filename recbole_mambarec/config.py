@@ -19,7 +19,7 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import argument_list
 
-from recbole_mambarec import config_checks, registry, renamed
+from recbole_mambarec import config_checks, presets, protocol, registry, renamed
 from recbole_mambarec.compat.patching import record, wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
@@ -30,7 +30,6 @@ from recbole_mambarec.mistakes import not_installed
 from recbole_mambarec.yaml_files import check_files, read_yaml_mapping
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
-PROTOCOLS = ("published", "recbole")
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test", "encoding")
 # keys that only the trainer of this package reads: RecBole's trainers would ignore them without a word
@@ -148,20 +147,23 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
     parts = (given["benchmark_filename"] or ()) if "benchmark_filename" in given else None
     described = None if folder is None else describe(folder, dataset, Layout.of(settings), parts)
     overall = default_properties("overall")
-    protocol = given.get("protocol")
-    if protocol not in (None, *PROTOCOLS):
-        raise UserError(f"protocol '{protocol}' is unknown: use {' or '.join(PROTOCOLS)}")
-    published = protocol == "published" or (protocol is None and (ours or described is not None))
+    preset = presets.choose(model, given.get("preset", overall["preset"]), folder)
+    by_default = protocol.MULTIMODAL if ours or described is not None else protocol.RECBOLE
+    overall["protocol"] = protocol.accept(given.get("protocol")) or by_default
+    if "protocol" in given:
+        given["protocol"] = overall["protocol"]
+    multimodal = overall["protocol"] == protocol.MULTIMODAL
 
     recbole_defaults = dict(internal)
     internal.update(overall)
-    if not published:
+    if not multimodal:
         # every model knows this package's keys; RecBole's keys keep their values
         internal.update({key: value for key, value in recbole_defaults.items() if key in overall})
         internal["stopping_min_steps"] = 0
-    if published and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
+    if multimodal and model_class.full_sort_predict is AbstractRecommender.full_sort_predict:
         internal["eval_batch_size"] = _PAIRWISE_EVAL_BATCH
     of_model = default_properties("model", model) if ours else {}
+    config.preset_in_use = preset
     # a model of RecBole on a dataset of RecBole behaves exactly as without this package
     config.checked_by_recbole_mambarec = ours or described is not None
     if config.checked_by_recbole_mambarec:
@@ -171,6 +173,9 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
             # the folder does not describe the files that only some models need, such as a knowledge graph
             described["load_col"] = {**(internal["load_col"] or {}), **described["load_col"]}
             internal.update(described)
+        if preset is not None:
+            _check_preset(preset, overall | of_model)
+            internal.update(preset.values)
         _check_keys(config)
         _check_our_values(given, overall | of_model)
     else:
@@ -216,6 +221,8 @@ def keys_read(config: Config) -> set[str]:
     """:func:`known_keys` and their old names, without the keys of this package's trainer where it does not train."""
     model = config["model"]
     known = known_keys(config) | renamed.old_names(model)
+    if not presets.presets_of(model):
+        known.discard("preset")
     return known if model in registry.names() else known - set(_OWN_TRAINER_KEYS)
 
 
@@ -256,6 +263,17 @@ def _check_our_values(given: dict, defaults: dict) -> None:
             raise UserError(fault)
 
 
+def _check_preset(preset: presets.Preset, defaults: dict) -> None:
+    """Refuse a preset (it may be another package's) with keys its model does not read or values of another type."""
+    unread = [key for key in preset.values if key not in defaults]
+    if unread:
+        raise UserError(f"preset {preset.name} of {preset.model} sets '{unread[0]}', which the model does not read")
+    try:
+        _check_our_values(preset.values, defaults)
+    except UserError as error:
+        raise UserError(f"preset {preset.name} of {preset.model}: {error}") from None
+
+
 def _check_by_default(key: str, default: object) -> config_checks.Check:
     """What a value of one of this package's keys must be, derived from the key's default."""
     if isinstance(default, bool):
@@ -286,6 +304,7 @@ def _add_metrics(final: dict) -> None:
 
 def _finish(original: Callable, config: Config) -> None:
     final = config.final_config_dict
+    final["preset"] = config.preset_in_use and config.preset_in_use.name
     _add_metrics(final)
     fault = config_checks.incomplete_fault(
         final | {"model": config.model}, getattr(config.model_class, "input_type", None)

@@ -407,6 +407,7 @@ CHECKS: dict[str, Check] = {
     "kg_reverse_r": _FLAG,
     "MAX_ITEM_LIST_LENGTH": whole(1),
     # this package
+    "preset": unset_or(_NAME),
     "memory_limit": unset_or(number(0)),
     **dict.fromkeys(("temperature", "user_temperature", "ssl_temperature"), unset_or(ABOVE_ZERO)),
     "mmd_bandwidth": ABOVE_ZERO,

@@ -60,6 +60,11 @@ _FEATURES = (
         "The key `mask_valid_in_test` decides whether validation items are ranked at test.",
     ),
     Patch(
+        f"{_HERE}.startup_log:install",
+        (f"{_TRAINER}.Trainer.fit", f"{_TRAINER}.NCLTrainer.fit"),
+        "The log of a run says which protocol it follows, which items are ranked at test, and what a preset has given.",
+    ),
+    Patch(
         f"{_HERE}.patience:install",
         (
             f"{_TRAINER}.Trainer.patience",

@@ -1,18 +1,55 @@
-"""The part of the evaluation protocol for which RecBole has no key: which items are ranked at test."""
+"""The key ``protocol``, and the one part of a protocol for which RecBole has no key: which items are ranked at test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from recbole.config import Config
 from recbole.sampler import Sampler
 
 from recbole_mambarec.compat.patching import wrap
+from recbole_mambarec.renamed import warn_once
+from recbole_mambarec_common.errors import UserError
+
+#: values of the key: properties/overall.yaml, or RecBole's own defaults
+MULTIMODAL, RECBOLE = "multimodal", "recbole"
+_OLD_NAME = "published"
 
 
 def install() -> None:
     """Make the key ``mask_valid_in_test`` work for every model; a second call changes nothing."""
     wrap(Sampler, "get_used_ids", _keep_validation_items)
+
+
+def accept(name: object) -> str | None:
+    """The protocol that a user names, under today's name; None where the key is unset.
+
+    Raises:
+        UserError: there is no such protocol.
+    """
+    if name == _OLD_NAME:
+        warn_once(
+            f"protocol {_OLD_NAME} is now called {MULTIMODAL}, because its mask at test is not that of the published "
+            "tables (mask_valid_in_test=False is): the old name still works, please use the new one"
+        )
+        return MULTIMODAL
+    if name not in (None, MULTIMODAL, RECBOLE):
+        raise UserError(f"protocol '{name}' is unknown: use {MULTIMODAL} or {RECBOLE}")
+    return name
+
+
+def summary(config: Config) -> str:
+    """One line for the log of a run: its protocol, and what is ranked at test."""
+    defaults = {MULTIMODAL: "defaults of the published multimodal tables", RECBOLE: "RecBole's own defaults"}
+    line = f"protocol {config['protocol']}: {defaults[config['protocol']]}"
+    if config["repeatable"]:
+        return f"{line}; a user's known items are ranked, too (repeatable=True)"
+    if vars(config).get("both_masks"):
+        return f"{line}; tested both with and without validation items in the ranking"
+    if config["mask_valid_in_test"]:
+        return f"{line}; validation items are not ranked at test (mask_valid_in_test=True; published tables: False)"
+    return f"{line}; validation items are ranked at test, as in published tables (mask_valid_in_test=False)"
 
 
 def _keep_validation_items(original: Callable, sampler: Sampler) -> dict[str, np.ndarray]:

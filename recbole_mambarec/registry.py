@@ -43,6 +43,7 @@ class Entry:
         model, trainer, dataset: ``module:class``, imported on first use.
         defaults: YAML file of the model's configuration keys.
         search_space: params file (:mod:`~recbole_mambarec.experiments.space`).
+        presets: YAML file of published best settings (:mod:`~recbole_mambarec.presets`).
         published: folder of files ``<dataset>.yaml`` with scores that others have published.
         adapter: ``module:attribute``, for comparison with golden numbers (:mod:`recbole_mambarec.testing.parity`).
     """
@@ -52,6 +53,7 @@ class Entry:
     dataset: str = "recbole_mambarec.data.dataset:MultimodalDataset"
     defaults: Path | None = None
     search_space: Path | None = None
+    presets: Path | None = None
     published: Path | None = None
     adapter: str | None = None
 
@@ -151,6 +153,7 @@ def install() -> None:
             model,
             defaults=folder / "model" / f"{name}.yaml",
             search_space=folder / "tuning" / f"{name}.hyper",
+            presets=preset if (preset := folder / "preset" / f"{name}.yaml").is_file() else None,
             published=folder / "published",
         )
     _add_lazy_attributes(importlib.import_module("recbole.trainer"), "Trainer", lambda entry: entry.trainer)

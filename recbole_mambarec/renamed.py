@@ -115,13 +115,14 @@ def accept(model: str, given: Mapping[str, object]) -> dict[str, object]:
 
 
 @functools.cache
-def _warn_once(sentence: str) -> None:
+def warn_once(sentence: str) -> None:
+    """Log a warning unless this process has logged the same one before."""
     getLogger().warning(sentence)
 
 
 def _warn(model: str, old: str, value: object, new: str, accepted: object) -> None:
     before, after = (old, new) if value is accepted else (f"{old}={value}", f"{new}={accepted}")
-    _warn_once(f"{before} of {model} is now called {after}: the old name still works, please use the new one")
+    warn_once(f"{before} of {model} is now called {after}: the old name still works, please use the new one")
 
 
 def under_new_names(model: str, config: Mapping[str, object]) -> dict[str, object]:

@@ -9,10 +9,11 @@ from recbole_mambarec.renamed import under_old_names
 
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works
 # and into which pieces it cuts the work, what is computed with and without it anyway (mask_valid_in_test), and what
-# shows in other keys (protocol)
+# shows in other keys (protocol, preset)
 NO_EFFECT = frozenset(
     (
-        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys", "protocol"),
+        *("model", "dataset", "seed", "config_files", "config_file", "resume_from", "strict_keys"),
+        *("protocol", "preset"),
         *("data_path", "checkpoint_dir", "cache_dir", "dataset_save_path", "dataloaders_save_path"),
         *("save_dataset", "save_dataloaders", "checkpoint_interval", "mask_valid_in_test"),
         *("eval_batch_size", "feature_memory", "gpu_id", "use_gpu", "device", "single_spec", "local_rank"),

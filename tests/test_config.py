@@ -5,6 +5,7 @@ import torch
 import yaml
 from recbole.config import Config
 
+from recbole_mambarec import renamed
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.planted import write_planted
@@ -49,11 +50,25 @@ def test_recboles_models_on_recboles_datasets_are_left_alone():
 
 def test_the_protocol_can_be_asked_for_and_declined(tmp_path):
     write_planted(tmp_path)
-    assert Config("BPR", "ml-100k", config_dict={"protocol": "published"})["valid_metric"] == "Recall@20"
+    assert Config("BPR", "ml-100k", config_dict={"protocol": "multimodal"})["valid_metric"] == "Recall@20"
     declined = config(tmp_path, protocol="recbole")
     assert (declined["valid_metric"], declined["seed"], declined["n_ui_layers"]) == ("MRR@10", 2020, 4)
-    with pytest.raises(UserError, match="protocol 'fair' is unknown"):
+    with pytest.raises(UserError, match="protocol 'fair' is unknown: use multimodal or recbole"):
         config(tmp_path, protocol="fair")
+
+
+def test_the_protocol_in_force_is_in_the_configuration(tmp_path):
+    write_planted(tmp_path)
+    assert config(tmp_path)["protocol"] == config(tmp_path, "BPR")["protocol"] == "multimodal"
+    assert Config("BPR", "ml-100k")["protocol"] == "recbole"
+
+
+def test_the_old_name_of_the_protocol_keeps_its_mask_and_says_so(tmp_path, caplog):
+    write_planted(tmp_path)
+    renamed.warn_once.cache_clear()
+    made = config(tmp_path, protocol="published")
+    assert (made["protocol"], made["mask_valid_in_test"]) == ("multimodal", True)
+    assert "protocol published is now called multimodal, because its mask at test is not that of" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -161,6 +176,6 @@ def test_every_model_has_documented_defaults():
     for path in properties_folder().rglob("*.yaml"):
         keys = [line for line in path.read_text().splitlines() if line and line[0] not in " #"]
         assert yaml.safe_load(path.read_text())
-        if path.parent.name not in ("dataset", "group", "published"):
+        if path.parent.name not in ("dataset", "group", "preset", "published"):
             undocumented = [line for line in keys if "#" not in line]
             assert not undocumented, f"{path.name}: {undocumented}"

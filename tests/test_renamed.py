@@ -32,7 +32,7 @@ OLD_AND_NEW = [
 
 @pytest.fixture(autouse=True)
 def _warn_again():
-    renamed._warn_once.cache_clear()
+    renamed.warn_once.cache_clear()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from recbole_mambarec.experiments.plan import DEFAULT_SEED, Run, resolve
 from recbole_mambarec.experiments.run import Busy, execute_apart
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
+from recbole_mambarec.protocol import MULTIMODAL
 from recbole_mambarec_command.command import door
 from recbole_mambarec_command.doors import example, typed
 from recbole_mambarec_common.extras import need
@@ -138,7 +139,7 @@ def plan(
         UserError: a line cannot be run on a dataset; nothing has been run by then.
     """
     # for RecBole's models, too, whose default would be RecBole's protocol: these are rows of one table
-    common = {"protocol": "published"} | (overrides or {})
+    common = {"protocol": MULTIMODAL} | (overrides or {})
     first = []
     for dataset in datasets:
         read = {model: _keys_read(model, dataset, common) for model in {model for model, _ in lines.values()}}

@@ -99,6 +99,9 @@ def resolve(
         raise UserError(
             "eval_step must be at least 1 here, because the epoch of a recorded run is chosen on the validation split"
         )
+    preset = config.preset_in_use
+    # a preset that was named is recorded as its values; a recognised dataset will be recognised again
+    settings = preset.values | given if preset is not None and preset.asked_for else given
     data_hash = config_data_hash(config)
     if model in registry.names():
         wanted_modalities(config, Path(config["data_path"]), dataset)
@@ -109,7 +112,7 @@ def resolve(
         dataset=dataset,
         seed=0,
         given=given | {"mask_valid_in_test": True},
-        overrides=_without_paths({key: plain(value) for key, value in given.items() if key not in NO_EFFECT}),
+        overrides=_without_paths({key: plain(value) for key, value in settings.items() if key not in NO_EFFECT}),
         config=effective_config(config),
         data_hash=data_hash,
         key="",

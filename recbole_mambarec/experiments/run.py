@@ -77,6 +77,7 @@ class Session:
             if key != run.key:
                 raise UserError(f"the data or the defaults of {run} have changed since it was planned: start it again")
         init_logger(self.config)
+        self.config.both_masks = True  # for the log
         seeds = self.config["seed"], self.config["reproducibility"]
         init_seed(*seeds)
         if dataset is None:

@@ -85,7 +85,7 @@ class Search:
             if name in NO_EFFECT or name in _MEASURE:
                 reason = "decides what is measured" if name in _MEASURE else "is not a setting of model or training"
                 raise UserError(f"'{name}' cannot be tuned: it {reason}; remove its line from the search space")
-            if name in self.base.overrides:
+            if name in self.base.given:
                 raise UserError(f"{name} is both set and tuned: remove --{name}, or its line in the search space")
             for drawn in range(len(parameter.values)) if parameter.kind == "choice" else ():
                 self.run({name: parameter.value(drawn)})

@@ -52,7 +52,7 @@ def test_the_key_ignores_what_cannot_change_a_result(data, tmp_path):
     key = planned(data).key
     same = [
         planned(data, show_progress=True, eval_batch_size=64, checkpoint_dir="elsewhere", gpu_id="", state="ERROR"),
-        planned(data, learning_rate="0.01", mask_valid_in_test=False, protocol="published", label="mine"),
+        planned(data, learning_rate="0.01", mask_valid_in_test=False, protocol="multimodal", label="mine"),
         planned(data, mmd_weight=0.15, temperature=None, reg_weight=1e-4, cl_weight=0.01),
     ]
     shutil.copytree(data, tmp_path / "copy" / data.name)
