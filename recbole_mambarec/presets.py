@@ -89,8 +89,8 @@ def choose(model: str, asked: object, folder: Path | None) -> Preset | None:
     name = str(asked).lower()
     if name not in presets:
         near = difflib.get_close_matches(name, presets, n=1)
-        hint = f"did you mean {near[0]}? It has" if near else "it has"
-        raise UserError(f"{model} has no preset '{asked}': {hint} {', '.join(presets)}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"{model} has no preset '{asked}'{hint}: it has {', '.join(presets)}")
     return Preset(model, name, presets[name], asked_for=True)
 
 

@@ -91,7 +91,7 @@ def test_a_recognised_data_set_for_which_the_model_has_nothing(folder, given):
 @pytest.mark.parametrize(
     ("model", "preset", "sentence"),
     [
-        ("SMORE", "sport", "SMORE has no preset 'sport': did you mean sports? It has baby, sports, clothing"),
+        ("SMORE", "sport", r"SMORE has no preset 'sport' \(did you mean sports\?\): it has baby, sports, clothing"),
         ("BM3", "clothing", "BM3 has no preset 'clothing': it has baby, sports, electronics"),
         ("FREEDOM", "sports", "FREEDOM has no presets, so leave preset=sports out: .* LGMRec, PGL, SMORE, GUME, BM3"),
         ("BPR", "sports", "BPR has no presets, so leave preset=sports out"),
