@@ -11,7 +11,7 @@ from recbole_mambarec import presets, registry
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import group
-from recbole_mambarec.experiments.run import resolve
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.search import Search, shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.testing.planted import QUICK, write_planted
