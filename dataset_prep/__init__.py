@@ -1,4 +1,4 @@
-"""Turn raw files into a dataset that the models can run: ``python -m dataset_prep --help``.
+"""Turn raw files into a dataset that models can be trained on: ``python -m dataset_prep --help``.
 
-Nothing heavy is imported here; every command imports what it needs when it runs.
+Importing this package loads neither torch nor RecBole; a command imports what it needs when it runs.
 """

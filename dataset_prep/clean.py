@@ -1,4 +1,4 @@
-"""Drop what is not wanted of the readable interactions, counted by reason."""
+"""Masks of the interactions to keep."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .tables import Interactions
 
 
 def latest_of_duplicates(interactions: Interactions) -> np.ndarray:
-    """Mask (n,): of each pair (user, item) the row with the latest timestamp, of equal ones the last row.
+    """Mask (n,) that keeps one row of each pair (user, item): the latest, or the last in the file among equally late.
 
-    Without timestamps the last row of each pair.
+    Without timestamps it is the last in the file.
     """
     n = len(interactions)
     if not n:
         return np.ones(0, dtype=bool)
     pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
-    # sorting all rows by two keys costs time and memory; few rows share their pair, so only those are sorted
+    # sorting all rows by two keys costs time and memory, and few rows share their pair: only those are sorted
     ordered = np.sort(pair)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
@@ -35,8 +35,8 @@ def latest_of_duplicates(interactions: Interactions) -> np.ndarray:
     return mask
 
 
-def at_least(interactions: Interactions, min_rating: float | None) -> np.ndarray:
-    """Mask (n,) of the interactions rated ``min_rating`` or more; all if it is None or none has a rating."""
+def rated_at_least(interactions: Interactions, min_rating: float | None) -> np.ndarray:
+    """Mask (n,) of the interactions rated ``min_rating`` or more; all of them if it is None or there are no ratings."""
     if min_rating is None or interactions.rating is None:
         return np.ones(len(interactions), dtype=bool)
     return interactions.rating >= min_rating

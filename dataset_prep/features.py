@@ -18,7 +18,7 @@ from .card import describe_source
 from .folder import read_card, read_items
 from .lines import not_utf8
 from .match import join
-from .skips import MAX_BAD
+from .options import MAX_BAD
 from .stages import Stages
 from .tokens import check_modality_name
 from .write import write_modality

@@ -1,8 +1,8 @@
-"""Download the images whose addresses stand in the metadata, politely.
+"""Download the images whose addresses are in Amazon's metadata, politely.
 
-One request at a time, no faster than the given rate; retries with growing pauses; goes on where it stopped;
-only http and https, only images, only up to a size; and never to a private address (a metadata file from
-somewhere must not make this machine ask the machines beside it) unless that is allowed.
+One request at a time, no faster than the given rate; retries after growing pauses; a repeated call resumes. Only http
+and https, only images, only up to a size, and never from a private address unless that is allowed: a metadata file
+from elsewhere must not make this machine contact the machines beside it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
 from recbole_mambarec_command import __version__
-from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.files import atomic_file
 
 from .progress import bar
+from .skips import Skips
 from .tokens import clean_text, file_stem
 
 _ENDING = {
@@ -36,7 +36,7 @@ _ENDING = {
     "image/gif": ".gif",
     "image/bmp": ".bmp",
 }
-#: Answers after which asking again may help.
+#: Status codes after which a retry may succeed.
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _AGENT = f"recbole_mambarec/{__version__} (dataset preparation for research)"
 _MAX_REDIRECTS = 5
@@ -45,11 +45,11 @@ _FAILED = "failed.tsv"
 
 
 class _Refused(Exception):
-    """This address will not give an image; the message is the reason under which it is counted."""
+    """There is no image to be had at this address; the message is the reason under which it is counted."""
 
 
 class _TryLater(Exception):
-    """It may yet; ``after`` is the pause in seconds the server asked for."""
+    """A later request may succeed; ``after`` is the pause in seconds that the server asked for."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -58,14 +58,15 @@ class _TryLater(Exception):
 
 @dataclass
 class Fetcher:
-    """How to ask.
+    """Requests images one at a time.
 
-    * ``rate``: requests per second, at most;
-    * ``retries``: how often to ask again after a failure that may pass;
-    * ``max_bytes``: of one image;
-    * ``timeout``: seconds of silence, and six times that for a whole image;
-    * ``allow_private``: also ask addresses that are not public (a mirror in the house);
-    * ``sleep``: for tests.
+    Attributes:
+        rate: the most requests per second.
+        retries: how often a request is repeated after a failure that may be temporary.
+        max_bytes: the largest size of an image.
+        timeout: seconds of silence after which a request fails; a whole image may take six times as long.
+        allow_private: also connect to addresses that are not public, such as a local mirror.
+        sleep: waits for a number of seconds; tests replace it.
     """
 
     rate: float = 2.0
@@ -80,7 +81,7 @@ class Fetcher:
         """(bytes, file ending) of the image at ``address``, after retries.
 
         Raises:
-            _Refused: it cannot be had; the message says why.
+            _Refused: there is none; the message says why.
         """
         for attempt in range(self.retries + 1):
             try:
@@ -88,7 +89,7 @@ class Fetcher:
             except _TryLater as later:
                 reason = str(later)
                 if attempt < self.retries:
-                    # twice as long each time, and not in step with others
+                    # twice as long each time, with a random part so that several clients do not retry in step
                     pause = later.after if later.after is not None else 2.0**attempt * random.uniform(0.5, 1.0)
                     self.sleep(min(pause, _MAX_PAUSE))
         raise _Refused(f"{reason}, {self.retries + 1} times")
@@ -102,7 +103,7 @@ class Fetcher:
         raise _Refused("too many redirects")
 
     def _ask(self, address: str) -> tuple[bytes, str] | str:
-        """The image, or the address to which the server points."""
+        """The image, or the address to which the server redirects."""
         try:
             parts = urlsplit(address)
             port = parts.port
@@ -161,7 +162,7 @@ class Fetcher:
         return b"".join(parts), _ENDING[kind]
 
     def _resolve(self, host: str, port: int) -> str:
-        """An address of ``host`` that may be asked; the connection goes to it, not to the name."""
+        """The IP address of ``host`` to connect to, after checking it; resolving the name again could give another."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
@@ -206,12 +207,12 @@ def fetch_images(
     """Download one image per item into ``folder``, named by the item's id.
 
     Args:
-        addresses: item id -> addresses, best first; the next is tried when one gives nothing.
-        retry_failed: ask again for items that failed for good in an earlier run (listed in ``failed.tsv``).
+        addresses: item id -> addresses, the best first; the next one is tried when one fails.
+        retry_failed: retry items that failed permanently in an earlier run (listed in ``failed.tsv``).
 
     Returns:
-        counts: ``fetched``, ``there already``, ``without address``, ``failed before`` and, per reason,
-            failures.
+        outcome -> number of items: ``fetched``, ``there already``, ``without address``, ``failed before`` and the
+        reasons of failures.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +243,7 @@ def fetch_images(
 
 
 def _fetch_one(stem: str, places: Iterable[str], folder: Path, fetcher: Fetcher) -> str | None:
-    """None when an image was saved, else the reason why the last address gave none."""
+    """None if an image was saved, otherwise the reason why the last address failed."""
     reason = None
     for place in places:
         try:
@@ -261,7 +262,7 @@ def _read_failed(path: Path) -> dict[str, str]:
     with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
         for line in path.read_text(encoding="utf-8").splitlines():
             item, tab, reason = line.partition("\t")
-            # what may pass (no network last time) is tried again
+            # temporary failures (such as no network) are retried
             if tab and not reason.endswith("times"):
                 failed[item] = reason
     return failed
@@ -279,17 +280,19 @@ def _write_failed(path: Path, failed: dict[str, str]) -> None:
 def addresses_of(
     metadata: str | Path, item_ids: Iterable[str], version: str | None = None, max_bad: float = 0.01
 ) -> dict[str, list[str]]:
-    """Item id -> image addresses out of Amazon metadata, in the order of ``item_ids``; [] for those without.
+    """Item id -> image addresses in Amazon metadata, in the order of ``item_ids``; [] for items without any.
 
     Raises:
-        UserError: the file is no metadata of a known version, too much of it is faulty, or it is of other items.
+        UserError: the file is not metadata of a known version, too much of it is unusable, or it describes other items.
     """
     from .readers import amazon
-    from .readers.items import read_joined
+    from .readers.items import Catalogue, read_matching_items
 
     path, wanted = Path(metadata), list(item_ids)
-    if version is not None and version not in amazon.VERSIONS:
-        raise UserError(f"unknown version {version!r}; there are {', '.join(amazon.VERSIONS)}")
-    module = amazon.VERSIONS[version] if version else amazon.recognise_metadata(path)
-    catalogue, _ = read_joined(lambda ids, skips: amazon.read_metadata(path, module, ids, skips), wanted, path, max_bad)
+    module = amazon.named(version) if version is not None else amazon.recognise_metadata(path)
+
+    def read(ids: set[str], skips: Skips) -> Catalogue:
+        return amazon.read_metadata(path, module, ids, skips)
+
+    catalogue, _ = read_matching_items(read, wanted, path, max_bad)
     return {item: found.image_urls if (found := catalogue.items.get(item)) else [] for item in wanted}

@@ -51,6 +51,18 @@ def not_utf8(path: Path) -> UserError | None:
             start += len(block)
 
 
+def must_be_a_file(path: Path) -> None:
+    """Refuse a path that does not lead to a file.
+
+    Raises:
+        UserError: there is nothing, or a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a file")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+
+
 def no_text(path: Path) -> UserError | None:
     """The error for a file that is something else than text (plain or gzip) by its content; None where it may be."""
     what = what_it_is(path)

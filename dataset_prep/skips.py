@@ -1,4 +1,4 @@
-"""Count what is left out of a file, and stop when it is too much."""
+"""Count the lines of a file that are left out, and refuse the file when there are too many."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from recbole_mambarec_common.errors import UserError
 
 from .lines import NOT_UTF8, not_utf8
 
-#: Largest share of faulty lines that is skipped by default.
-MAX_BAD = 0.01
-
 
 class Skips:
     """What was wrong with the lines of one file, by reason.
 
-    A file that is given with its path can be looked at again when it turns out to be in another encoding.
-
-    ``lines`` is the number of lines looked at (blank ones do not count), ``counts`` reason -> number of
-    lines, ``notes`` sentences for the user on how the file was read.
+    Attributes:
+        file: the name of the file.
+        path: where it lies, if that is known: the file is read again to say in which encoding it may be.
+        lines: how many lines were read, blank ones excepted.
+        counts: reason -> number of lines that were left out.
+        notes: sentences for the user about how the file was read.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -34,8 +33,10 @@ class Skips:
             self.counts[reason] += n
 
     def check(self, max_bad: float) -> None:
-        """Raises:
-        UserError: nothing could be read at all, or more than ``max_bad`` of the lines are faulty.
+        """Refuse a file that is mostly unusable.
+
+        Raises:
+            UserError: it has no line, or more than the share ``max_bad`` of its lines was left out.
         """
         if not self.lines:
             raise UserError(f"{self.file} is empty")
@@ -49,8 +50,12 @@ class Skips:
                 f"the limit of {max_bad:.2%}, which --max-bad changes"
             )
 
+    def dropped(self) -> dict[str, int]:
+        """``<file>: <reason>`` -> number of lines, for the card."""
+        return {f"{self.file}: {reason}": n for reason, n in sorted(self.counts.items())}
+
     def as_dict(self) -> dict:
-        """For a stage file: :meth:`from_dict` gives it back."""
+        """Plain values to be saved; :meth:`from_dict` reads them back."""
         counts = dict(sorted(self.counts.items()))
         return {"file": self.file, "lines": self.lines, "counts": counts, "notes": self.notes}
 

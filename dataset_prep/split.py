@@ -6,27 +6,26 @@ import numpy as np
 
 from recbole_mambarec_common.errors import UserError
 
+from .options import SPLIT_METHODS
 from .tables import SPLITS, Interactions
-
-METHODS = ("mmrec", "leave-one-out", "temporal-user", "temporal-global", "none")
 
 
 def split(interactions: Interactions, method: str, seed: int) -> np.ndarray | None:
-    """The part (n,) int8 of every interaction by one of :data:`METHODS`; None for ``none``.
+    """The part (n,) int8 of every interaction by one of :data:`~dataset_prep.options.SPLIT_METHODS`; None for ``none``.
 
     Args:
         interactions: needs timestamps for all but ``mmrec`` and ``none``.
-        seed: of the shuffle of ``mmrec``; the others have no chance in them.
+        seed: of the shuffle of ``mmrec``; the others are not random.
 
     Raises:
         UserError: unknown method, no timestamps, or a part would be empty.
     """
-    if method not in METHODS:
-        raise UserError(f"unknown split {method!r}; there are {', '.join(METHODS)}")
+    if method not in SPLIT_METHODS:
+        raise UserError(f"unknown split {method!r}: choose one of {', '.join(SPLIT_METHODS)}")
     if method == "none":
         return None
     if method != "mmrec" and interactions.timestamp is None:
-        raise UserError(f"the split {method} needs timestamps, and the data has none; take --split mmrec")
+        raise UserError(f"the split {method} needs timestamps, and the data has none: choose --split mmrec")
     if method == "mmrec":
         parts = per_user(interactions.users, np.random.default_rng(seed).permutation(len(interactions)))
     elif method == "temporal-user":

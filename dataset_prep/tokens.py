@@ -64,8 +64,8 @@ def check_modality_name(name: str) -> str:
     return name
 
 
-def only_path_names(argv: list[str]) -> str:
-    """The command line for the card: paths cut to their last part; where the result went is left out.
+def without_folders(argv: list[str]) -> str:
+    """The command line for the card: of each path only its last part, and not where the result was written.
 
     A card must be the same on every machine, so no folder of this one may appear in it.
     """

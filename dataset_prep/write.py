@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,12 +25,20 @@ from .tokens import check_modality_name, check_name, id_fault
 _CHUNK = 1 << 17
 
 
-def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> tuple[Path, dict, bool]:
-    """Write ``prepared`` to ``<out>/<name>/`` and give (folder, card, whether anything changed).
+class Written(NamedTuple):
+    """A dataset on disk: its folder, its card, and whether writing it changed anything."""
 
-    Everything is written into a temporary folder beside the target, which takes its place at the very end.
-    Files in an existing folder which its card does not list (somebody's notes) are carried over. When the
-    existing folder already holds the same bytes it is left alone.
+    folder: Path
+    card: dict
+    changed: bool
+
+
+def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> Written:
+    """Write ``prepared`` to ``<out>/<name>/``.
+
+    Everything is written into a temporary folder beside the target, which takes its place at the very end. Files of an
+    existing folder that its card does not list (such as notes) are carried over. A folder that already holds the same
+    bytes is left alone.
 
     Raises:
         UserError: the name is not plain, the folder exists and is not a prepared dataset, an id cannot be
@@ -47,8 +56,8 @@ def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> tup
                     raise _Unchanged
                 _carry_over(target, old_card, folder)
     except _Unchanged:
-        return target, card, False
-    return target, card, True
+        return Written(target, card, False)
+    return Written(target, card, True)
 
 
 class _Unchanged(Exception):

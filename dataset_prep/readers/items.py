@@ -1,4 +1,4 @@
-"""What is known about an item, whatever file it came from."""
+"""Items and their metadata, whatever kind of file they came from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAG = re.compile(r"<[^<>]{1,2000}>")
 
 @dataclass
 class Item:
-    """One item's metadata: raw texts (see :meth:`text`) and the addresses of its images, best first."""
+    """One item's metadata: raw texts (see :meth:`text`) and the addresses of its images, the best first."""
 
     id: str
     title: str = ""
@@ -35,25 +35,28 @@ class Item:
 
     def text(self) -> str:
         """Title, brand, categories and description as one line of plain text; "" when there is none."""
-        # the same category stands several times in nested lists
+        # nested lists repeat a category
         parts = [self.title, self.brand, *dict.fromkeys(self.categories), self.description]
         return " ".join(filter(None, map(plain, parts)))[:MAX_TEXT].rstrip()
 
 
 class Catalogue:
-    """Collects the metadata of the wanted items; of an item that comes twice the first record counts.
+    """Collects the metadata of the wanted items; if an item is described twice, the first record counts.
 
-    ``items``: id -> :class:`Item`; ``again``: reason -> number of repeated records; ``seen``: all ids that passed.
+    Attributes:
+        items: id -> :class:`Item`, for those of the wanted items that were found.
+        repeated: reason -> number of further records of an item that was described before.
+        seen: the ids of all records, wanted or not.
     """
 
     def __init__(self, wanted: set[str], skips: Skips) -> None:
         self.wanted, self.skips = wanted, skips
         self.items: dict[str, Item] = {}
         self.seen = Seen()
-        self.again = {"item described twice": 0, "item described twice, with different texts": 0}
+        self.repeated = {"item described twice": 0, "item described twice, with different texts": 0}
 
     def add(self, item: Item) -> None:
-        """Take an item; one without a usable id is counted as a faulty line."""
+        """Add an item; one without a usable id is counted as an unusable line."""
         item.id = item.id.strip()
         if item.id not in self.wanted and (fault := id_fault(item.id)):
             self.skips.add(fault)
@@ -62,47 +65,48 @@ class Catalogue:
         if item.id not in self.wanted:
             return
         if item.id in self.items:
-            same, different = self.again
-            self.again[same if self.items[item.id].text() == item.text() else different] += 1
+            same, different = self.repeated
+            self.repeated[same if self.items[item.id].text() == item.text() else different] += 1
         else:
             self.items[item.id] = item
 
 
-def read_joined(
+def read_matching_items(
     read: Callable[[set[str], Skips], Catalogue], item_ids: Sequence[str], file: Path, max_bad: float
 ) -> tuple[Catalogue, Skips]:
-    """The metadata of a dataset's items, whose ids may be whole numbers here and floats (``26.0``) there.
+    """The metadata of a dataset's items, even where one side writes ``26`` and the other ``26.0``.
 
     Args:
-        read: reads the file ``file`` for the wanted ids.
-        item_ids: the items of the dataset; the keys of the result's ``items`` are some of them.
+        read: reads the metadata of a set of ids from ``file``.
+        item_ids: the items of the dataset; the catalogue has no other keys.
+        max_bad: the largest share of unusable lines.
 
     Raises:
-        UserError: too many lines are faulty, or the file describes under 1 % of the items.
+        UserError: too many lines are unusable, or the file describes under 1 % of the items.
     """
     skips = Skips(file)
     catalogue = read(set(item_ids), skips)
     skips.check(max_bad)
     if enough(len(catalogue.items), len(item_ids)):
-        if said := respelled_items(item_ids, catalogue.items, catalogue.seen.some):
-            skips.notes.append(f"{file.name}: {said}")
+        if note := respelled_items(item_ids, catalogue.items, catalogue.seen.some):
+            skips.notes.append(f"{file.name}: {note}")
         return catalogue, skips
     n_matched, seen = len(catalogue.items), catalogue.seen
     if other := other_spelling(item_ids, seen):
-        spelled, said = other
+        spelled, note = other
         skips = Skips(file)
         catalogue = read({spelled(item) for item in item_ids}, skips)
         if enough(len(catalogue.items), len(item_ids)):
             catalogue.items = {
                 item: catalogue.items[name] for item in item_ids if (name := spelled(item)) in catalogue.items
             }
-            skips.notes.append(f"{file.name}: {said}")
+            skips.notes.append(f"{file.name}: {note}")
             return catalogue, skips
     raise no_match(item_ids, seen, n_matched, file.name)
 
 
 def plain(text: str) -> str:
-    """Without HTML tags and entities, control characters and runs of blanks."""
+    """``text`` without HTML tags and entities, control characters and runs of blanks."""
     text = text[: 4 * MAX_TEXT]
     if "<" in text:
         text = _TAG.sub(" ", text)
@@ -124,10 +128,10 @@ def strings(value: object) -> Iterator[str]:
 
 
 def joined(value: object) -> str:
-    """All texts in ``value``, one blank between."""
+    """All texts in ``value``, separated by blanks."""
     return " ".join(strings(value))
 
 
 def web_addresses(values: Iterable[object]) -> list[str]:
-    """Those of ``values`` that look like addresses, each once."""
+    """The distinct ``values`` that look like web addresses, in order."""
     return list(dict.fromkeys(v for v in values if isinstance(v, str) and v.startswith(("http://", "https://"))))

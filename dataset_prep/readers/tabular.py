@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recbole_mambarec_common.errors import UserError
 
-from ..lines import blocks, objects
+from ..lines import blocks, must_be_a_file, objects
 from ..skips import Skips
 from .batches import (
     TIME_UNITS,
@@ -42,16 +42,69 @@ ALIASES = {
 }
 
 
+class InteractionTable:
+    """A table of interactions, with or without a table of items; a :class:`~dataset_prep.sources.Source`.
+
+    Args:
+        interactions: a CSV, TSV, Parquet or JSON-lines file.
+        items: likewise, with one line per item.
+        user_column, item_column, rating_column, time_column: columns of ``interactions``; those that are not given are
+            guessed from usual names (:data:`ALIASES`).
+        time_unit: one of :data:`~dataset_prep.readers.batches.TIME_UNITS`; guessed from the first value if None.
+        item_id_column: the column of ids in ``items``, guessed if None.
+        text_columns: columns of ``items`` that make up the text, the title first; guessed if empty.
+
+    Raises:
+        UserError: a file is missing or of an unknown kind, or a column is not there.
+    """
+
+    def __init__(
+        self,
+        interactions: str | Path,
+        items: str | Path | None = None,
+        *,
+        user_column: str | None = None,
+        item_column: str | None = None,
+        rating_column: str | None = None,
+        time_column: str | None = None,
+        time_unit: str | None = None,
+        item_id_column: str | None = None,
+        text_columns: Sequence[str] = (),
+    ) -> None:
+        self.interactions = Path(interactions)
+        self.items = None if items is None else Path(items)
+        self._layout = layout_of(
+            self.interactions,
+            user=user_column,
+            item=item_column,
+            rating=rating_column,
+            timestamp=time_column,
+            time_unit=time_unit,
+        )
+        self._item_columns = {"item": item_id_column, "texts": list(text_columns)}
+        if self.items is not None:
+            format_of(self.items)  # refuses what cannot be read before the interactions are
+        self.settings = ["table", repr(self._layout), self._item_columns]
+        self.card = {
+            "source_format": "table",
+            "columns": self._layout.columns(),
+            "time_unit": self._layout.time_unit,
+        }
+
+    def read_interactions(self, skips: Skips) -> Iterator[pl.DataFrame]:
+        return read_interactions(self.interactions, self._layout, skips)
+
+    def read_items(self, item_ids: set[str], skips: Skips) -> Catalogue:
+        return read_items(self.items, item_ids, skips, **self._item_columns)
+
+
 def format_of(path: Path) -> str:
     """``csv``, ``parquet`` or ``jsonl``, by the ending of the file's name (before ``.gz``).
 
     Raises:
         UserError: another ending, or no such file.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, expected a file")
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    must_be_a_file(path)
     endings = [ending.lower() for ending in path.suffixes]
     ending = endings[-2] if endings[-1:] == [".gz"] and len(endings) > 1 else "".join(endings[-1:])
     if ending in _DELIMITED:

@@ -21,7 +21,10 @@ from . import raw
 
 pl = pytest.importorskip("polars")
 
-from dataset_prep.prepare import Options, prepare_amazon, prepare_table  # noqa: E402
+from dataset_prep.options import Options  # noqa: E402
+from dataset_prep.prepare import prepare  # noqa: E402
+from dataset_prep.readers.amazon import AmazonReviews  # noqa: E402
+from dataset_prep.readers.tabular import InteractionTable  # noqa: E402
 
 PLAIN = Options(k_core=1, split="none")
 
@@ -73,7 +76,8 @@ def test_parquet_column_read_as_floats(tmp_path):
     frame = pl.DataFrame({"user": [f"u{u}" for u, *_ in rows], "item": items})
     frame.write_parquet(tmp_path / "clicks.parquet")
     goods = write_table(tmp_path / "goods.csv", "item,title", [(n + 7, raw.text_of(n)) for n in range(20)])
-    folder, card, _ = prepare_table(tmp_path / "clicks.parquet", goods, "tiny", tmp_path / "out", options=PLAIN)
+    source = InteractionTable(tmp_path / "clicks.parquet", goods)
+    folder, card, _ = prepare(source, "tiny", tmp_path / "out", options=PLAIN)
     assert card["dropped"]["clicks.parquet: no id"] == 1
     assert all(titles(folder).values()) and "whole numbers" in card["notes"][0]
 
@@ -99,7 +103,7 @@ def test_items_of_a_table_that_nearly_match(tmp_path, case):
     item, other, sentence = MISSES[case]
     clicks, goods = tables(tmp_path, item, other)
     with pytest.raises(UserError, match=sentence) as caught:
-        prepare_table(clicks, goods, "tiny", tmp_path / "out", options=PLAIN)
+        prepare(InteractionTable(clicks, goods), "tiny", tmp_path / "out", options=PLAIN)
     assert str(caught.value).startswith("goods.csv names none of the dataset's items") and "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "tiny").exists()
 
@@ -111,16 +115,16 @@ def test_under_one_percent_is_refused_and_one_percent_is_not(tmp_path):
         goods = [*items[:known], *(f"other{n}" for n in range(50))]
         path = write_table(tmp_path / "g.csv", "item,title", [(one, f"a good thing {one}") for one in goods])
         if fine:
-            _, card, _ = prepare_table(clicks, path, "tiny", tmp_path / "out", options=PLAIN)
+            _, card, _ = prepare(InteractionTable(clicks, path), "tiny", tmp_path / "out", options=PLAIN)
             assert card["modalities"]["text"]["missing"] == 396
         else:
             with pytest.raises(UserError, match=r"names 3 of 400, under 1 %, of the dataset's items"):
-                prepare_table(clicks, path, "tiny", tmp_path / "out", options=PLAIN)
+                prepare(InteractionTable(clicks, path), "tiny", tmp_path / "out", options=PLAIN)
 
 
 def test_items_that_are_partly_written_otherwise_are_named(tmp_path):
     clicks, goods = tables(tmp_path, lambda n: n if n < 12 else f"{n}.0", lambda n: n)
-    _, card, _ = prepare_table(clicks, goods, "tiny", tmp_path / "out", options=PLAIN)
+    _, card, _ = prepare(InteractionTable(clicks, goods), "tiny", tmp_path / "out", options=PLAIN)
     assert card["notes"][0] == "goods.csv: 8 items are not named there, but '12.0' may be what it calls '12'"
 
 
@@ -130,7 +134,7 @@ def test_metadata_of_another_category(tmp_path):
     lines = [raw.encode_line("2018", {**raw.metadata("2018", n), "asin": f"C{n:09d}"}) for n in range(20)]
     raw.write_lines(meta, lines)
     with pytest.raises(UserError, match=r"meta.json.gz names none .* another category"):
-        prepare_amazon(reviews, meta, "tiny", tmp_path / "out", options=PLAIN)
+        prepare(AmazonReviews(reviews, meta), "tiny", tmp_path / "out", options=PLAIN)
     with pytest.raises(UserError, match=r"meta.json.gz names none"):
         addresses_of(meta, [raw.item_id(n) for n in range(20)])
 
@@ -150,7 +154,7 @@ def test_table_without_texts_is_refused(tmp_path):
     clicks, _ = tables(tmp_path, raw.item_id, raw.item_id)
     bare = write_table(tmp_path / "bare.csv", "item_id,price", [(raw.item_id(n), n) for n in range(20)])
     with pytest.raises(UserError, match=r"bare.csv has no text for any item: .*--text-columns"):
-        prepare_table(clicks, bare, "tiny", tmp_path / "out", options=PLAIN)
+        prepare(InteractionTable(clicks, bare), "tiny", tmp_path / "out", options=PLAIN)
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def dataset(tmp_path):
     """12 items called 3, 4, ..., 14, which stand as text: 10, 11, ..., 14, 3, ..., 9."""
     rows = [(f"u{n % 5}", n % 12 + 3) for n in range(60)]
     clicks = write_table(tmp_path / "c.csv", "user,item", rows)
-    return prepare_table(clicks, None, "tiny", tmp_path / "out", options=PLAIN)[0]
+    return prepare(InteractionTable(clicks, None), "tiny", tmp_path / "out", options=PLAIN)[0]
 
 
 def save(path, n):

@@ -21,8 +21,11 @@ from . import raw
 
 pl = pytest.importorskip("polars")
 
-import dataset_prep.prepare as prepare  # noqa: E402
-from dataset_prep.prepare import Options, prepare_amazon, prepare_table  # noqa: E402
+from dataset_prep.factorise import spill  # noqa: E402
+from dataset_prep.options import Options  # noqa: E402
+from dataset_prep.prepare import prepare  # noqa: E402
+from dataset_prep.readers.amazon import AmazonReviews  # noqa: E402
+from dataset_prep.readers.tabular import InteractionTable  # noqa: E402
 
 
 def amazon(folder, version="2014", *more, **changes):
@@ -93,7 +96,7 @@ def test_steps_are_counted(tmp_path):
     rows.append((user, item, 1.0, seconds + 10))  # later: replaces the first
     rows += [(77, 0, 5.0, 1_300_000_000)]  # a user with one interaction
     reviews, meta = raw.write_category(tmp_path / "raw", "2018", rows=rows)
-    folder, card, _ = prepare_amazon(reviews, meta, "tiny", tmp_path / "out", options=Options(split="none"))
+    folder, card, _ = prepare(AmazonReviews(reviews, meta), "tiny", tmp_path / "out", options=Options(split="none"))
     assert card["dropped"] == {"earlier of two of the same user and item": 1, "outside the 5-core": 1}
     assert [(step["step"], step["interactions"]) for step in card["steps"]] == [
         ("242 lines read", 242),
@@ -109,7 +112,7 @@ def test_minimum_rating(tmp_path):
     rows = raw.pairs(each=15)
     reviews, meta = raw.write_category(tmp_path / "raw", "2018", rows=rows)
     options = Options(min_rating=3, k_core=1)
-    _, card, _ = prepare_amazon(reviews, meta, "tiny", tmp_path / "out", options=options)
+    _, card, _ = prepare(AmazonReviews(reviews, meta), "tiny", tmp_path / "out", options=options)
     low = sum(row[2] < 3 for row in rows)
     assert low and card["dropped"]["rated below 3"] == low
     assert card["counts"]["interactions"] == len(rows) - low
@@ -149,14 +152,13 @@ def test_forced_version(tmp_path):
 def test_finished_stages_are_not_done_again(tmp_path, monkeypatch):
     words = amazon(tmp_path, "2018")
     spilled = []
-    original = prepare.spill
-    monkeypatch.setattr(prepare, "spill", lambda *a: (spilled.append(1), original(*a)))
+    monkeypatch.setattr("dataset_prep.prepare.spill", lambda *a: (spilled.append(1), spill(*a)))
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "write_dataset", interrupted)
+        patch.setattr("dataset_prep.prepare.write_dataset", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main(words)
     assert spilled == [1] and not (tmp_path / "out" / "tiny").exists()
@@ -281,7 +283,7 @@ def test_options_that_cannot_work(tmp_path, options, sentence):
 def test_a_foreign_folder_is_refused_before_any_work(tmp_path, monkeypatch):
     words = amazon(tmp_path, "2018")
     (tmp_path / "out" / "tiny").mkdir(parents=True)
-    monkeypatch.setattr(prepare, "spill", lambda *a: pytest.fail("worked before it looked"))
+    monkeypatch.setattr("dataset_prep.prepare.spill", lambda *a: pytest.fail("worked before it looked"))
     with pytest.raises(UserError, match="left alone"):
         main(words)
 
@@ -318,6 +320,40 @@ assert not heavy, heavy
     assert "usage: python -m dataset_prep" in done.stdout
 
 
+@pytest.mark.parametrize("recbole", ["installed", "missing"])
+def test_preparing_a_table_loads_neither_torch_nor_recbole(tmp_path, recbole):
+    rows = "".join(f"u{user},i{item}\n" for user, item, _, _ in raw.pairs())
+    (tmp_path / "t.csv").write_text(f"user,item\n{rows}")
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{n},{raw.text_of(n)}\n" for n in range(20)))
+    words = ["csv", "--interactions", str(tmp_path / "t.csv"), "--items", str(tmp_path / "items.csv")]
+    code = f"""
+import sys
+if {recbole!r} == "missing":
+    sys.modules["recbole"] = None
+from dataset_prep.__main__ import main
+assert main([*{words!r}, "--name", "tiny", "--out", {str(tmp_path)!r}]) == 0
+loaded = {{"torch", "recbole", "pandas", "recbole_mambarec"}} & {{name for name in sys.modules if sys.modules[name]}}
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=raw.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert check_dataset(tmp_path / "tiny")[1] == []
+
+
+def test_a_missing_package_is_one_sentence(tmp_path):
+    raw.write_mmrec(tmp_path / "raw")
+    code = f"""
+import sys
+sys.modules["pandas"] = None
+from dataset_prep.__main__ import main
+from recbole_mambarec_command.doors import run_main
+run_main(lambda: main(["mmrec", {str(tmp_path / "raw")!r}, "--name", "tiny", "--out", {str(tmp_path)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=raw.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: recbole_mambarec needs the package pandas, which is not installed: pip ")
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -341,10 +377,10 @@ def test_tables_end_to_end(tmp_path, ending):
 
 def test_table_without_times_or_ratings(tmp_path):
     (tmp_path / "t.csv").write_text("user,item\n" + "".join(f"u{u},i{i}\n" for u, i, _, _ in raw.pairs()))
-    folder, card, _ = prepare_table(tmp_path / "t.csv", None, "plain", tmp_path / "out")
+    folder, card, _ = prepare(InteractionTable(tmp_path / "t.csv"), "plain", tmp_path / "out")
     assert card["inter_columns"] == ["user_id", "item_id"] and check_dataset(folder)[1] == []
     with pytest.raises(UserError, match="needs timestamps"):
-        prepare_table(tmp_path / "t.csv", None, "p", tmp_path / "out", options=Options(split="leave-one-out"))
+        prepare(InteractionTable(tmp_path / "t.csv"), "p", tmp_path / "out", options=Options(split="leave-one-out"))
 
 
 # --- real data ------------------------------------------------------------------------------------

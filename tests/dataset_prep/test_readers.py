@@ -305,7 +305,7 @@ def test_repeated_items_are_counted(tmp_path):
     same, other = raw.metadata("2018", 1), {**raw.metadata("2018", 1), "title": "Other"}
     path = raw.write_lines(tmp_path / "m.json", [raw.encode_line("2018", one) for one in (same, same, other)])
     catalogue = amazon.read_metadata(path, amazon2018, {raw.item_id(1)}, Skips("m"))
-    assert list(catalogue.again.values()) == [1, 1]
+    assert list(catalogue.repeated.values()) == [1, 1]
     assert catalogue.items[raw.item_id(1)].title == same["title"]
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dataset_prep.clean import latest_of_duplicates
 from dataset_prep.kcore import k_core
-from dataset_prep.split import METHODS, held_out, leave_one_out, per_user, split, temporal_global
+from dataset_prep.options import SPLIT_METHODS
+from dataset_prep.split import held_out, leave_one_out, per_user, split, temporal_global
 from dataset_prep.tables import Interactions
 from recbole_mambarec.errors import UserError
 
@@ -127,7 +128,7 @@ def test_none_and_faults():
     with pytest.raises(UserError, match="unknown split"):
         split(data, "random", 0)
     timeless = Interactions(data.users, data.items)
-    for method in METHODS[1:4]:
+    for method in SPLIT_METHODS[1:4]:
         with pytest.raises(UserError, match="needs timestamps"):
             split(timeless, method, 0)
     singles = Interactions(np.arange(5), np.arange(5))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import dataset_prep.write as write
 from dataset_prep.__main__ import main
 from dataset_prep.tables import Interactions, Prepared
-from dataset_prep.tokens import check_name, clean_text, file_stem, id_fault, only_path_names
+from dataset_prep.tokens import check_name, clean_text, file_stem, id_fault, without_folders
 from recbole_mambarec.errors import UserError
 
 from .raw import content
@@ -152,7 +152,7 @@ def test_file_stems_are_plain_and_differ(one, other):
 def test_the_card_names_no_folder():
     words = ["amazon", "--reviews", "/home/me/r.json", "--out", "/data/x", "--plot=/tmp/p.png", "--name", "b"]
     words += ["--text-encoder", "sentence-transformers:/models/mini", "--meta=../m.json"]
-    told = only_path_names(words)
+    told = without_folders(words)
     expected = "python -m dataset_prep amazon --reviews r.json --name b --text-encoder sentence-transformers:mini"
     assert told == f"{expected} --meta=m.json"
 
