@@ -44,7 +44,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("tables and charts of recorded runs", "recbole_mambarec.report.cli:main", _RESULTS),
     "significance": Command(
         "test whether the best of the recorded models is better than each other one",
-        "recbole_mambarec.experiments.significance_cli:main",
+        "recbole_mambarec.report.significance_cli:main",
         _RESULTS,
     ),
     "doctor": Command(

@@ -10,6 +10,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds, over_users
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, datasets, without_folders
+from recbole_mambarec.report.significance import limits, method
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Paired:
             if family is None:
                 untested.setdefault(self.reasons[column], []).append(column)
             else:
-                where.setdefault((family.method, family.limit), []).append(column)
+                where.setdefault((method(family), limits(family)), []).append(column)
         return [
             *(
                 f"* the best of its column ({_names(columns)}), and better than each other model there with "
-                f"p < {ALPHA:g} by {method}.{' ' * bool(limit)}{limit}"
-                for (method, limit), columns in where.items()
+                f"p < {ALPHA:g} by {tested}.{' ' * bool(limit)}{limit}"
+                for (tested, limit), columns in where.items()
             ),
             *(f"Significance not tested ({_names(columns)}): {reason}." for reason, columns in untested.items()),
             *self._uneven(rows),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from recbole_mambarec.experiments.significance import INTERVAL, Family
+from recbole_mambarec.experiments.significance import Family
 from recbole_mambarec.experiments.store import UNMASKED
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
@@ -12,6 +12,7 @@ from recbole_mambarec.report.load import Row, datasets, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.paired import Paired
 from recbole_mambarec.report.published import Published
+from recbole_mambarec.report.significance import INTERVAL, limits, method
 from recbole_mambarec.report.sweeps import Point, Sweep
 
 MASKED = {
@@ -183,7 +184,7 @@ def significance(families: dict[tuple[str, str], Family], unit: str) -> Table:
         blocks.append(Block(heading, lines))
     methods: dict[str, None] = {}
     for (dataset, _), family in families.items():
-        methods[f"{dataset}: {family.method}. {family.limit}".rstrip()] = None
+        methods[f"{dataset}: {method(family)}. {limits(family)}".rstrip()] = None
     alpha = next(iter(families.values())).alpha
     header = ["model", "mean", "best − it", "95 % interval", "p, Wilcoxon", "p, t", "d_z", "rank-biserial", "pairs ≠"]
     notes = [

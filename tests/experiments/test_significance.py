@@ -1,103 +1,29 @@
-"""Paired tests against scipy, brute force and numbers computed by hand."""
+"""Families of comparisons: what is compared with what, and what cannot be."""
 
-import math
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import significance
+from recbole_mambarec.experiments import paired_tests, significance
+from recbole_mambarec.report.significance import statement
 from tests.experiments.test_store import record
 
 pl = pytest.importorskip("polars")
 
 
-def test_without_ties_the_signed_rank_test_is_scipys():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 5, 12, 40):
-        difference = rng.normal(size=n)
-        assert significance.signed_rank_p(difference) == pytest.approx(
-            stats.wilcoxon(difference, method="exact").pvalue, rel=1e-9
-        )
-    many = np.round(rng.normal(0.1, 1, 300), 1)
-    many = many[many != 0]
-    assert significance.signed_rank_p(many) == pytest.approx(stats.wilcoxon(many, method="approx").pvalue, rel=1e-12)
-
-
-@pytest.mark.parametrize("difference", [[1, 1, -1, 2, 2, 3], [1, 1, 1, 1, 1], [-2, 2, 2, -3, 1, 1, 1, 4]])
-def test_with_ties_it_is_that_of_all_signs(difference):
-    difference = np.array(difference, dtype=float)
-    ranks = stats.rankdata(np.abs(difference))
-    sums = np.array([(ranks * signs).sum() for signs in product([0, 1], repeat=len(ranks))])
-    observed = ranks[difference > 0].sum()
-    expected = min(1.0, 2 * min((sums <= observed).mean(), (sums >= observed).mean()))
-    assert significance.signed_rank_p(difference) == pytest.approx(expected, rel=1e-12)
-
-
-def test_holm_by_hand():
-    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert significance.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
-    assert significance.holm([0.02]) == pytest.approx([0.02])
-
-
-def test_a_comparison_by_hand():
-    best, other = np.array([5.0, 4.0, 3.0, 6.0, 2.0]), np.array([3.0, 3.0, 4.0, 3.0, 2.0])
-    found = significance.paired("other", best, other)  # differences 2, 1, -1, 3, 0
-    assert (found.mean, found.difference, found.nonzero) == (3.0, 1.0, 4)
-    # ranks of 1, 1, 2, 3 are 1.5, 1.5, 3, 4: W+ = 8.5, W- = 1.5
-    assert found.rank_biserial == pytest.approx((8.5 - 1.5) / 10)
-    assert found.d_z == pytest.approx(1 / math.sqrt(10 / 4))
-    assert found.p_t == pytest.approx(stats.ttest_rel(best, other).pvalue)
-    # of 16 signs, those with W+ >= 8.5: all positive (10), the first or second negative (8.5 each)
-    assert found.p_wilcoxon == pytest.approx(2 * 3 / 16)
-
-
-def test_samples_without_a_difference():
-    found = significance.paired("same", np.full(6, 0.3), np.full(6, 0.3))
-    assert (found.difference, found.nonzero, found.p_wilcoxon, found.p_t) == (0.0, 0, 1.0, 1.0)
-    assert found.interval == (0.0, 0.0) and math.isnan(found.d_z) and math.isnan(found.rank_biserial)
-
-
-def test_the_same_difference_everywhere_and_a_single_pair():
-    found = significance.paired("other", np.arange(6) + 1.0, np.arange(6) + 0.0)
-    assert (found.p_t, found.d_z, found.rank_biserial) == (0.0, math.inf, 1.0)
-    assert found.p_wilcoxon == pytest.approx(2 / 2**6)
-    single = significance.paired("other", np.array([2.0]), np.array([1.0]))
-    assert (single.p_t, single.p_wilcoxon) == (1.0, 1.0) and math.isnan(single.d_z)
-
-
-def test_differences_of_rounding_are_none():
-    third = np.array([0.1 + 0.2, 0.3])
-    assert significance.paired("same", third, np.array([0.3, 0.1 + 0.2])).nonzero == 0
-
-
-def test_the_bootstrap_interval_is_that_of_drawn_pairs(monkeypatch):
-    rng = np.random.default_rng(3)
-    difference = rng.choice([0.0, 0.5, -0.5, 1.0], 500, p=[0.8, 0.1, 0.06, 0.04])
-    low, high = significance.bootstrap_interval(difference)
-    expected = stats.bootstrap((difference,), np.mean, n_resamples=9999, method="percentile", random_state=1)
-    width = high - low
-    assert low == pytest.approx(expected.confidence_interval.low, abs=0.05 * width)
-    assert high == pytest.approx(expected.confidence_interval.high, abs=0.05 * width)
-    assert (low, high) == significance.bootstrap_interval(difference)
-    monkeypatch.setattr(significance, "_BLOCK", 1000)  # 250 resamples at a time, the same distribution
-    assert significance.bootstrap_interval(difference) == pytest.approx((low, high), abs=0.05 * width)
-
-
-def test_a_family_is_ordered_corrected_and_described():
+def test_a_family_is_ordered_and_corrected_and_its_statement_says_how():
     rng = np.random.default_rng(0)
     base = rng.normal(size=200)
     samples = {"weak": base, "best": base + 0.5 + 0.1 * rng.normal(size=200), "near": base + 0.49}
     family = significance.compare(samples, "recall@20", "user", seeds=(1, 2, 3))
     assert family.best == "best" and [each.label for each in family.comparisons] == ["near", "weak"]
-    raw = [significance.paired(name, samples["best"], samples[name]) for name in ("near", "weak")]
+    raw = [paired_tests.paired(name, samples["best"], samples[name]) for name in ("near", "weak")]
     assert [c.p_wilcoxon for c in family.comparisons] == pytest.approx(
-        significance.holm([c.p_wilcoxon for c in raw]).tolist()
+        paired_tests.holm([c.p_wilcoxon for c in raw]).tolist()
     )
-    assert [c.p_t for c in family.comparisons] == pytest.approx(significance.holm([c.p_t for c in raw]).tolist())
+    assert [c.p_t for c in family.comparisons] == pytest.approx(paired_tests.holm([c.p_t for c in raw]).tolist())
     assert [c.significant for c in family.comparisons] == [c.p_wilcoxon < 0.05 for c in family.comparisons]
     assert family.comparisons[1].significant
     for part in (
@@ -108,11 +34,11 @@ def test_a_family_is_ordered_corrected_and_described():
         "Holm",
         "2 comp",
     ):
-        assert part in family.sentence
-    assert "cannot give" not in family.sentence
+        assert part in statement(family)
+    assert "cannot give" not in statement(family)
 
 
-def test_less_can_be_better():
+def test_smaller_can_be_better():
     samples = {"even": np.array([0.2, 0.3, 0.4]), "skewed": np.array([0.9, 0.8, 0.7])}
     assert significance.compare(samples, "recall@10", "seed", seeds=(1, 2, 3)).best == "skewed"
     family = significance.compare(samples, "GiniIndex@10", "seed", seeds=(1, 2, 3))
@@ -120,11 +46,11 @@ def test_less_can_be_better():
     assert family.comparisons[0].difference == pytest.approx(-0.5)
 
 
-def test_a_family_too_small_to_show_anything_says_so():
+def test_the_statement_says_when_there_are_too_few_pairs():
     samples = {"a": np.array([1.0, 2, 3, 4, 5]), "b": np.array([0.0, 1, 2, 3, 4.5])}
     family = significance.compare(samples, "ndcg@10", "seed", seeds=range(5))
     assert not family.comparisons[0].significant
-    assert "With 5 pairs this test cannot give a p-value below 0.062" in family.sentence
+    assert "With 5 pairs this test cannot give a p-value below 0.062" in statement(family)
 
 
 def test_samples_that_cannot_be_compared():
@@ -143,7 +69,7 @@ def scored(label, seed, score, **changes):
     return record(label=label, key=f"{label}{seed}", seed=seed, test=test, **changes)
 
 
-def test_over_seeds_pairs_the_seeds_that_all_have():
+def test_over_seeds_pairs_the_common_seeds():
     records = [scored("a", seed, 0.5 + seed / 100) for seed in range(4)]
     records += [scored("b", seed, 0.4) for seed in (1, 2, 3, 9)]
     family = significance.over_seeds(records, "train", "Recall@20")
@@ -173,7 +99,7 @@ def test_records_that_cannot_be_compared(change, sentence):
         significance.over_seeds(records, "train", "recall@20")
 
 
-def test_two_runs_under_one_name_are_not_mixed():
+def test_two_runs_of_the_same_name_and_seed_are_refused():
     records = [scored("a", s, 0.5) for s in (1, 2)] + [scored("b", s, 0.4) for s in (1, 2)]
     significance.over_seeds([*records, records[0]], "train", "recall@20")
     with pytest.raises(UserError, match="two different runs are called 'a' and have seed 1"):
@@ -204,21 +130,21 @@ def test_over_users_pairs_by_token_and_averages_over_seeds(tmp_path):
     ]
     family = significance.over_users(records, tmp_path, "train", "recall@20")
     assert (family.unit, family.pairs, family.seeds, family.best) == ("user", 3, (1, 2), "a")
-    expected = significance.paired("b", np.array([0.5, 0.5, 0.5]), np.array([0.0, 0.0, 0.5]))
+    expected = paired_tests.paired("b", np.array([0.5, 0.5, 0.5]), np.array([0.0, 0.0, 0.5]))
     (found,) = family.comparisons
     assert (found.difference, found.nonzero, found.p_t) == (expected.difference, 2, expected.p_t)
 
 
-def test_other_users_are_refused(tmp_path):
+def test_different_users_are_refused(tmp_path):
     a = users_of(tmp_path, "a", 1, ["u1", "u2"], [1.0, 0.0])
     with pytest.raises(UserError, match="not tested on the same users with seed 1"):
         significance.over_users(
             [a, users_of(tmp_path, "b", 1, ["u1", "u9"], [1.0, 0.0])], tmp_path, "train", "recall@20"
         )
     b = users_of(tmp_path, "b", 1, ["u1", "u2"], [1.0, 0.0])
-    anew = [users_of(tmp_path, label, 2, ["u3", "u4"], [1.0, 0.0]) for label in "ab"]
-    with pytest.raises(UserError, match="seeds 1 and 2 tested other users"):
-        significance.over_users([a, b, *anew], tmp_path, "train", "recall@20")
+    resplit = [users_of(tmp_path, label, 2, ["u3", "u4"], [1.0, 0.0]) for label in "ab"]
+    with pytest.raises(UserError, match="seeds 1 and 2 were tested on different users"):
+        significance.over_users([a, b, *resplit], tmp_path, "train", "recall@20")
 
 
 def test_records_without_results_per_user(tmp_path):
