@@ -1,4 +1,4 @@
-"""Feature arrays: read them safely, say what is wrong with them, count the missing rows."""
+"""Feature arrays: read them safely, explain what is wrong with them, find their missing rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.files import what_it_is
 
-#: Rows looked at together; 4096 x 4096 float32 is 64 MB.
+#: Number of rows checked at a time; 4096 x 4096 float32 take 64 MB.
 _BLOCK = 4096
 
-#: Modalities that lead, in this order; all others follow by name.
+#: The first modalities, in this order; all others follow in alphabetical order.
 _LEADING = ("image", "text", "audio", "video")
 
 
@@ -27,7 +27,7 @@ def read_array(path: Path) -> np.ndarray:
     one array.
 
     Raises:
-        UserError: the file is cut, not an array, pickled, not 2-D, empty or not made of real numbers.
+        UserError: the file is truncated, pickled, or not a nonempty 2-D array of real numbers.
     """
     array = _read_pt(path) if path.suffix.lower() in (".pt", ".pth") else load_npy(path)
     if array.ndim != 2 or 0 in array.shape:
@@ -36,10 +36,10 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def plain_floats(array: np.ndarray, label: str) -> np.ndarray:
-    """``array`` as float16, float32 or float64 in the byte order of this machine; integers become float32.
+    """``array`` as float16, float32 or float64 in native byte order; integers become float32.
 
     Raises:
-        UserError: it is not made of real numbers.
+        UserError: it does not hold real numbers.
     """
     if array.dtype.kind in "iub":
         array = array.astype(np.float32)
@@ -48,7 +48,7 @@ def plain_floats(array: np.ndarray, label: str) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-# what numpy, zipfile, zlib, pickle and torch raise for cut and garbled files
+# what numpy, zipfile, zlib, pickle and torch raise for truncated and damaged files
 _UNREADABLE = (
     *(ValueError, EOFError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
     *(MemoryError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -59,10 +59,10 @@ def load_npy(path: Path, stream: IO[bytes] | None = None) -> np.ndarray:
     """The array in a ``.npy`` file (memory-mapped), or the only one in an ``.npz`` file; nothing is unpickled.
 
     Args:
-        stream: the content of the file where it has been read already.
+        stream: the content of the file, if it has been read already.
 
     Raises:
-        UserError: no such file, no array, cut, pickled, or several arrays.
+        UserError: there is no such file, or it is not an array, truncated, pickled, or holds several arrays.
     """
     try:
         value = np.load(path if stream is None else stream, mmap_mode=None if stream else "r", allow_pickle=False)
@@ -78,17 +78,17 @@ def load_npy(path: Path, stream: IO[bytes] | None = None) -> np.ndarray:
         raise UserError(f"{path} is a folder, expected a file") from None
     except _UNREADABLE as error:
         raise UserError(f"{path.name}: not a whole .npy array of numbers{_what(path, error)}") from None
-    raise UserError(f"{path.name} holds {len(value.files)} arrays ({names}): save the one of the features as .npy")
+    raise UserError(f"{path.name} holds {len(value.files)} arrays ({names}): save the one with the features as .npy")
 
 
 def _what(path: Path, error: Exception) -> str:
-    what, how = what_it_is(path), _CONVERT.get(path.suffix.lower())
-    if how and (what is None or what.startswith(("a Parquet", "a safetensors"))):
-        return f": convert it, {how.format(path.name, path.stem)}"
+    what, convert = what_it_is(path), _CONVERT.get(path.suffix.lower())
+    if convert and (what is None or what.startswith(("a Parquet", "a safetensors"))):
+        return f": convert it, {convert.format(path.name, path.stem)}"
     return f": it is {what}" if what else f" ({_first_line(error)})"
 
 
-# how to make an array of what is no array; {0} is the file and {1} its name without ending
+# how to convert other formats to an array; {0} is the file and {1} its name without the ending
 _CONVERT = {
     ".csv": "`numpy.save('{1}.npy', pandas.read_csv('{0}').to_numpy('float32'))` without the column of ids",
     ".tsv": "`numpy.save('{1}.npy', pandas.read_csv('{0}', sep='\\t').to_numpy('float32'))` without the column of ids",
@@ -110,7 +110,7 @@ def _read_pt(path: Path) -> np.ndarray:
         raise UserError(f"{path} is a folder, expected a file") from None
     except (*_UNREADABLE, pickle.UnpicklingError) as error:
         what = what_it_is(path)
-        # of a pickle, torch says best what in it is not plain
+        # torch's own message says what in a pickle is not a plain tensor
         what = f": it is {what}" if what and "Python pickle" not in what else f" ({_first_line(error)})"
         raise UserError(
             f"{path.name}: not a file of plain tensors that torch.load(weights_only=True) reads{what}"
@@ -130,10 +130,10 @@ def _first_line(error: Exception) -> str:
 
 
 def missing_rows(array: np.ndarray, label: str) -> np.ndarray:
-    """Mask (rows,) of the rows that are NaN throughout: items which lack this modality.
+    """Mask (rows,) of the rows that are all NaN: those of items that lack this modality.
 
     Raises:
-        UserError: a row holds an infinity, or NaN beside numbers; ``label`` and the row are named.
+        UserError: a row holds an infinity, or NaN among numbers; the message names ``label`` and the row.
     """
     missing = np.zeros(len(array), dtype=bool)
     for start in range(0, len(array), _BLOCK):
@@ -146,12 +146,12 @@ def missing_rows(array: np.ndarray, label: str) -> np.ndarray:
         if len(faulty):
             raise UserError(
                 f"{label}: row {start + int(faulty[0])} holds values that are not finite "
-                "(a row may be NaN throughout, meaning that the item lacks the modality)"
+                "(a row may be all NaN, meaning that the item lacks the modality)"
             )
         missing[start : start + len(block)] = empty
     return missing
 
 
 def modality_order(names: list[str]) -> list[str]:
-    """``names`` in the order in which models take them: image, text, audio, video, the others by name."""
+    """``names`` in the order in which models use them: image, text, audio, video, then the others by name."""
     return sorted(names, key=lambda name: (_LEADING.index(name) if name in _LEADING else len(_LEADING), name))

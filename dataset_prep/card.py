@@ -1,4 +1,4 @@
-"""``dataset.json``, the card of a prepared dataset, and the table that is printed from it."""
+"""``dataset.json``, the card of a prepared dataset, and its summary for the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_mambarec_command import __version__
 from recbole_mambarec_common.card import CARD_FORMAT
 from recbole_mambarec_common.files import sha256_file
 from recbole_mambarec_common.terminal import table
@@ -17,20 +18,20 @@ FORMAT = f"{CARD_FORMAT}1"
 
 
 def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file: how the card names its sources and its own files."""
+    """Size in bytes and SHA-256 of a file: what the card says of its sources and its own files."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def describe_source(path: Path) -> dict:
-    """As :func:`describe_file`, with the file's own name (not its folder, which differs between machines)."""
+    """As :func:`describe_file`, with the name of the file (without its folder, which differs between machines)."""
     return {"name": path.name, **describe_file(path)}
 
 
 def count(interactions: Interactions, n_items: int) -> dict:
     """The counts of the card; ``n_items`` is the size of the catalogue.
 
-    ``density`` is interactions / (users x items). ``users_without_training_item`` counts among the users that
-    occur, ``items_without_training_user`` in the whole catalogue; both are absent without a split.
+    ``density`` is interactions / (users x items). ``users_without_training_item`` counts users that occur,
+    ``items_without_training_user`` items of the whole catalogue; both are absent if there is no split.
     """
     distinct = interactions.counts()
     users = distinct["users"]
@@ -52,15 +53,13 @@ def count(interactions: Interactions, n_items: int) -> dict:
 
 
 def versions(*modules: str) -> dict[str, str]:
-    """Versions of what decides about the bytes of a prepared dataset: this package, numpy and ``modules``."""
-    from recbole_mambarec_command import __version__
-
+    """Versions of what the bytes of a prepared dataset depend on: this package, numpy and ``modules``."""
     others = {module: importlib.import_module(module).__version__ for module in ("numpy", *modules)}
     return {"recbole_mambarec": __version__, **others}
 
 
 def summary(card: dict) -> str:
-    """The card for the eyes: a table as in the papers, splits, steps, modalities, what was dropped."""
+    """The card as text: a table as in the papers, then split, steps, modalities, and what was left out."""
     counts = card["counts"]
     parts = [
         table(
@@ -103,7 +102,7 @@ def summary(card: dict) -> str:
     for key, sentence in (
         (
             "users_without_training_item",
-            "users have no training item; they cannot be recommended anything learnt",
+            "users have no training item, so nothing can be learnt about them",
         ),
         ("items_without_training_user", "items occur in no training interaction"),
     ):

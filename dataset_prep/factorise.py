@@ -1,4 +1,4 @@
-"""Number users and items, without holding the text of every interaction in memory."""
+"""Replace ids of users and items by numbers, without holding the ids of every interaction in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ _SHARD = 1 << 20
 
 @dataclass
 class RawTable:
-    """All interactions of a source that can be used, in its order; ids are sorted, codes point into them."""
+    """The usable interactions of a source, in its order.
+
+    Attributes:
+        user_ids, item_ids: the distinct ids, sorted; ``interactions`` holds positions in them.
+        skips: what was left out.
+    """
 
     user_ids: pl.Series
     item_ids: pl.Series
@@ -32,7 +37,7 @@ class RawTable:
 
 
 def spill(batches: Iterator[pl.DataFrame], folder: Path, skips: Skips, max_bad: float) -> None:
-    """Write batches (columns user, item, ...) to ``folder`` and check at the end that enough was usable.
+    """Write batches (columns user, item, ...) to ``folder``, and check at the end that enough lines were usable.
 
     Raises:
         UserError: see :meth:`dataset_prep.skips.Skips.check`.
@@ -56,7 +61,7 @@ def _write_shard(batches: list[pl.DataFrame], folder: Path, number: int) -> None
     try:
         pl.concat(batches).write_parquet(folder / f"{number:05d}.parquet", compression="zstd")
     except pl.exceptions.PolarsError as error:
-        # polars wraps the system's error into its own
+        # polars wraps the error of the operating system
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"a stage could not be written to {folder.parent} ({reason}): is the disk full?") from None
 
@@ -64,8 +69,8 @@ def _write_shard(batches: list[pl.DataFrame], folder: Path, number: int) -> None
 def gather(folder: Path) -> RawTable:
     """Read back what :func:`spill` wrote, with ids replaced by numbers.
 
-    Ids are sorted, so that the numbers depend neither on the order of lines nor on threads. Memory: the
-    distinct ids, and 20 bytes per interaction.
+    Ids are sorted, so that the numbers depend neither on the order of the lines nor on threads. This takes memory for
+    the distinct ids and 20 bytes per interaction.
     """
     skips = Skips.from_dict(json.loads((folder / "skips.json").read_text(encoding="utf-8")))
     shards = sorted(folder.glob("*.parquet"))

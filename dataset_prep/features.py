@@ -27,19 +27,19 @@ from .write import write_modality
 def from_array(
     path: str | Path, item_ids: list[str], ids: str | Path | None = None, first_id: int | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """The rows of a ``.npy``, ``.npz`` or ``.pt`` file in the order of ``item_ids``, and sentences for the user.
+    """The rows of a ``.npy``, ``.npz`` or ``.pt`` file in the order of ``item_ids``, and notes for the user.
 
     Args:
         ids: a text file whose line k names the item of row k, or a ``.item`` file; without it row k is item k.
-        first_id: the rows are those of the items with the ids ``first_id``, ``first_id + 1``, and so on.
+        first_id: the rows belong to the items with the ids ``first_id``, ``first_id + 1``, and so on.
 
     Raises:
-        UserError: the rows do not fit the items or the ids, under 1 % of the items have a row, or the ids are numbers
-            that do not stand in the order of the numbers, so that it must be said which row is whose.
+        UserError: the rows do not fit the items or the ids; under 1 % of the items have a row; or neither ``ids`` nor
+            ``first_id`` is given and the items are numbers out of numerical order, so that row k need not be item k.
     """
     path = Path(path)
     if ids is not None and first_id is not None:
-        raise UserError("--ids and --first-id both tell which row belongs to which item: give one of them")
+        raise UserError("--ids and --first-id both say which row belongs to which item: give one of them")
     array = read_array(path)
     missing_rows(array, path.name)
     if ids is not None:
@@ -57,32 +57,32 @@ def from_array(
     row_of = {name: row for row, name in enumerate(names)}
     if len(row_of) != len(names):
         raise UserError(f"{source} names an item twice")
-    theirs, said = join(item_ids, names, source)
-    rows = np.array([row_of.get(name, -1) for name in theirs])
+    names_of_items, note = join(item_ids, names, source)
+    rows = np.array([row_of.get(name, -1) for name in names_of_items])
     aligned = np.full((len(item_ids), array.shape[1]), np.nan, dtype=array.dtype)
     aligned[rows >= 0] = array[rows[rows >= 0]]
-    return aligned, [f"{source}: {said}"] if said else []
+    return aligned, [f"{source}: {note}"] if note else []
 
 
 def _check_order(file: str, n_rows: int, item_ids: list[str]) -> None:
     if n_rows != len(item_ids):
         raise UserError(
-            f"{file} has {n_rows} rows, but the dataset has {len(item_ids)} items; --ids FILE tells which row belongs "
-            "to which, --first-id N that row 0 is that of item N, row 1 of item N + 1, and so on"
+            f"{file} has {n_rows} rows, but the dataset has {len(item_ids)} items: say which row belongs to "
+            "which item with --ids FILE, or with --first-id N if row 0 belongs to item N, row 1 to item N + 1, ..."
         )
     numbers = [int(item) if item.isdecimal() and item.isascii() else None for item in item_ids]
     if None not in numbers and numbers != sorted(numbers):
         turn = next(n for n in range(1, len(numbers)) if numbers[n] < numbers[n - 1])
         raise UserError(
-            f"the items are numbers that do not stand in their order ({item_ids[turn]!r} follows "
-            f"{item_ids[turn - 1]!r}), so it must be said which row of {file} is whose: --first-id N where row 0 is "
-            "that of item N, row 1 of item N + 1, and so on; --ids FILE otherwise (the dataset's own .item file where "
-            "its order is meant)"
+            f"the ids of the items are numbers but not in numerical order ({item_ids[turn]!r} follows "
+            f"{item_ids[turn - 1]!r}), so say which row of {file} belongs to which item: --first-id N if row 0 belongs "
+            "to item N, row 1 to item N + 1, and so on; --ids FILE otherwise (the dataset's own .item file if the rows "
+            "are in its order)"
         )
 
 
 def _read_ids(path: Path) -> list[str]:
-    """One id per line; of a ``.item`` file the column ``item_id``."""
+    """One id per line; for a ``.item`` file, its column ``item_id``."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def set_modality(
         the new card. The folder is replaced as a whole, or not at all.
 
     Raises:
-        UserError: the folder is no prepared dataset, or the source is at fault.
+        UserError: the folder is not a prepared dataset, or the source is at fault.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -143,22 +143,22 @@ def set_modality(
     notes: list[str] = []
     if array is not None:
         values, sources, notes = _from_arrays(Path(array), items["item_id"], ids, first_id, stages)
-        made_by = f"as given in {Path(array).name}"
+        encoder = f"as given in {Path(array).name}"
     elif text_encoder is not None:
         from .encoders.text import encode_texts
 
         if "text" not in items:
             raise UserError(f"{card['name']}.item has no column text, so there is nothing to encode")
-        values, made_by = encode_texts(items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch)
+        values, encoder = encode_texts(items["text"], text_encoder, stages, width=text_width, seed=seed, batch=batch)
     elif image_features is not None:
         from .vectors import read_image_features
 
         values, skips, source = read_image_features(image_features, items["item_id"], stages, max_bad)
         notes = skips.notes
-        sources, made_by = [source], f"as given in {source['name']}"
+        sources, encoder = [source], f"as given in {source['name']}"
     else:
-        values, made_by, notes = _from_images(images, image_encoder, image_weights, items["item_id"], stages, batch)
-    facts = {"encoder": made_by} | ({"sources": sources} if sources else {}) | ({"notes": notes} if notes else {})
+        values, encoder, notes = _from_images(images, image_encoder, image_weights, items["item_id"], stages, batch)
+    facts = {"encoder": encoder} | ({"sources": sources} if sources else {}) | ({"notes": notes} if notes else {})
     if command:
         facts["command"] = command
     with _replaced(folder) as new:
@@ -176,13 +176,13 @@ def remove_modality(folder: str | Path, modality: str) -> dict:
     """Remove ``modality`` from the dataset in ``folder``; gives the new card.
 
     Raises:
-        UserError: the folder is no prepared dataset, or has no such modality.
+        UserError: the folder is not a prepared dataset, or has no such modality.
     """
     folder = Path(folder)
     card = read_card(folder)
     if modality not in card["modalities"]:
-        known = ", ".join(card["modalities"]) or "none"
-        raise UserError(f"{card['name']} has no modality {modality} (it has: {known})")
+        available = ", ".join(card["modalities"]) or "none"
+        raise UserError(f"{card['name']} has no modality {modality} (it has: {available})")
     with _replaced(folder) as new:
         (new / str(card["modalities"][modality]["file"])).unlink(missing_ok=True)
         _forget(card, modality)
@@ -199,10 +199,10 @@ def _forget(card: dict, modality: str) -> None:
 def _from_arrays(
     array: Path, item_ids: list[str], ids: str | Path | None, first_id: int | None, stages: Stages
 ) -> tuple[np.ndarray, list[dict], list[str]]:
-    """(rows, descriptions of the sources, sentences for the user) out of a file or a folder."""
+    """(rows, descriptions of the sources, notes for the user) from a file or a folder."""
     if array.is_dir():
         if ids is not None or first_id is not None:
-            raise UserError(f"{array} is a folder, whose files are named by item: leave --ids and --first-id out")
+            raise UserError(f"{array} is a folder, whose files are named by item: omit --ids and --first-id")
         from .vectors import read_vectors
 
         values, skips, source = read_vectors(array, item_ids, stages)
@@ -227,7 +227,7 @@ def _from_images(
 
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    """A copy of a folder that takes its place at the end; unchanged files are links, not copies."""
+    """A copy of a folder that replaces it in the end; its files are hard links where the file system has them."""
     with atomic_folder(folder) as new:
         shutil.copytree(folder, new, symlinks=True, dirs_exist_ok=True, copy_function=_link)
         yield new
@@ -236,6 +236,6 @@ def _replaced(folder: Path) -> Iterator[Path]:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
-    # a file system without hard links; Windows, which follows symbolic ones
+    # file systems without hard links; Windows, where os.link always follows symbolic links
     except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)

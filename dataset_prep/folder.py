@@ -17,10 +17,10 @@ from .tables import SPLITS
 
 
 def read_card(folder: Path) -> dict:
-    """The card of a prepared dataset, with the entries that every card written here has.
+    """The card of a prepared dataset, with the entries that all cards have.
 
     Raises:
-        UserError: there is no such folder, or no card of ours in it.
+        UserError: there is no such folder, or it holds no such card.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
@@ -30,7 +30,7 @@ def read_card(folder: Path) -> dict:
     kinds = {"name": str, "modalities": dict, "files": dict, "counts": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key), kind)]
     if wrong:
-        raise UserError(f"{folder / CARD_NAME} is not the card of a prepared dataset ('{wrong[0]}' is not there)")
+        raise UserError(f"{folder / CARD_NAME} is not the card of a prepared dataset (it has no '{wrong[0]}')")
     return card
 
 
@@ -52,7 +52,7 @@ def read_items(folder: Path, name: str) -> dict[str, list[str]]:
     """The columns of ``<name>.item`` by their header without type; ``item_id`` is among them.
 
     Raises:
-        UserError: no such file, no item, or a line with too few or too many cells.
+        UserError: there is no such file, it lists no item, or a line has too few or too many cells.
     """
     lines = rows(folder / f"{name}.item")
     header = [cell.partition(":")[0] for cell in next(lines, [""])]
@@ -76,12 +76,12 @@ def interaction_files(card: dict) -> list[str]:
 
 def degrees(folder: Path, card: dict) -> tuple[np.ndarray, np.ndarray]:
     """(interactions per user, interactions per item of the catalogue), each in descending order."""
-    of_users: dict[str, int] = {}
-    of_items = dict.fromkeys(read_items(folder, card["name"])["item_id"], 0)
+    user_degrees: dict[str, int] = {}
+    item_degrees = dict.fromkeys(read_items(folder, card["name"])["item_id"], 0)
     for file in interaction_files(card):
         lines = rows(folder / file)
         next(lines, None)
         for user, item, *_ in lines:
-            of_users[user] = of_users.get(user, 0) + 1
-            of_items[item] = of_items.get(item, 0) + 1
-    return tuple(np.sort(np.fromiter(d.values(), dtype=np.int64))[::-1] for d in (of_users, of_items))
+            user_degrees[user] = user_degrees.get(user, 0) + 1
+            item_degrees[item] = item_degrees.get(item, 0) + 1
+    return tuple(np.sort(np.fromiter(d.values(), dtype=np.int64))[::-1] for d in (user_degrees, item_degrees))

@@ -28,20 +28,20 @@ _TOGETHER = 4096
 
 
 def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: float) -> tuple[np.ndarray, Skips]:
-    """The rows of ``item_ids`` out of a ``.b`` file, plain or gzip.
+    """The rows of ``item_ids`` in a ``.b`` file, plain or gzip.
 
     Args:
-        item_ids: the items wanted, n of them.
-        target: a ``.npy`` file to be made; the array lies there, not in memory.
-        max_bad: largest share of records that may be unusable (values that are not finite).
+        item_ids: the n items wanted.
+        target: a ``.npy`` file to be written, which holds the array instead of the memory.
+        max_bad: the largest share of records that may be unusable (with values that are not finite).
 
     Returns:
-        a memory map (n, 4096) float32 with NaN rows for the items that the file does not have, and the
-        counts of records left out: not finite, or of an item that came before.
+        a memory map (n, 4096) float32 with rows of NaN for the items that the file does not have; and the counts of
+        records that were left out, because they are not finite or their item came before.
 
     Raises:
-        UserError: no such file, it ends within a record, too many records are unusable, or it has under 1 % of the
-            items.
+        UserError: there is no such file, it ends within a record, too many records are unusable, or it has under 1 %
+            of the items.
     """
     path = Path(path)
     wanted = {item.encode("utf-8"): row for row, item in enumerate(item_ids)}
@@ -56,7 +56,7 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
             whole = len(block) // _RECORD.itemsize
             if whole * _RECORD.itemsize != len(block):
                 if what := what_it_is(path):
-                    raise UserError(f"{path.name} is no file of image features: it is {what}")
+                    raise UserError(f"{path.name} is not a file of image features: it is {what}")
                 raise UserError(
                     f"{path.name} ends in the middle of record {skips.lines + whole}: either the download is "
                     f"incomplete, or these are not records of {ID_BYTES} bytes and {WIDTH} float32"
@@ -86,7 +86,7 @@ def read_b(path: str | Path, item_ids: Sequence[str], target: Path, max_bad: flo
 def read_b_once(
     path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
 ) -> tuple[np.ndarray, Skips, dict]:
-    """:func:`read_b`, kept among ``stages``: (memory map, counts, description of the source)."""
+    """(memory map, counts, description of the source) as by :func:`read_b`, whose result is kept in ``stages``."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -102,7 +102,7 @@ def read_b_once(
 
 
 def _read_full(source, size: int) -> bytes:
-    """``size`` bytes, fewer only at the end: a gzip stream may give less at a time."""
+    """``size`` bytes, fewer only at the end of the file; a gzip stream may give fewer at a time."""
     parts, got = [], 0
     while got < size and (part := source.read(size - got)):
         parts.append(part)

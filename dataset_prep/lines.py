@@ -1,4 +1,4 @@
-"""Read files of lines, plain or gzip, in blocks of whole lines; parse one line safely."""
+"""Read text files, plain or gzip, in blocks of whole lines; parse one line safely."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from recbole_mambarec_common.files import what_it_is
 
 from .progress import bar
 
-#: Bytes per block: large enough to be parsed fast, small enough not to matter.
+#: Bytes per block: large enough to be parsed fast, small enough to fit in any memory.
 BLOCK = 8 << 20
 #: The reason under which a line in another encoding is counted.
 NOT_UTF8 = "not UTF-8"
-#: A longer line is no line of a data file.
+#: A file with a longer line is not a data file.
 MAX_LINE = 64 << 20
 
 
 def not_utf8(path: Path) -> UserError | None:
-    """The error for a text file in another encoding than UTF-8: where that shows first, and what to do.
+    """The error for a text file (plain or gzip) that is not UTF-8: where that shows first, and what to do.
 
-    None where the file, unpacked if it is gzip, is UTF-8 after all.
+    None if the file is UTF-8 after all.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, start = 1, 0
@@ -63,16 +63,16 @@ def must_be_a_file(path: Path) -> None:
         raise UserError(f"there is no file {path}")
 
 
-def no_text(path: Path) -> UserError | None:
-    """The error for a file that is something else than text (plain or gzip) by its content; None where it may be."""
+def not_text(path: Path) -> UserError | None:
+    """The error for a file whose content is not text (plain or gzip); None if it may be text."""
     what = what_it_is(path)
-    if what is None or what.startswith(_FINE):
+    if what is None or what.startswith(_ACCEPTED):
         return None
-    return UserError(f"{path.name} is no file of text lines: it is {what}")
+    return UserError(f"{path.name} is not a text file: it is {what}")
 
 
-# what is read, or refused with a better sentence later
-_FINE = ("gzip", "JSON", "an empty file", "a folder", "a link")
+# these are read, or refused later with a better message
+_ACCEPTED = ("gzip", "JSON", "an empty file", "a folder", "a link")
 
 
 class BadLine(ValueError):
@@ -80,7 +80,7 @@ class BadLine(ValueError):
 
 
 class _Source(io.RawIOBase):
-    """Bytes of a file, unpacked when it is gzip (told by its first bytes, not by its name)."""
+    """The bytes of a file, decompressed if it is gzip, which its first bytes tell rather than its name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -99,13 +99,13 @@ class _Source(io.RawIOBase):
             return self.stream.read(size)
         except EOFError:
             raise UserError(
-                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, get it again"
+                f"{self.path.name} ends in the middle of its gzip data: the download is incomplete, repeat it"
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{self.path.name} is damaged gzip data ({error}): get it again") from None
+            raise UserError(f"{self.path.name} is damaged gzip data ({error}): download it again") from None
 
     def position(self) -> int:
-        """Bytes consumed of the file as it lies on disk."""
+        """Number of bytes read from the file on disk."""
         return self.raw.tell()
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ def open_source(path: str | Path) -> _Source:
     """Open a plain or gzip file for reading bytes.
 
     Raises:
-        UserError: there is no such file; later, on reading: its gzip data is cut or damaged.
+        UserError: there is no such file; or later, while reading, its gzip data is truncated or damaged.
     """
     return _Source(Path(path))
 
@@ -127,13 +127,13 @@ def open_source(path: str | Path) -> _Source:
 def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
     """Blocks of whole lines of about ``size`` bytes, each ending with a line end, with a progress bar.
 
-    A byte order mark at the start is dropped, and a last line without a line end gets one.
+    A byte order mark at the start is dropped, and a line end is added to a last line without one.
 
     Raises:
-        UserError: see :func:`open_source`; or it is no text, or a line is longer than :data:`MAX_LINE`.
+        UserError: see :func:`open_source`; or it is not text, or a line is longer than :data:`MAX_LINE`.
     """
     path = Path(path)
-    if fault := no_text(path):
+    if fault := not_text(path):
         raise fault
     with open_source(path) as source, bar(path.name, path.stat().st_size, "B") as shown:
         rest = source.read(3)
@@ -147,16 +147,18 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
             else:
                 rest += chunk
                 if len(rest) > MAX_LINE:
-                    raise UserError(f"{path.name} has a line of more than {MAX_LINE >> 20} MB: not a file of lines")
+                    raise UserError(
+                        f"{path.name} has a line of more than {MAX_LINE >> 20} MB, so it is not a data file"
+                    )
         if rest:
             yield rest if rest.endswith(b"\n") else rest + b"\n"
 
 
 def parse_object(line: bytes, literals: bool = False) -> dict:
-    """One line as a dict: JSON or, where ``literals`` says so, a Python literal (Amazon 2014).
+    """One line as a dict: JSON or, if ``literals``, a Python literal (as in Amazon 2014).
 
-    Of a key that occurs twice the first value counts, as in the fast parser. Nothing is ever evaluated:
-    ``ast.literal_eval`` knows constants and containers only.
+    If a key occurs twice, its first value counts, as in the fast parser. Nothing is ever evaluated:
+    ``ast.literal_eval`` only knows constants and containers.
 
     Raises:
         BadLine: not UTF-8, not an object.
@@ -186,11 +188,11 @@ def _literal(text: str) -> object:
 
 
 def objects(path: str | Path, skips, literals: bool = False) -> Iterator[dict]:
-    """Every line of a file as a dict; others are counted in ``skips``, blank ones ignored."""
+    """Every line of a file as a dict; unusable lines are counted in ``skips``, blank ones ignored."""
     import warnings
 
     with warnings.catch_warnings():
-        # literal_eval warns of "\d" and the like in texts, which are not ours to mend
+        # literal_eval warns of invalid escapes such as "\d", which are in the data
         warnings.simplefilter("ignore")
         for block in blocks(path):
             for line in block.split(b"\n"):

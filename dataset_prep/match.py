@@ -1,7 +1,7 @@
-"""Do the ids of a source name the items of a dataset, and if not, what nearly does?
+"""Match the ids of a source with the items of a dataset, and explain a mismatch.
 
 A table of items, a folder of images or a file of features that names (almost) none of the items is the wrong one, or
-writes their ids in another way. Preparing on without it would give a dataset of ids alone that nobody asked for.
+writes their ids differently. Going on without it would silently produce a dataset without features.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.ids import LEAST_SHARE, respelled, spelling
 
-#: Ids of a source that are kept to look for near misses among them.
+#: Number of a source's ids that are kept to look for near misses among them.
 _KEPT = 50_000
-#: Whole numbers beyond are no longer told apart by a float64.
+#: A float64 cannot distinguish all whole numbers beyond this one.
 _EXACT = 2**53
 
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
@@ -32,21 +32,21 @@ def _kind(token: str) -> str:
 
 
 class Seen:
-    """The ids of a source as they pass by: how they are written, and some of them."""
+    """How the ids of a source are written, and the first of them, collected while the source is read."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self.kinds: Counter[str] = Counter()
-        self.some: dict[str, None] = {}
+        self.examples: dict[str, None] = {}
         for token in ids:
             self.add(token)
 
     def add(self, token: str) -> None:
         self.kinds[_kind(token)] += 1
-        if len(self.some) < _KEPT:
-            self.some[token] = None
+        if len(self.examples) < _KEPT:
+            self.examples[token] = None
 
     def spelling(self) -> str | None:
-        """``integer``, or the decimals that every id has; None where ids are written in several ways or otherwise."""
+        """``integer``, or the decimals that every id has; None if ids are not numbers or not all written alike."""
         return next(iter(self.kinds)) or None if len(self.kinds) == 1 else None
 
 
@@ -56,60 +56,62 @@ def enough(n_matched: int, n_items: int) -> bool:
 
 
 def other_spelling(items: Sequence[str], seen: Seen) -> tuple[Callable[[str], str], str] | None:
-    """How the source writes the id of an item, where the one side has whole numbers and the other the same as floats.
+    """How the source writes an item's id, if one side has whole numbers and the other the same numbers as floats.
 
-    ``26.0`` is ``26``: programs turn a column of whole numbers into floats as soon as one cell of it is empty. It is
-    taken so only where it cannot mean anything else: every id of the one side is a whole number without leading
-    zeros, every id of the other one with the same decimals (``.0``), and none is too large for a float.
+    ``26.0`` means ``26``: programs turn a column of whole numbers into floats as soon as one cell is empty. This is
+    assumed only where nothing else can be meant: all ids of one side are whole numbers without leading zeros, all ids
+    of the other have the same decimals (``.0``), and none is too large for a float.
 
     Returns:
-        (the source's id of an item's id, a sentence for the user), or None where it is not as simple as that.
+        (a function from an item's id to the source's, a sentence for the user), or None.
     """
     ours, theirs = Seen(items).spelling(), seen.spelling()
     if ours == "integer" and theirs not in ("integer", None):
-        return (lambda token: token + theirs), _said(items[0], items[0] + theirs)
+        return (lambda token: token + theirs), _same_number(items[0], items[0] + theirs)
     if theirs == "integer" and ours not in ("integer", None):
         cut = len(ours)
-        return (lambda token: token[:-cut]), _said(items[0], items[0][:-cut])
+        return (lambda token: token[:-cut]), _same_number(items[0], items[0][:-cut])
     return None
 
 
-def _said(ours: str, theirs: str) -> str:
-    return f"'{theirs}' there is taken for item '{ours}': all ids of one side are whole numbers, of the other floats"
+def _same_number(ours: str, theirs: str) -> str:
+    return f"'{theirs}' is read as item '{ours}': one side writes all ids as whole numbers, the other as floats"
 
 
-def respelled_items(items: Sequence[str], known: Collection[str], names: Collection[str]) -> str | None:
-    """A sentence for the user where most items that a source lacks stand there under another spelling.
+def respelled_items(items: Sequence[str], matched: Collection[str], names: Collection[str]) -> str | None:
+    """A sentence for the user if the source seems to have most of its missing items under a different spelling.
 
     Args:
-        known: the items that it names.
-        names: its ids, or some of them.
+        items: the ids of the dataset.
+        matched: those that the source names.
+        names: the ids in the source, or some of them.
     """
-    missing = [item for item in items if item not in known]
+    missing = [item for item in items if item not in matched]
     pair = respelled(missing, names)
     if pair is None:
         return None
-    return f"{len(missing):,} items are not named there, but {pair[0]!r} may be what it calls {pair[1]!r}"
+    return f"{len(missing):,} items are not in it, but {pair[1]!r} there may be the item {pair[0]!r}"
 
 
-def no_match(items: Sequence[str], seen: Seen, n_matched: int, source: str, how: str = "") -> UserError:
+def no_match(items: Sequence[str], seen: Seen, n_matched: int, source: str, advice: str = "") -> UserError:
     """The error for a source that names too few items; it shows ids of both sides and the likely reason.
 
     Args:
         items: the ids of the dataset.
-        n_matched: how many of them the source names.
-        source: name of the file or folder.
-        how: what to do where no id nearly matches.
+        seen: the ids in the source.
+        n_matched: the number of items that the source names.
+        source: the name of the file or folder.
+        advice: what to do if no id nearly matches.
     """
     named = "none" if not n_matched else f"{n_matched:,} of {len(items):,}, under 1 %,"
     start = f"{source} names {named} of the dataset's items (such as {_show(items)})"
-    if not seen.some:
-        return UserError(f"{start}: it names no item at all")
-    start += f": its ids are such as {_show(seen.some)}"
+    if not seen.examples:
+        return UserError(f"{start}: it has no ids at all")
+    start += f": its ids look like {_show(seen.examples)}"
     near = _near_miss(items, seen)
     if near is None:
-        how = how or "it seems to be of another category, version or dataset"
-        return UserError(f"{start}; {how}")
+        advice = advice or "it seems to belong to another category, version or dataset"
+        return UserError(f"{start}; {advice}")
     reason, ours, theirs = near
     return UserError(f"{start}; {theirs!r} and {ours!r} differ {reason}: write the ids of both in the same way")
 
@@ -118,51 +120,51 @@ def _show(ids: Iterable[str]) -> str:
     return ", ".join(repr(token[:40]) for token in itertools.islice(ids, 2))
 
 
-_BARE = "in what stands before the number"
+_PREFIX = "in a prefix before the number"
 _REASONS: tuple[tuple[str, Callable[[str], str]], ...] = (
     (
-        "in '.0', as programs write whole numbers of a column with empty cells",
+        "in '.0', which programs append to whole numbers in a column with empty cells",
         lambda t: re.sub(r"^(\d+)\.0+$", r"\1", t),
     ),
-    ("in leading zeros, which programs cut off that read ids as numbers", lambda t: re.sub(r"^0+(?=.)", "", t)),
+    ("in leading zeros, which are lost when ids are read as numbers", lambda t: re.sub(r"^0+(?=.)", "", t)),
     ("in upper and lower case", str.casefold),
     ("in quotes", lambda t: t.strip("\"'`\u201c\u201d\u2018\u2019")),
     ("in blanks", lambda t: "".join(t.split())),
     ("in a folder or a file ending", lambda t: re.sub(r"\.[A-Za-z]{1,5}$", "", re.split(r"[/\\]", t)[-1])),
-    (_BARE, lambda t: re.sub(r"^[A-Za-z_:#-]+(?=\d+$)", "", t)),
+    (_PREFIX, lambda t: re.sub(r"^[A-Za-z_:#-]+(?=\d+$)", "", t)),
 )
 
 
-def _bare_spelling(token: str) -> str:
+def _spelling_without_blanks(token: str) -> str:
     return "".join(spelling(token).split())
 
 
 def _near_miss(items: Sequence[str], seen: Seen) -> tuple[str, str, str] | None:
-    """(reason, item, id of the source) of the difference that explains most, if it explains anything."""
+    """(reason, an item, its id in the source) for the difference that explains most mismatches; None if none does."""
     ours = list(dict.fromkeys(items))[:_KEPT]
 
     best = None
-    for reason, change in (*_REASONS, ("in more than one way (case, blanks, quotes, zeros)", _bare_spelling)):
-        changed = {change(token): token for token in reversed(seen.some)}
+    for reason, change in (*_REASONS, ("in more than one way (case, blanks, quotes, zeros)", _spelling_without_blanks)):
+        changed = {change(token): token for token in reversed(seen.examples)}
         pairs = [(token, changed[key]) for token in ours if (key := change(token)) in changed]
         pairs = [pair for pair in pairs if pair[0] != pair[1]]
-        if reason == _BARE:  # of two prefixes each is a category of its own
+        if reason == _PREFIX:  # two different prefixes are two categories
             pairs = [(our, their) for our, their in pairs if our.isdecimal() != their.isdecimal()]
         if enough(len(pairs), len(ours)) and (best is None or len(pairs) > best[0]):
             best = (len(pairs), reason, *pairs[0])
     return best and best[1:]
 
 
-def join(items: Sequence[str], names: Iterable[str], source: str, how: str = "") -> tuple[list[str], str | None]:
-    """The id by which the source names each item: its own, or the other spelling of a whole number.
+def join(items: Sequence[str], names: Iterable[str], source: str, advice: str = "") -> tuple[list[str], str | None]:
+    """The id under which the source has each item: the same one, or the other spelling of a whole number.
 
     Args:
         items: the ids of the dataset.
         names: the ids in the source.
-        source, how: for the error, see :func:`no_match`.
+        source, advice: for the error, see :func:`no_match`.
 
     Returns:
-        (one id per item, a sentence for the user where the spelling differs). Not every item need be in the source.
+        (one id per item, whether or not it is in the source; a sentence for the user if the spelling differs).
 
     Raises:
         UserError: the source names under 1 % of the items.
@@ -173,8 +175,8 @@ def join(items: Sequence[str], names: Iterable[str], source: str, how: str = "")
         return list(items), respelled_items(items, names, names)
     seen = Seen(names)
     if other := other_spelling(items, seen):
-        spelled, said = other
+        spelled, note = other
         theirs = [spelled(item) for item in items]
         if enough(sum(name in names for name in theirs), len(items)):
-            return theirs, said
-    raise no_match(items, seen, n_matched, source, how)
+            return theirs, note
+    raise no_match(items, seen, n_matched, source, advice)

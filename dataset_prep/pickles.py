@@ -1,10 +1,10 @@
 """Read a pickled scipy sparse matrix without running anything that the file asks for.
 
 A pickle names functions and classes, and loading it calls them. Here none of them is ever looked up: the few names
-that numpy and scipy write for a matrix stand for small classes of this module, which do no more than remember what
-they were given; every other name is refused. Numpy's own ``ndarray`` and ``dtype`` are not reachable either, whose
-``__setstate__`` trusts its argument (a dtype of objects over given bytes would be a pointer of the file's choice).
-The matrix is put together from what was remembered, after each part is checked.
+that numpy and scipy write for a matrix stand for small classes of this module, which only store what they are given;
+every other name is refused. Not even numpy's own ``ndarray`` and ``dtype`` can be reached, because their
+``__setstate__`` trusts its argument (a dtype of objects over given bytes would be pointers of the file's choice). The
+matrix is assembled from the stored parts once each of them has been checked.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from recbole_mambarec_common.files import what_it_is
 
 from .lines import open_source
 
-_HOW = "write it again with `pickle.dump(scipy.sparse.coo_matrix(matrix), file)`"
-#: Users or items beyond are no matrix of a recommender.
+_REWRITE = "write it again with `pickle.dump(scipy.sparse.coo_matrix(matrix), file)`"
+#: The largest plausible number of users or items.
 _MAX_SIDE = 2**31 - 1
 
 
 @dataclass
 class SparseMatrix:
-    """The entries of a matrix that are not zero: ``rows`` and ``columns`` (n,) int64, and its ``shape``."""
+    """The nonzero entries of a matrix at ``rows`` and ``columns``, (n,) int64, and its ``shape``."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -42,11 +42,11 @@ class SparseMatrix:
 def read_sparse(path: Path) -> SparseMatrix:
     """The matrix in a pickle of a scipy ``coo``, ``csr`` or ``csc`` matrix or array, plain or gzip.
 
-    Pickles of Python 2 and 3, of protocols 0 to 5, and of old and new numpy and scipy are read.
+    Pickles by Python 2 and 3, by old and new numpy and scipy, in protocols 0 to 5, are read.
 
     Raises:
-        UserError: no such file; it holds anything beyond such a matrix (nothing of it is run); or parts that do not
-            fit each other.
+        UserError: there is no such file, it holds anything else than such a matrix (none of which is run), or its parts
+            do not fit each other.
     """
     with open_source(path) as source:
         content = source.read()
@@ -58,16 +58,16 @@ def read_sparse(path: Path) -> SparseMatrix:
     except _BROKEN as error:
         what = what_it_is(path)
         if what and "Python pickle" not in what and not what.startswith("gzip"):
-            raise UserError(f"{path.name} is no pickled matrix: it is {what}") from None
+            raise UserError(f"{path.name} is not a pickled matrix: it is {what}") from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path.name} is not a whole pickle of a sparse matrix ({reason})") from None
 
 
 class _Refused(Exception):
-    """What the file holds is not what is read; the message continues the name of the file."""
+    """The file holds something that is not read; the message continues the name of the file."""
 
 
-# what the standard library's unpickler and the stand-ins below raise for cut and garbled files
+# what the standard library's unpickler and the stand-ins below raise for truncated and damaged files
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError),
     *(OverflowError, MemoryError, RecursionError, struct.error),
@@ -75,24 +75,24 @@ _BROKEN = (
 
 
 def _check_sizes(content: bytes) -> None:
-    """Refuses places of the memo beyond the file's length: the unpickler would make room for all before them."""
+    """Refuse memo indices beyond the length of the file, for which the unpickler would allocate memory."""
     for code, argument, _ in pickletools.genops(content):
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(content):
             raise pickle.UnpicklingError("an entry of the memo beyond the end")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in :func:`_stand_in` only."""
+    """Knows only the names in :func:`_stand_in`."""
 
     def __init__(self, content: bytes) -> None:
-        # Python 2's texts are bytes; Latin-1 keeps each as it is
+        # strings of Python 2 are bytes; Latin-1 preserves each of them
         super().__init__(io.BytesIO(content), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> object:
         return _stand_in(module, name)
 
     def persistent_load(self, _) -> object:
-        raise _Refused(f"refers to something outside of it, which no sparse matrix does: {_HOW}")
+        raise _Refused(f"refers to something outside the file, which no sparse matrix does: {_REWRITE}")
 
 
 def _stand_in(module: str, name: str) -> object:
@@ -102,7 +102,9 @@ def _stand_in(module: str, name: str) -> object:
         if form in _SPARSE and kind in ("matrix", "array"):
             return _SPARSE[form]
         if kind in ("matrix", "array"):
-            raise _Refused(f"holds a {shown.rpartition('.')[2]}, but coo, csr and csc matrices are read: {_HOW}")
+            raise _Refused(
+                f"holds a {shown.rpartition('.')[2]}, but only coo, csr and csc matrices are read: {_REWRITE}"
+            )
     package, _, inner = module.partition(".")
     if package == "numpy" and re.fullmatch(r"|_?core(\.multiarray|\.numeric|\._multiarray_umath)?", inner):
         found = _NUMPY.get(name)
@@ -110,14 +112,14 @@ def _stand_in(module: str, name: str) -> object:
         found = _OTHERS.get((_RENAMED.get(module, module), name))
     if found is None:
         raise _Refused(
-            f"asks for {shown}, which no sparse matrix needs, so nothing of it was run: if you "
-            f"trust its origin, load it there and {_HOW}"
+            f"asks for {shown}, which no sparse matrix needs, so nothing in it was run: if you "
+            f"trust its origin, load it there and {_REWRITE}"
         )
     return found
 
 
-class _Remembers:
-    """A stand-in; a pickle cannot change the class itself, since its ``__setstate__`` needs an instance."""
+class _Stored:
+    """A stand-in; a pickle cannot change the class itself, because ``__setstate__`` needs an instance."""
 
     __slots__ = ("state",)
 
@@ -125,17 +127,17 @@ class _Remembers:
         self.state = state
 
 
-class _Object(_Remembers):
-    """``builtins.object``, which old protocols name as the base of a class."""
+class _Object(_Stored):
+    """``builtins.object``, which old protocols name as the base class."""
 
     __slots__ = ()
 
 
-class _Sparse(_Remembers):
+class _Sparse(_Stored):
     """A matrix: ``state`` is the dict of its attributes."""
 
     __slots__ = ()
-    compressed: int | None = None  # the axis that indptr divides
+    compressed: int | None = None  # the axis along which indptr divides the entries
 
 
 class _Coo(_Sparse):
@@ -155,7 +157,7 @@ class _Csc(_Sparse):
 _SPARSE: dict[str, type[_Sparse]] = {"coo": _Coo, "csr": _Csr, "csc": _Csc}
 
 
-class _Dtype(_Remembers):
+class _Dtype(_Stored):
     """``numpy.dtype``: its name, and with ``state`` its byte order."""
 
     __slots__ = ("name",)
@@ -164,32 +166,32 @@ class _Dtype(_Remembers):
         self.name, self.state = name, None
 
     def resolve(self) -> np.dtype:
-        """The dtype, if it is one of plain numbers."""
+        """The dtype, if it is numeric."""
         if not isinstance(self.name, str) or not re.fullmatch(r"[<>|=]?([biuf][1248]|b1)", self.name):
-            raise _Refused(f"holds an array of {str(self.name)[:20]!r}, expected numbers: {_HOW}")
+            raise _Refused(f"holds an array of {str(self.name)[:20]!r}, expected numbers: {_REWRITE}")
         dtype = np.dtype(self.name)
         if self.state is not None:
             order, *rest = self.state[1:5]
             if order not in ("<", ">", "|", "=") or rest != [None, None, None]:
-                raise ValueError("a dtype of parts")
+                raise ValueError("a structured dtype")
             dtype = dtype.newbyteorder(order)
         return dtype
 
 
-class _Array(_Remembers):
+class _Array(_Stored):
     """``numpy.ndarray``: ``state`` is (version, shape, dtype, Fortran order, bytes)."""
 
     __slots__ = ()
 
     def resolve(self) -> np.ndarray:
-        """The array (n,), if it is one of plain numbers whose bytes are all there."""
+        """The array (n,), if it is numeric and complete."""
         _, shape, dtype, _, content = self.state
         if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or len(shape) != 1:
             raise ValueError("an array that is not one-dimensional")
         content = _bytes(content)
         array = np.frombuffer(content, dtype=dtype.resolve())
         if len(array) != _whole(shape[0]):
-            raise ValueError("an array of another length than it says")
+            raise ValueError("an array whose length differs from its shape")
         return array
 
 
@@ -205,12 +207,12 @@ class _Function:
         return self._function(*arguments)
 
     def __setstate__(self, _: object) -> None:
-        raise pickle.UnpicklingError("a function with a state")
+        raise pickle.UnpicklingError("a function with state")
 
 
 def _reconstruct(kind: object, shape: object, code: object) -> _Array:
     if kind is not _Array:
-        raise ValueError("an array of a class of its own")
+        raise ValueError("an array of a subclass")
     return _Array()
 
 
@@ -229,13 +231,13 @@ def _scalar(dtype: object, content: object = b"") -> int | float:
 
 def _encode(text: object, encoding: object = None) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError("a text in place of bytes")
+        raise ValueError("a string in place of bytes")
     return text.encode("latin-1")
 
 
 def _reconstructor(kind: object, base: object, state: object) -> _Sparse:
     if kind not in _SPARSE.values() or base is not _Object or state is not None:
-        raise ValueError("an object that is no matrix")
+        raise ValueError("an object that is not a matrix")
     return kind()
 
 
@@ -251,12 +253,12 @@ _OTHERS = {
     ("_codecs", "encode"): _Function(_encode),
     ("copyreg", "_reconstructor"): _Function(_reconstructor),
     ("builtins", "object"): _Object,
-    ("builtins", "bytes"): _Function(bytes),  # how old protocols write that there is none
+    ("builtins", "bytes"): _Function(bytes),  # how old protocols write empty bytes
 }
 
 
 def _bytes(content: object) -> bytes:
-    if isinstance(content, str):  # of Python 2
+    if isinstance(content, str):  # from Python 2
         return content.encode("latin-1")
     if not isinstance(content, (bytes, bytearray)):
         raise ValueError("an array without bytes")
@@ -265,21 +267,21 @@ def _bytes(content: object) -> bytes:
 
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_SIDE:
-        raise ValueError("a size that is no whole number from 0")
+        raise ValueError("a size that is not a whole number from 0")
     return value
 
 
 def _matrix(value: object) -> SparseMatrix:
-    """The matrix of what was remembered, without explicit zeros."""
+    """The matrix from its stored parts, without explicit zeros."""
     if not isinstance(value, _Sparse):
         kind = "an array" if isinstance(value, _Array) else f"a {type(value).__name__}"
-        raise _Refused(f"holds {kind}, expected a sparse matrix of users x items: {_HOW}")
+        raise _Refused(f"holds {kind}, expected a sparse matrix of users x items: {_REWRITE}")
     state = getattr(value, "state", None)
     if not isinstance(state, dict):
         raise ValueError("a matrix without its parts")
     shape = state.get("_shape", state.get("shape"))
     if not isinstance(shape, tuple) or len(shape) != 2:
-        raise ValueError("a matrix without two sides")
+        raise ValueError("a matrix without two dimensions")
     shape = (_whole(shape[0]), _whole(shape[1]))
     data = _part(state, "data")
     if value.compressed is None:
@@ -298,8 +300,8 @@ def _matrix(value: object) -> SparseMatrix:
     if not len(rows) == len(columns) == len(data):
         raise ValueError("parts of different lengths")
     rows, columns = _positions(rows, shape[0]), _positions(columns, shape[1])
-    there = data != 0
-    return SparseMatrix(rows[there], columns[there], shape)
+    nonzero = data != 0
+    return SparseMatrix(rows[nonzero], columns[nonzero], shape)
 
 
 def _part(state: dict, name: str) -> np.ndarray:
@@ -311,7 +313,7 @@ def _part(state: dict, name: str) -> np.ndarray:
 
 def _positions(numbers: np.ndarray, n: int) -> np.ndarray:
     if numbers.dtype.kind not in "iu":
-        raise ValueError("positions that are no whole numbers")
+        raise ValueError("positions that are not whole numbers")
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < n):
-        raise ValueError("a position outside of the matrix")
+        raise ValueError("a position outside the matrix")
     return numbers.astype(np.int64)

@@ -11,10 +11,10 @@ from .folder import degrees, read_card
 
 
 def plot_dataset(folder: str | Path, target: str | Path) -> Path:
-    """Write a PNG about the dataset in ``folder`` to ``target`` and give its path.
+    """Draw the dataset in ``folder`` as a PNG file ``target``; gives its path.
 
     Raises:
-        UserError: the folder is no prepared dataset, or matplotlib is not installed.
+        UserError: the folder is not a prepared dataset, or matplotlib is not installed.
     """
     need("matplotlib", "prep")
     # the object interface: no window system, no state shared with a notebook
@@ -47,6 +47,6 @@ def plot_dataset(folder: str | Path, target: str | Path) -> Path:
         f"{card['name']}: {counts['users']:,} users, {n_items:,} items, {counts['interactions']:,} interactions"
     )
     with atomic_file(target) as temporary:
-        # without the version of matplotlib in the file, the same data gives the same bytes
+        # without the version of matplotlib in the file, the same data give the same bytes
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     return target

@@ -1,4 +1,4 @@
-"""A progress bar for work that may take long: silent when it is short or when nobody watches."""
+"""A progress bar for work that may take long; silent if the work is short or the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 def bar(description: str, total: int | None, unit: str) -> tqdm:
-    """A bar that shows after two seconds, on terminals only; use it as a context manager."""
+    """A bar that appears after two seconds, and only on a terminal; use it as a context manager."""
     return tqdm(
         desc=description,
         total=total,

@@ -44,8 +44,8 @@ def split(interactions: Interactions, method: str, seed: int) -> np.ndarray | No
 def held_out(n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(validation, test) sizes of users with ``n`` interactions, about 8:1:1 as MMRec does it.
 
-    Fewer than 10: one each. Otherwise int(0.2 n) are held out, of which half, rounded down, for validation. A
-    user with two keeps one for training and gives one to the test, a user with one keeps it.
+    With fewer than 10 interactions, one each. Otherwise int(0.2 n) are held out, half of them, rounded down, for
+    validation. Of two interactions one is for training and one for test; a single one is for training.
     """
     n = np.asarray(n)
     both = np.where(n < 10, 2, n // 5)
@@ -56,35 +56,35 @@ def held_out(n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def per_user(users: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Each user's interactions in the order of ``key``: first training, then validation, then test.
 
-    With random keys this is MMRec's random split; with timestamps it tests on each user's latest.
+    With random keys this is MMRec's random split; with timestamps, each user's latest interactions are the test.
     """
     validation, test = held_out(np.bincount(users, minlength=1))
     return _cut(users, key, validation, test)
 
 
 def leave_one_out(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-    """The last of each user for the test, the one before for validation (from three interactions on)."""
+    """Each user's last interaction for test, the one before for validation (if there are at least three)."""
     n = np.bincount(users, minlength=1)
     return _cut(users, timestamps, (n >= 3).astype(int), (n >= 2).astype(int))
 
 
 def temporal_global(timestamps: np.ndarray, training: float = 0.8, validation: float = 0.1) -> np.ndarray:
-    """Two moments divide all interactions: before, between and after them about 8:1:1.
+    """Two points in time split all interactions about 8:1:1.
 
-    Interactions of the same moment stay together, so that nothing in training is later than anything in test.
+    Interactions of the same time stay together, so that nothing in training is later than anything in test.
     """
     ordered = np.sort(timestamps)
     n = len(ordered)
-    # half a row is rounded, not lost to binary fractions (0.8 + 0.1 < 0.9)
+    # rounded rather than cut off, because 0.8 + 0.1 < 0.9 in binary fractions
     cuts = [min(round(share * n), n - 1) for share in (training, training + validation)]
     return np.searchsorted(ordered[cuts], timestamps, side="right").astype(np.int8)
 
 
 def _cut(users: np.ndarray, key: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Of each user, in the order of ``key``, the last ``test[user]`` and the ``validation[user]`` before."""
+    """Parts (n,) int8: by ``key``, a user's last ``test[user]`` are 2 and the ``validation[user]`` before them 1."""
     order = np.lexsort((key, users))  # stable: equal keys stay in the order of the file
     users = users[order]
-    # where each user's test and validation begin in that order
+    # one past the last row of each user in that order
     ends = np.cumsum(np.bincount(users, minlength=1))
     row = np.arange(len(users), dtype=order.dtype)
     parts = np.zeros(len(users), dtype=np.int8)

@@ -1,7 +1,7 @@
 """Finished stages of a long preparation, kept on disk until the dataset is written.
 
-A stage is a folder named after what it holds and a fingerprint of all it was made from. An interrupted
-preparation that is started again finds the finished ones; one with other input or options does not.
+A stage is a folder named after its content and a fingerprint of everything it was made from. A preparation that is
+started again after an interruption reuses the finished ones, unless its input or its options have changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_mambarec_common.files import atomic_file, atomic_folder
 
 
 def fingerprint(*values: object) -> str:
-    """A short name for the content of plain values (numbers, texts, lists, dicts)."""
+    """A short name for the content of plain values (numbers, strings, lists, dicts)."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -31,40 +31,46 @@ class Stages:
         self.folder = Path(out) / ".stages" / name
 
     def folder_of(self, stage: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The finished folder of a stage; ``make(folder)`` fills it when it is not there yet."""
+        """The finished folder of a stage; ``make(folder)`` fills it if it does not exist yet."""
         place = self.folder / f"{stage}-{key}"
         if not place.is_dir():
             try:
                 with atomic_folder(place) as folder:
                     make(folder)
             except BaseException:
-                self._forget_empty()
+                self._remove_if_empty()
                 raise
         return place
 
     def open_folder(self, stage: str, key: str) -> Path:
-        """A folder that fills piece by piece, each piece finished by itself; it may hold some already."""
+        """The folder of a stage that consists of pieces, some of which may already be there."""
         place = self.folder / f"{stage}-{key}"
         place.mkdir(parents=True, exist_ok=True)
         return place
 
     def clear(self) -> None:
-        """Remove everything: the dataset is written."""
+        """Remove all stages, once the dataset is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._forget_empty()
+        self._remove_if_empty()
 
-    def _forget_empty(self) -> None:
+    def _remove_if_empty(self) -> None:
         for folder in (self.folder, self.folder.parent):
             with contextlib.suppress(OSError):
-                folder.rmdir()  # unless something stands there, of this dataset or another
+                folder.rmdir()  # fails, and need not succeed, while there are stages of this or another dataset
 
 
 def in_pieces(
     folder: Path, n: int, size: int, make: Callable[[int, int], np.ndarray]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """``make(start, stop)`` for pieces of 0..n, each saved when it is done and read back when it was before.
+    """The results of ``make(start, stop)`` for consecutive pieces of 0..n; each is saved, and not made a second time.
 
-    Yields (start, array) with as many rows as the piece has.
+    Args:
+        folder: where the pieces are kept.
+        n: number of rows in total.
+        size: number of rows of a piece.
+
+    Yields:
+        (start, array), the array with as many rows as the piece.
     """
     for start in range(0, n, size):
         stop = min(start + size, n)

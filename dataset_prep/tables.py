@@ -1,4 +1,4 @@
-"""The tables that pass from the readers, through the steps, to the writer."""
+"""The tables that the readers fill, the steps change and the writer writes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class Interactions:
-    """Who met what. All arrays have one entry per interaction, in the order in which they are written.
+    """Interactions of users with items; each array has one entry per interaction, in the order of the file.
 
-    * ``users``, ``items``: int32, positions in the id lists that go with the table;
-    * ``rating``: float32 or None;
-    * ``timestamp``: float64, seconds since 1970-01-01 UTC, or None;
-    * ``split``: int8, index into :data:`SPLITS`, or None when the data is not split.
+    Attributes:
+        users, items: (n,) int32, positions in the lists of ids that go with the table.
+        rating: (n,) float32, or None.
+        timestamp: (n,) float64, seconds since 1970-01-01 UTC, or None.
+        split: (n,) int8, indices into :data:`SPLITS`, or None if the data is not split.
     """
 
     users: np.ndarray
@@ -40,7 +41,7 @@ class Interactions:
         )
 
     def counts(self) -> dict[str, int]:
-        """Distinct users, distinct items and rows: the numbers reported before and after each step."""
+        """Distinct users, distinct items and rows: the numbers that are reported after each step."""
         return {
             "users": _distinct(self.users),
             "items": _distinct(self.items),
@@ -56,13 +57,16 @@ def _distinct(codes: np.ndarray) -> int:
 class Prepared:
     """A dataset that is ready to be written by :func:`dataset_prep.write.write_dataset`.
 
-    * ``user_ids``, ``item_ids``: raw ids (tokens); ``item_ids`` is the whole catalogue, in the order of the
-      lines of ``<name>.item`` and of the rows of every modality;
-    * ``item_columns``: header with type (``"title:token_seq"``) -> one text per item;
-    * ``modalities``: name -> (items, width) floating point array, a row of NaN where the item lacks it; the
-      order of the names is the order in which the models use them;
-    * ``card``: what goes into ``dataset.json`` beside the facts which the writer measures itself (sources,
-      split, seed, steps, dropped rows, command).
+    Attributes:
+        name: the name of the dataset.
+        user_ids, item_ids: raw ids (tokens). ``item_ids`` is the whole catalogue, in the order of the lines of
+            ``<name>.item`` and of the rows of every modality.
+        interactions: positions in these lists.
+        item_columns: header with type (``"title:token_seq"``) -> one text per item.
+        modalities: name -> (items, width) floating-point array, a row of NaN if the item lacks the modality. Models use
+            the modalities in this order.
+        card: the entries of ``dataset.json`` that the writer cannot determine by itself (sources, split, seed, steps,
+            dropped rows, command).
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Ids and texts that survive a tab-separated file.
 
-RecBole reads atomic files with ``pandas.read_csv``: tabs and line ends part fields, a double quote at the
-start of a field swallows what follows, and words such as ``NA`` or ``null`` turn into missing values. Ids
-that would be misread are refused, texts are cleaned.
+RecBole reads atomic files with ``pandas.read_csv``: tabs and line ends separate fields, a double quote at the start of
+a field swallows what follows, and words such as ``NA`` or ``null`` become missing values. Ids that would be misread are
+refused; texts are cleaned.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from recbole_mambarec_common.errors import UserError
 
-# what pandas.read_csv takes for a missing value
+# what pandas.read_csv reads as a missing value
 _READ_AS_MISSING = re.compile(r"#N/A( N/A)?|#NA|-?1\.#(IND|QNAN)|-?(NaN|nan)|<NA>|N/A|NA|NULL|None|n/a|null")
 _BAD_IN_ID = re.compile('[\x00-\x1f\x7f"]')
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
-#: Longest id that is taken for an id.
+#: Length of the longest id that is accepted.
 MAX_ID_LENGTH = 256
 
 
 def id_fault(token: object) -> str | None:
-    """Why ``token`` cannot be an id, as the reason under which its row is counted; None when it can."""
+    """The reason, as it is counted, why ``token`` cannot be an id; None if it can."""
     if not isinstance(token, str) or not token or _READ_AS_MISSING.fullmatch(token) or token.isspace():
         return "no id"
     if _BAD_IN_ID.search(token) or token != token.strip():
@@ -32,12 +32,12 @@ def id_fault(token: object) -> str | None:
     if len(token) > MAX_ID_LENGTH:
         return f"id longer than {MAX_ID_LENGTH} characters"
     if not token.isascii() and not token.isprintable():
-        return "id with characters that cannot be written"  # half a surrogate pair, invisible signs
+        return "id with characters that cannot be written"  # half a surrogate pair, invisible characters
     return None
 
 
 def clean_text(text: str) -> str:
-    """One line of text: control characters and runs of blanks become one blank, double quotes single ones."""
+    """``text`` in one line: control characters and runs of blanks become a blank, double quotes become single ones."""
     if not text.isascii():
         # unpaired surrogates (from \\ud800 escapes in JSON) cannot be written as UTF-8
         text = text.encode("utf-8", "replace").decode("utf-8")
@@ -47,20 +47,22 @@ def clean_text(text: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """``name`` if it can name a dataset, that is a folder and a part of file names.
+    """``name``, if it can name a dataset, which is a folder and a part of file names.
 
     Raises:
-        UserError: it is not made of letters, digits, ``.``, ``_``, ``-`` only, or begins with a dot.
+        UserError: it has other characters than letters, digits, ``.``, ``_`` and ``-``, or begins with a dot.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"the name {name!r} cannot be used: take letters, digits, '.', '_' and '-', not first a '.'")
+        raise UserError(
+            f"the name {name!r} cannot be used: choose letters, digits, '_', '-' and, not as the first, '.'"
+        )
     return name
 
 
 def check_modality_name(name: str) -> str:
-    """``name`` if it can name a modality: as :func:`check_name`, without dots (they part file names)."""
+    """``name``, if it can name a modality: as :func:`check_name`, but without dots, which divide file names."""
     if "." in name or not _NAME.fullmatch(name):
-        raise UserError(f"the modality name {name!r} cannot be used: take letters, digits, '_' and '-'")
+        raise UserError(f"the modality name {name!r} cannot be used: choose letters, digits, '_' and '-'")
     return name
 
 
@@ -72,7 +74,7 @@ def without_folders(argv: list[str]) -> str:
     words, skip = [], False
     for word in argv:
         name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if skip or name in _WHERE or word in _WHERE:
+        if skip or name in _RESULT_PATHS or word in _RESULT_PATHS:
             skip = not skip and not equals
             continue
         kind, colon, rest = value.partition(":")
@@ -81,7 +83,7 @@ def without_folders(argv: list[str]) -> str:
     return shlex.join(["python", "-m", "dataset_prep", *words])
 
 
-_WHERE = ("--out", "--plot")
+_RESULT_PATHS = ("--out", "--plot")
 _ENCODER_KINDS = ("sentence-transformers", "timm", "torchvision")
 
 
@@ -92,7 +94,7 @@ def _last_part(word: str) -> str:
 
 
 def file_stem(item_id: str) -> str:
-    """The file name, without ending, of an item's image: its id, ``%XX`` for what file names cannot hold."""
+    """The file name, without its ending, of an item's image: its id, with ``%XX`` for what file names cannot hold."""
     from urllib.parse import quote
 
     stem = quote(item_id, safe=" ")

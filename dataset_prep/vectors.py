@@ -29,25 +29,25 @@ from .tokens import file_stem
 
 
 def find_vectors(folder: Path, item_ids: Sequence[str]) -> tuple[list[Path | None], str | None]:
-    """The file of each item, None where there is none, and how the names differ from the ids if they do.
+    """(the file of each item, or None; a sentence for the user if file names and ids are written differently).
 
     Args:
-        folder: holds the files; or one of the folders in it does.
-        item_ids: a file is called as its item, or as :func:`dataset_prep.tokens.file_stem` writes it.
+        folder: holds the files, possibly in a folder further down.
+        item_ids: a file has the name of its item, possibly encoded by :func:`dataset_prep.tokens.file_stem`.
 
     Raises:
         UserError: no such folder, no ``.npy`` in it, several folders with some, or files of under 1 % of the items.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    files = {path.name[: -len(".npy")]: path for path in sorted(_holder(folder).glob("*.npy"))}
+    files = {path.name[: -len(".npy")]: path for path in sorted(_folder_of_files(folder).glob("*.npy"))}
     named = {unquote(stem): path for stem, path in files.items()} | files
-    theirs, said = join(item_ids, named, f"the folder {folder.name}", "the files must be called <item id>.npy")
-    return [files.get(file_stem(name)) or named.get(name) for name in theirs], said
+    names, note = join(item_ids, named, f"the folder {folder.name}", "the files must be called <item id>.npy")
+    return [files.get(file_stem(name)) or named.get(name) for name in names], note
 
 
-def _holder(folder: Path) -> Path:
-    """The folder with the files: Ducho puts them three levels down (library, model, layer)."""
+def _folder_of_files(folder: Path) -> Path:
+    """The folder that holds the files: Ducho puts them three levels down (library, model, layer)."""
     if any(folder.glob("*.npy")):
         return folder
     found = sorted({path.parent for path in folder.rglob("*.npy")})
@@ -63,15 +63,15 @@ def read_vectors(folder: str | Path, item_ids: Sequence[str], stages: Stages) ->
     """One row per item, NaN for the items without a file.
 
     Returns:
-        a memory map (n, width) of float16, float32 or float64, whatever the first file has; ``Skips`` whose notes
-        tell how names and ids differ; and the description of the source for the card.
+        a memory map (n, width) with the dtype of the first file (float16, float32 or float64); ``Skips`` whose notes
+        say how names and ids differ; and the description of the source for the card.
 
     Raises:
-        UserError: see :func:`find_vectors`; or a file is no whole array of one row, of another width than the
-            first, or holds values that are not finite. The file is named.
+        UserError: see :func:`find_vectors`; or a file does not hold a single complete row, has a different width than
+            the first, or holds values that are not finite. The message names the file.
     """
     folder = Path(folder)
-    files, said = find_vectors(folder, item_ids)
+    files, note = find_vectors(folder, item_ids)
     described = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file is not None]
 
     def read(place: Path) -> None:
@@ -93,7 +93,7 @@ def read_vectors(folder: str | Path, item_ids: Sequence[str], stages: Stages) ->
                 elif len(vector) != array.shape[1]:
                     raise UserError(
                         f"{file.name} has {len(vector)} numbers, but {first.name} has {array.shape[1]}: the files in "
-                        f"{file.parent.name} must be of one model and layer"
+                        f"{file.parent.name} must come from the same model and layer"
                     )
                 array[row] = vector
                 shown.update(1)
@@ -104,7 +104,7 @@ def read_vectors(folder: str | Path, item_ids: Sequence[str], stages: Stages) ->
     place = stages.folder_of("vectors", fingerprint(described, list(item_ids)), read)
     skips = Skips(folder.name)
     skips.lines = len(described)
-    skips.notes += [f"{folder.name}: {said}"] if said else []
+    skips.notes += [f"{folder.name}: {note}"] if note else []
     source = json.loads((place / "source.json").read_text(encoding="utf-8"))
     return np.load(place / "rows.npy", mmap_mode="r"), skips, source
 
@@ -112,7 +112,7 @@ def read_vectors(folder: str | Path, item_ids: Sequence[str], stages: Stages) ->
 def read_image_features(
     path: str | Path, item_ids: Sequence[str], stages: Stages, max_bad: float
 ) -> tuple[np.ndarray, Skips, dict]:
-    """(memory map, counts and notes, description of the source) of Amazon's ``.b`` file, or of a folder."""
+    """Amazon's ``.b`` file, or a folder of one file per item; returns as :func:`read_vectors`."""
     if Path(path).is_dir():
         return read_vectors(path, item_ids, stages)
     from .images_b import read_b_once

@@ -1,4 +1,4 @@
-"""Write a prepared dataset: atomic files, arrays and card, all of them or none."""
+"""Write a prepared dataset: its atomic files, arrays and card, or nothing."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> Wri
     bytes is left alone.
 
     Raises:
-        UserError: the name is not plain, the folder exists and is not a prepared dataset, an id cannot be
-            written, an array does not fit the items.
+        UserError: the name cannot be used, the folder exists and is not a prepared dataset, an id cannot be written, or
+            an array does not fit the items.
     """
     name = check_name(prepared.name)
     target = Path(out) / name
@@ -61,11 +61,11 @@ def write_dataset(prepared: Prepared, out: str | os.PathLike = "dataset") -> Wri
 
 
 class _Unchanged(Exception):
-    """Raised inside ``atomic_folder`` to leave the target untouched."""
+    """Raised within ``atomic_folder`` to leave the target untouched."""
 
 
 def existing_card(folder: Path) -> dict | None:
-    """The card of the dataset that stands in ``folder``, None where there is no folder.
+    """The card of the dataset in ``folder``, or None if there is no folder.
 
     Raises:
         UserError: the folder (or a file of that name) is something else, which must not be replaced.
@@ -73,16 +73,16 @@ def existing_card(folder: Path) -> dict | None:
     if not folder.exists() and not folder.is_symlink():
         return None
     if folder.is_symlink():
-        raise UserError(f"{folder} is a link; remove it or prepare under another name")
+        raise UserError(f"{folder} is a link: remove it, or choose another --name")
     try:
         card = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        known = str(card["format"]).startswith(CARD_FORMAT)
+        is_prepared = str(card["format"]).startswith(CARD_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known:
+        is_prepared = False
+    if not is_prepared:
         raise UserError(
-            f"{folder} exists and is not a prepared dataset (no dataset.json of ours in it), so it is left "
-            "alone: choose another --name or move it away"
+            f"{folder} exists and is not a prepared dataset (it has no card in dataset.json), so it is left alone: "
+            "choose another --name, or move it away"
         )
     return card
 
@@ -128,10 +128,10 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
     files.append(f"{name}.item")
     described = {file: describe_file(folder / file) for file in files}
     modalities = {}
-    made_by = prepared.card.get("encoders", {})
+    encoders = prepared.card.get("encoders", {})
     for modality, array in prepared.modalities.items():
         facts, file = write_modality(folder, name, modality, array)
-        modalities[modality] = facts | ({"encoder": made_by[modality]} if modality in made_by else {})
+        modalities[modality] = facts | ({"encoder": encoders[modality]} if modality in encoders else {})
         described[facts["file"]] = file
     card = {
         "format": FORMAT,
@@ -154,9 +154,9 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
 
 
 def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) -> tuple[dict, dict]:
-    """Write ``<name>.<modality>.npy``; gives what the card says of the modality and of the file.
+    """Write ``<name>.<modality>.npy``; gives what the card says about the modality and about the file.
 
-    A file of that name is removed first, since it may be a link that another folder shares.
+    A file of that name is removed first, because it may be a hard link that another folder shares.
 
     Raises:
         UserError: the array holds values that are not finite, or rows for under 1 % of the items.
@@ -166,7 +166,7 @@ def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) ->
     if not enough(len(array) - missing, len(array)):
         raise UserError(
             f"modality {modality}: {len(array) - missing:,} of {len(array):,} items have a row that is not NaN, under "
-            "1 %: the source is empty, or of other items"
+            "1 %: the source is empty, or belongs to other items"
         )
     path.unlink(missing_ok=True)
     with open(path, "wb") as stream:
@@ -190,7 +190,7 @@ def _write_interactions(path: Path, header: list[str], prepared: Prepared, rows:
 
 
 def _ratings(values: np.ndarray) -> list[str]:
-    # few distinct values: format each once; str() of a float32 is the shortest text that reads back the same
+    # few distinct values, so format each once; str() of a float32 is the shortest text that reads back the same
     distinct, position = np.unique(values, return_inverse=True)
     return np.array([str(value) for value in distinct], dtype=object)[position].tolist()
 

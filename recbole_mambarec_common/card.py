@@ -28,7 +28,7 @@ def read_card(folder: Path) -> dict | None:
         what = what_it_is(path)
         if what and what != "JSON text":
             raise UserError(f"{path} is {what}") from None
-        raise UserError(f"{path} is no readable JSON ({error}): prepare the dataset again or remove the file") from None
+        raise UserError(f"{path} is not readable JSON ({error}): prepare the dataset again or remove it") from None
     if not isinstance(card, dict) or not str(card.get("format", "")).startswith(CARD_FORMAT):
-        raise UserError(f"{path} is no dataset card of this project (format '{CARD_FORMAT}...'): remove or rename it")
+        raise UserError(f"{path} is not a dataset card (its format is not '{CARD_FORMAT}...'): remove or rename it")
     return card

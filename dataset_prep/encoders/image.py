@@ -1,8 +1,8 @@
 """Image files to vectors.
 
-``timm:MODEL`` and ``torchvision:MODEL`` take a network by its name, without its classifier, with weights
-from a local file; ``torchvision:vgg16`` gives the 4096-wide features of the papers. Any other callable on a
-batch of images can be wrapped in an :class:`ImageEncoder`.
+``timm:MODEL`` and ``torchvision:MODEL`` name a network, which is used without its classifier and with weights from a
+local file; ``torchvision:vgg16`` gives the 4096-wide features of the papers. Any other callable on a batch of images
+can be wrapped in an :class:`ImageEncoder`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ from ..stages import Stages, fingerprint, in_pieces
 from ..tokens import file_stem
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-#: A picture with more pixels is taken for an attack or an accident.
+#: An image with more pixels is not decoded: it would exhaust the memory, by accident or on purpose.
 MAX_PIXELS = 100_000_000
-#: Images per saved piece: what an interruption may cost.
+#: Images per saved piece, which is the most that an interruption loses.
 PIECE = 1024
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which most networks expect
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of ImageNet, which most networks expect
 
 
 @dataclass
 class ImageEncoder:
-    """A network and what it expects.
+    """A network and the images that it expects.
 
-    * ``name``: for the card, and part of the fingerprint of finished pieces;
-    * ``network``: (b, 3, size, size) float32 -> (b, d), on ``device``;
-    * ``mean``, ``std``: per channel, of values in 0..1;
-    * ``crop``: the share of the shorter side that the square in the middle takes.
+    Attributes:
+        name: for the card; also part of the fingerprint of finished pieces.
+        network: (b, 3, size, size) float32 -> (b, d), on ``device``.
+        size: height and width in pixels.
+        mean, std: per channel, of values from 0 to 1.
+        crop: the side of the central square that is used, as a share of the shorter side of the image.
+        device: where the network is.
     """
 
     name: str
@@ -53,14 +56,14 @@ class ImageEncoder:
     device: str = "cpu"
 
     def load(self, path: Path) -> np.ndarray:
-        """One picture as (3, size, size) float32, ready for the network.
+        """One image as (3, size, size) float32, ready for the network.
 
         Raises:
-            OSError, ValueError, SyntaxError: it cannot be read (what pillow raises for broken files).
+            OSError, ValueError, SyntaxError: it cannot be read (pillow raises these for broken files).
         """
         image_module = need("PIL.Image", "features")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd palettes and the like: the picture counts, not its form
+            warnings.simplefilter("ignore")  # about odd palettes and the like, which do not matter here
             with image_module.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError("too many pixels")
@@ -83,9 +86,9 @@ class ImageEncoder:
 
 
 def find_images(folder: Path, item_ids: Sequence[str]) -> tuple[list[Path | None], str | None]:
-    """The file of each item, None where there is none, and how the names differ from the ids if they do.
+    """(the file of each item, or None; a sentence for the user if file names and ids are written differently).
 
-    :func:`dataset_prep.tokens.file_stem` names the files.
+    Files have the names that :func:`dataset_prep.tokens.file_stem` gives.
 
     Raises:
         UserError: no such folder, or images of under 1 % of the items.
@@ -103,14 +106,14 @@ def find_images(folder: Path, item_ids: Sequence[str]) -> tuple[list[Path | None
     if not found:
         raise UserError(f"{folder} holds no image ({', '.join(ENDINGS)})")
     none = f"it holds no image named after an item (such as {file_stem(item_ids[0])}.jpg)"
-    theirs, said = join(item_ids, map(unquote, found), f"the folder {folder.name}", none)
-    return [found.get(file_stem(name)) for name in theirs], said
+    names, note = join(item_ids, map(unquote, found), f"the folder {folder.name}", none)
+    return [found.get(file_stem(name)) for name in names], note
 
 
 def encode_images(
     folder: str | Path, item_ids: Sequence[str], encoder: ImageEncoder, stages: Stages, *, batch: int = 32
 ) -> tuple[np.ndarray, Skips]:
-    """One row per item, NaN where there is no image or it cannot be read.
+    """One row per item, NaN if there is no image or it cannot be read.
 
     Returns:
         (n, d) float32, and the number of broken images.
@@ -119,7 +122,7 @@ def encode_images(
         UserError: no such folder, images in it for under 1 % of the items, or every image is broken.
     """
     folder = Path(folder)
-    files, said = find_images(folder, item_ids)
+    files, note = find_images(folder, item_ids)
     rows = [row for row, file in enumerate(files) if file is not None]
     described = [[files[row].name, files[row].stat().st_size, files[row].stat().st_mtime_ns] for row in rows]
     pieces_folder = stages.open_folder("images", fingerprint(encoder.name, encoder.size, described))
@@ -133,7 +136,7 @@ def encode_images(
 
     skips = Skips("images")
     skips.lines = len(rows)
-    skips.notes += [f"{folder.name}: {said}"] if said else []
+    skips.notes += [f"{folder.name}: {note}"] if note else []
     pieces = []
     with bar(f"images through {encoder.name}", len(rows), "image") as shown:
         for start, part in in_pieces(pieces_folder, len(rows), PIECE, encode):
@@ -142,7 +145,7 @@ def encode_images(
     width = max(part.shape[1] for part in pieces)
     array = np.full((len(item_ids), width), np.nan, dtype=np.float32)
     for start, part in zip(range(0, len(rows), PIECE), pieces):
-        if part.shape[1] == width:  # a piece of broken images alone has no width
+        if part.shape[1] == width:  # a piece of nothing but broken images has no width
             array[rows[start : start + len(part)]] = part
     broken = len(rows) - int(np.count_nonzero(~np.isnan(array).all(axis=1)))
     skips.add("broken image", broken)
@@ -152,7 +155,7 @@ def encode_images(
 
 
 def _encode_batch(files: list[Path], encoder: ImageEncoder) -> list[np.ndarray]:
-    """One vector per file, of length 0 where the image is broken."""
+    """One vector per file, of length 0 if the image is broken."""
     vectors = [np.zeros(0, dtype=np.float32)] * len(files)
     good, pictures = [], []
     for n, file in enumerate(files):
@@ -161,7 +164,7 @@ def _encode_batch(files: list[Path], encoder: ImageEncoder) -> list[np.ndarray]:
             good.append(n)
         except (OSError, ValueError, SyntaxError, EOFError, MemoryError, IndexError, OverflowError):
             continue
-        except Exception as error:  # pillow's plugins raise struct.error, zlib.error and more of their own
+        except Exception as error:  # pillow's plugins also raise struct.error, zlib.error and exceptions of their own
             if type(error).__module__.partition(".")[0] not in ("PIL", "struct", "zlib"):
                 raise
     if good:
@@ -182,9 +185,9 @@ def load_encoder(spec: str, weights: str | Path | None) -> ImageEncoder:
     """
     kind, _, name = spec.partition(":")
     if kind not in ("timm", "torchvision") or not name:
-        raise UserError(f"unknown image encoder {spec!r}; there are timm:MODEL and torchvision:MODEL")
+        raise UserError(f"unknown image encoder {spec!r}: choose timm:MODEL or torchvision:MODEL")
     if weights is None:
-        raise UserError("give --image-weights FILE (or 'pretrained'): a network without weights sees nothing")
+        raise UserError("give --image-weights FILE (or 'pretrained'): an untrained network recognises nothing")
     fetch = str(weights) == "pretrained"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = need("timm" if kind == "timm" else "torchvision.models", "features")
@@ -195,10 +198,10 @@ def load_encoder(spec: str, weights: str | Path | None) -> ImageEncoder:
         else:
             network = module.get_model(name, weights="DEFAULT" if fetch else None)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise UserError(f"{spec} could not be made ({_first_line(error)})") from None
+        raise UserError(f"{spec} could not be built ({_first_line(error)})") from None
     if not fetch:
         _load_weights(network, Path(weights))
-    encoder = ImageEncoder(label, _headless(network, kind), device=device)
+    encoder = ImageEncoder(label, _without_classifier(network, kind), device=device)
     if kind == "timm":
         settings = getattr(network, "pretrained_cfg", None) or {}
         encoder.size = settings.get("input_size", (3, 224, 224))[-1]
@@ -208,10 +211,10 @@ def load_encoder(spec: str, weights: str | Path | None) -> ImageEncoder:
     return encoder
 
 
-def _headless(network: torch.nn.Module, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _without_classifier(network: torch.nn.Module, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
     if kind == "timm":
         return lambda images: network.forward_head(network.forward_features(images), pre_logits=True)
-    # torchvision's networks end in one of these; of a sequence of layers only the last is the classifier
+    # the classifier of torchvision's networks is one of these, or its last layer
     for attribute in ("fc", "classifier", "head", "heads"):
         layer = getattr(network, attribute, None)
         if isinstance(layer, torch.nn.Sequential) and len(layer):
@@ -220,12 +223,12 @@ def _headless(network: torch.nn.Module, kind: str) -> Callable[[torch.Tensor], t
         if isinstance(layer, torch.nn.Linear):
             setattr(network, attribute, torch.nn.Identity())
             return network
-    raise UserError(f"{type(network).__name__} has no classifier that could be taken off")
+    raise UserError(f"{type(network).__name__} has no classifier that could be removed")
 
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"there is no file of weights {path}")
+        raise UserError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
             state = need("safetensors.torch", "features").load_file(path)
@@ -233,7 +236,7 @@ def _load_weights(network: torch.nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         network.load_state_dict(state)
-    except Exception as error:  # torch, pickle and safetensors each have their own kinds
+    except Exception as error:  # torch, pickle and safetensors raise exceptions of their own
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path.name} does not hold the weights of this network ({_first_line(error)})") from None

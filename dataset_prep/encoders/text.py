@@ -1,8 +1,8 @@
 """Texts to vectors.
 
 ``tfidf`` needs no download: TF-IDF of words, reduced by a truncated singular value decomposition (LSA).
-``sentence-transformers:NAME`` runs a sentence encoder, by the name of a published model or from a local
-folder; ``sentence-transformers:all-MiniLM-L6-v2`` is what the papers use.
+``sentence-transformers:NAME`` runs a sentence encoder, a published model or one in a local folder; the papers use
+``sentence-transformers:all-MiniLM-L6-v2``.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from recbole_mambarec_common.extras import need
 from ..progress import bar
 from ..stages import Stages, fingerprint, in_pieces
 
-#: Words that TF-IDF counts, and texts that its decomposition looks at.
+#: Number of words that TF-IDF counts, and of texts to which its decomposition is fitted.
 MAX_WORDS, FIT_ON = 30_000, 20_000
-#: Texts per saved piece: what an interruption may cost.
+#: Texts per saved piece, which is the most that an interruption loses.
 PIECE = 4096
 
 
 def encode_texts(
     texts: Sequence[str], spec: str, stages: Stages, *, width: int = 384, seed: int = 0, batch: int = 64
 ) -> tuple[np.ndarray, str]:
-    """One row per text, NaN where there is no text (or nothing in it that the encoder knows).
+    """One row per text, NaN if there is no text or nothing in it that the encoder knows.
 
     Args:
-        texts: n texts, "" where there is none.
+        texts: n texts, "" for items without one.
         spec: ``tfidf`` or ``sentence-transformers:<name or folder>``.
-        stages: where finished pieces are kept; the sentence encoder goes on where it was interrupted.
-        width: of ``tfidf``; less when there are fewer texts or words.
-        seed: of ``tfidf``'s decomposition.
+        stages: where finished pieces are kept, so that the sentence encoder can resume after an interruption.
+        width: width of ``tfidf``; smaller if there are fewer texts or words.
+        seed: seed of the decomposition of ``tfidf``.
         batch: texts per step of the sentence encoder.
 
     Returns:
         (n, d) float32, and a line for the card.
 
     Raises:
-        UserError: unknown encoder, missing package or model, or not a single text.
+        UserError: the encoder is unknown, its package or model is missing, or there is no text at all.
     """
     kind, _, model = spec.partition(":")
     rows = np.array([n for n, text in enumerate(texts) if text], dtype=np.int64)
     if not len(rows):
-        raise UserError("no item has a text, so there is nothing to encode; choose --text-encoder none")
+        raise UserError("no item has a text, so there is nothing to encode: choose --text-encoder none")
     given = [texts[row] for row in rows]
     if spec == "tfidf":
         vectors, made_by = tfidf(given, width, seed)
     elif kind == "sentence-transformers" and model:
         vectors, made_by = _sentences(given, model, stages, batch)
     else:
-        raise UserError(f"unknown text encoder {spec!r}; there are tfidf and sentence-transformers:<name or folder>")
+        raise UserError(f"unknown text encoder {spec!r}: choose tfidf or sentence-transformers:<name or folder>")
     array = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
     array[rows] = vectors
     return array, made_by
@@ -62,8 +62,8 @@ def encode_texts(
 def tfidf(texts: Sequence[str], width: int, seed: int) -> tuple[np.ndarray, str]:
     """Unit rows (n, at most ``width``) float32; NaN rows for texts without a known word.
 
-    The most frequent :data:`MAX_WORDS` words count, and the decomposition is that of at most :data:`FIT_ON`
-    texts drawn at random, so that its time and memory do not grow with the catalogue.
+    The :data:`MAX_WORDS` most frequent words are counted, and the decomposition is fitted to at most :data:`FIT_ON`
+    random texts, so that its time and memory do not grow with the catalogue.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -80,13 +80,13 @@ def tfidf(texts: Sequence[str], width: int, seed: int) -> tuple[np.ndarray, str]
     width = min(width, *sample.shape)
     if weights.shape[1] > 1:
         svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed)
-        # one thread: sums in the same order, so the same bytes, however many cores there are; and on a busy
-        # machine it was five times as fast as two threads that wait for each other
+        # with one thread, sums are taken in the same order and give the same bytes on any number of cores; on a busy
+        # machine it was also five times as fast as two threads that wait for each other
         with threadpool_limits(1, "blas"):
             reduced = svd.fit(sample).transform(weights)
     else:
         reduced = weights.toarray()  # one word: nothing to reduce
-    # the rows of weights have norm 1; what is left of a text after the reduction may be rounding errors only
+    # rows of weights have norm 1; all that the reduction leaves of a text may be rounding errors
     norm = np.linalg.norm(reduced, axis=1, keepdims=True)
     unit = np.where(norm > 1e-4, reduced / np.maximum(norm, 1e-4), np.nan)
     return unit.astype(np.float32), f"tfidf (svd {unit.shape[1]}, seed {seed})"

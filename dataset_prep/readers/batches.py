@@ -1,8 +1,8 @@
-"""Stream interactions out of large files: batches of four columns, faulty rows counted by reason.
+"""Stream interactions from large files, in batches of four columns; unusable rows are counted by reason.
 
-polars parses a block of lines at once, about ten times as fast as Python's ``json`` does line by line.
-Where it refuses a block (one faulty line is enough), that block is read again line by line, so that each
-fault is seen by itself. Both ways end in :func:`screen`, which alone decides whether a row can be used.
+polars parses a block of lines at once, about ten times as fast as Python's ``json`` parses them line by line. If it
+refuses a block, for which a single faulty line is enough, the block is read again line by line to find the faulty ones.
+In both cases :func:`screen` alone decides whether a row can be used.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ..tokens import id_fault
 
 pl = need("polars", "prep")
 
-#: Seconds since 1970 between which a timestamp is taken for one: 1990-01-01 and 2100-01-01.
+#: Range of plausible timestamps in seconds since 1970: 1990-01-01 to 2100-01-01.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
-#: How many units of a raw timestamp make a second; ``iso`` stands for texts such as 2018-06-17T02:00:00.
+#: Unit of a raw timestamp -> how many of it are a second; ``iso`` means text such as 2018-06-17T02:00:00.
 TIME_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "iso": None}
 
 _ROWS = 1 << 17
-# ids that need no closer look; everything else goes through id_fault
+# ids that need no further check; all others go through id_fault
 _PLAIN_ID = r"^[A-Za-z0-9_\-]{5,256}$"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which raw column holds what. ``rating`` and ``timestamp`` may be None: not there."""
+    """Which column of a file holds what; ``rating`` and ``timestamp`` are None if there are none."""
 
     user: str
     item: str
@@ -45,7 +45,7 @@ class Layout:
     time_unit: str = "s"
 
     def columns(self) -> dict[str, str]:
-        """Our name -> raw name of the columns that are there."""
+        """Our name -> name in the file, of the columns that are there."""
         named = {"user": self.user, "item": self.item, "rating": self.rating, "timestamp": self.timestamp}
         return {ours: raw for ours, raw in named.items() if raw is not None}
 
@@ -57,9 +57,9 @@ class Layout:
 
 
 def read_json_lines(path: Path, layout: Layout, skips: Skips, literals: bool = False) -> Iterator[pl.DataFrame]:
-    """Batches of a JSON-lines file (or one of Python literals), screened.
+    """Usable rows of a file of JSON lines or of Python literals.
 
-    Each batch has the columns user, item (text), rating (float32), timestamp (float64 seconds), as far as the
+    Each batch has the columns user, item (text), rating (float32) and timestamp (float64, seconds), as far as the
     layout names them.
     """
     for block in blocks(path):
@@ -72,7 +72,7 @@ def read_json_lines(path: Path, layout: Layout, skips: Skips, literals: bool = F
 
 
 def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
-    """The fast way; None when anything about the block is out of the ordinary."""
+    """The block parsed by polars; None if anything about it is unusual."""
     columns, dtypes = layout.columns(), layout.dtypes()
     if len(set(columns.values())) < len(columns):
         return None
@@ -84,7 +84,7 @@ def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
         return None
     batch = batch.rename({raw: ours for ours, raw in columns.items()})
     texts = [ours for ours, dtype in dtypes.items() if dtype == pl.String]
-    # true, {..} and [..] turned into text, and half of a surrogate pair turned into \0
+    # true, {..} and [..] are turned into text, and half a surrogate pair into \0
     odd = pl.any_horizontal(pl.col(texts).str.contains(r"^(true|false|[\[{].*)$|\x00")).any()
     return None if batch.select(odd.fill_null(False)).item() else batch
 
@@ -109,7 +109,7 @@ def _json_by_line(block: bytes, layout: Layout, skips: Skips, literals: bool) ->
 
 def _text(value: object) -> str | None:
     if isinstance(value, str):
-        # half of a surrogate pair cannot be written; the replacement is refused later, as part of an id
+        # half a surrogate pair cannot be written; its replacement is refused later, as part of an id
         return value.encode("utf-8", "replace").decode("utf-8") if not value.isascii() else value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
@@ -129,7 +129,7 @@ def _number(value: object) -> float | None:
 def read_delimited(
     path: Path, layout: Layout, skips: Skips, delimiter: str, header: list[str] | None = None
 ) -> Iterator[pl.DataFrame]:
-    """Batches of a CSV or TSV file, screened. ``header`` names the columns of a file that has none itself."""
+    """Usable rows of a CSV or TSV file; ``header`` names the columns of a file without a header."""
     for names, rows in _delimited_rows(path, delimiter, header, skips):
         missing = [raw for raw in layout.columns().values() if raw not in names]
         if missing:
@@ -164,7 +164,7 @@ def _delimited_rows(path: Path, delimiter: str, names: list[str] | None, skips: 
         yield names, _plain_rows(block, delimiter, names, skips)
     else:
         return
-    # a quote may hide line ends: from here on Python's csv module, which knows them, reads the rest
+    # quotes may contain line ends, so Python's csv module, which handles them, reads the rest
     rows = _quoted_rows(itertools.chain([block], stream), delimiter, skips)
     if names is None:
         names = _header(path, [cell.strip() for cell in next(rows, [])])
@@ -190,7 +190,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
 
 
 def _decode(block: bytes) -> str:
-    # bytes that are not UTF-8 become lone surrogates, which _frame finds again
+    # bytes that are not UTF-8 become lone surrogates, by which _frame recognises them
     return block.decode("utf-8", "surrogateescape")
 
 
@@ -206,7 +206,7 @@ def _plain_rows(block: bytes, delimiter: str, names: list[str], skips: Skips) ->
         ).fill_null("")
     except (pl.exceptions.PolarsError, ValueError, OSError):  # OSError: bytes that look compressed
         rows = None
-    # a line with too few cells is padded with nulls, so look for the number of delimiters too
+    # a line with too few cells is padded with nulls, so the number of delimiters is checked, too
     if rows is not None and rows.height == n_lines and block.count(delimiter.encode()) == n_lines * (len(names) - 1):
         skips.lines += n_lines
         return rows
@@ -247,7 +247,7 @@ def _frame(cells: list[list[str]], names: list[str], skips: Skips) -> pl.DataFra
 
 
 def read_parquet(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFrame]:
-    """Batches of a Parquet file, screened."""
+    """Usable rows of a Parquet file."""
     for _, rows in parquet_table(path, skips, layout.columns().values()):
         here = layout
         if layout.timestamp and rows.schema[layout.timestamp].is_temporal():
@@ -281,7 +281,7 @@ def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None
 
 
 def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
-    """The rows that can be used; the others are counted by reason, each under the first that applies."""
+    """The usable rows; the others are counted, each under the first reason that applies."""
     batch = batch.with_columns(pl.col("user", "item").str.strip_chars())
     for ours in ("user", "item"):
         fine = pl.col(ours).str.contains(_PLAIN_ID)
@@ -316,9 +316,9 @@ def _in_seconds(batch: pl.DataFrame, unit: str) -> pl.DataFrame:
     if unit == "s":
         return batch
     if unit != "iso":
-        # numpy divides; polars multiplies with the reciprocal, which may be off in the last digit
+        # numpy divides, while polars multiplies by the reciprocal, which may change the last digit
         return batch.with_columns(pl.Series("timestamp", raw.to_numpy() / TIME_UNITS[unit]))
-    # a date alone, or date and time with a blank or a T between, with or without zone (then UTC)
+    # a date, or a date and a time separated by a blank or a T, with or without a zone (UTC if without)
     text = raw.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
     text = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
     text = text.str.replace(r"^([^+]*T[^+-]*)$", "${1}+00:00")

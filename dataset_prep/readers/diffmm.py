@@ -3,11 +3,11 @@
 ::
 
     tiktok/
-      trnMat.pkl, valMat.pkl, tstMat.pkl       scipy sparse matrices; an entry that is not zero is an interaction
+      trnMat.pkl, valMat.pkl, tstMat.pkl       scipy sparse matrices; nonzero entries are interactions
       image_feat.npy                           (items, width); also text_feat.npy, audio_feat.npy, ...
 
 MMSSL and LLMRec call the matrices ``train_mat``, ``val_mat`` and ``test_mat``. The pickles are read without running
-what they may ask for, see :mod:`dataset_prep.pickles`.
+anything that they ask for, see :mod:`dataset_prep.pickles`.
 
 Sources: https://github.com/HKUDS/DiffMM, https://github.com/HKUDS/MMSSL
 """
@@ -37,11 +37,11 @@ def read_diffmm(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prep
 
     Args:
         source: the folder.
-        name: what the dataset is to be called.
-        max_bad: largest share of interactions that may stand in two splits before that is an error.
+        name: the name of the dataset.
+        max_bad: the largest share of interactions that may be in two splits.
 
     Raises:
-        UserError: something in the files is wrong; the file is named.
+        UserError: something in the files is wrong; the message names the file.
     """
     check_name(name)
     files = _find_files(Path(source))

@@ -88,7 +88,7 @@ def read_matching_items(
     catalogue = read(set(item_ids), skips)
     skips.check(max_bad)
     if enough(len(catalogue.items), len(item_ids)):
-        if note := respelled_items(item_ids, catalogue.items, catalogue.seen.some):
+        if note := respelled_items(item_ids, catalogue.items, catalogue.seen.examples):
             skips.notes.append(f"{file.name}: {note}")
         return catalogue, skips
     n_matched, seen = len(catalogue.items), catalogue.seen

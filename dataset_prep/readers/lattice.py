@@ -1,4 +1,4 @@
-"""LATTICE's and MMSSL's layout: who met what in three JSON files, and one array per modality whose row k is item k.
+"""LATTICE's and MMSSL's layout: interactions in three JSON files, one array per modality whose row k is item k.
 
 ::
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from recbole_mambarec_common.errors import UserError
 
-from ..lines import no_text, not_utf8
+from ..lines import not_text, not_utf8
 from ..tables import SPLITS, Interactions, Prepared
 from ..tokens import check_name
 from .numbered import MAX_CODE, check_raw_ids, find_features, other_layout, prepare_numbered
@@ -38,21 +38,21 @@ def read_lattice(source: str | Path, name: str, *, max_bad: float = 0.01) -> Pre
 
     Args:
         source: the folder with ``train.json``, or the one above ``5-core``.
-        name: what the dataset is to be called.
-        max_bad: largest share of interactions that may stand in two splits before that is an error.
+        name: the name of the dataset.
+        max_bad: the largest share of interactions that may be in two splits.
 
     Raises:
-        UserError: something in the files is wrong; the file, and the user or row, are named.
+        UserError: something in the files is wrong; the message names the file and the user or row.
     """
     check_name(name)
     folder = _find_folder(Path(source))
     files = [_find_file(folder, part) for part in SPLITS]
     users, items, parts = [], [], []
     for part, file in enumerate(files):
-        for user, met in _read_json(file):
-            users.append(np.full(len(met), user, dtype=np.int32))
-            items.append(np.array(met, dtype=np.int32))
-            parts.append(np.full(len(met), part, dtype=np.int8))
+        for user, items_of_user in _read_json(file):
+            users.append(np.full(len(items_of_user), user, dtype=np.int32))
+            items.append(np.array(items_of_user, dtype=np.int32))
+            parts.append(np.full(len(items_of_user), part, dtype=np.int8))
     if not sum(map(len, users)):
         raise UserError(f"{', '.join(file.name for file in files)} hold no interactions")
     features = find_features(folder)
@@ -96,8 +96,8 @@ def _find_file(folder: Path, part: str) -> Path:
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, list[int]]]:
-    """(user, items) of each user in a file."""
-    if fault := no_text(path):
+    """(user, items) for each user in a file."""
+    if fault := not_text(path):
         raise fault
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: _Pairs(pairs))
@@ -108,25 +108,25 @@ def _read_json(path: Path) -> Iterator[tuple[int, list[int]]]:
     if not isinstance(value, _Pairs):
         raise UserError(f"{path.name}: expected an object, user -> list of items, found a {type(value).__name__}")
     seen = set()
-    for key, met in value.pairs:
+    for key, items in value.pairs:
         if not re.fullmatch(r"[0-9]{1,10}", key) or int(key) > MAX_CODE:
             raise UserError(
-                f"{path.name}: user {key[:40]!r} is no whole number from 0, as this layout has them; a table of raw "
-                "ids is read by `python -m dataset_prep csv`"
+                f"{path.name}: user {key[:40]!r} is not a whole number from 0, as in this layout: a table of raw ids "
+                "is read by `python -m dataset_prep csv`"
             )
         if int(key) in seen:
-            raise UserError(f"{path.name}: user {key} stands there twice")
+            raise UserError(f"{path.name}: user {key} is listed twice")
         seen.add(int(key))
-        if not isinstance(met, list):
-            raise UserError(f"{path.name}: user {key} has {_short(met)}, expected a list of items")
-        for item in met:
+        if not isinstance(items, list):
+            raise UserError(f"{path.name}: user {key} has {_short(items)}, expected a list of items")
+        for item in items:
             if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item <= MAX_CODE:
                 raise UserError(f"{path.name}: user {key} has item {_short(item)}, expected a whole number from 0")
-        yield int(key), met
+        yield int(key), items
 
 
 class _Pairs:
-    """A JSON object as it stands there: a dict would drop the first of two equal keys."""
+    """The entries of a JSON object; a dict would drop the first of two equal keys."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         self.pairs = pairs
@@ -137,8 +137,8 @@ def _short(value: object) -> str:
 
 
 def _read_list(path: Path, side: str, least: int) -> list[str]:
-    """Raw id per number out of ``item_list.txt`` or ``user_list.txt``: lines of a raw id and its number."""
-    if fault := no_text(path):
+    """The raw id of each number in ``item_list.txt`` or ``user_list.txt``: lines of a raw id and its number."""
+    if fault := not_text(path):
         raise fault
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

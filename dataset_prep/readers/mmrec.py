@@ -8,7 +8,7 @@
       i_id_mapping.csv       asin itemID                                     (optional)
       u_id_mapping.csv       user_id userID                                  (optional)
 
-MRLib's ``inter.csv`` (``user_id,item_id,rating,label``) is the same under other names.
+MRLib's ``inter.csv`` (``user_id,item_id,rating,label``) has the same content under other names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pandas as pd
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.files import what_it_is
 
-from ..lines import no_text, not_utf8
+from ..lines import not_text, not_utf8
 from ..tables import Interactions, Prepared
 from ..tokens import check_name
 from .numbered import MAX_CODE, check_raw_ids, find_features, other_layout, prepare_numbered
@@ -43,14 +43,14 @@ def read_mmrec(source: str | Path, name: str, *, max_bad: float = 0.01) -> Prepa
 
     Args:
         source: the folder, or the interaction file in it.
-        name: what the dataset is to be called.
-        max_bad: largest share of interactions that may stand in two splits before that is an error.
+        name: the name of the dataset.
+        max_bad: the largest share of interactions that may be in two splits.
 
-    Items are numbered as in the source; when id maps are there, the raw ids become the tokens. Pairs that occur twice:
+    Items are numbered as in the source; if there are id maps, the raw ids become the tokens. For pairs that occur twice
     see :func:`dataset_prep.readers.numbered.prepare_numbered`.
 
     Raises:
-        UserError: something in the files is wrong; the file, and the line or row, are named.
+        UserError: something in the files is wrong; the message names the file and the line or row.
     """
     check_name(name)
     table_file = _find_table(Path(source))
@@ -86,17 +86,17 @@ def _find_table(source: Path) -> Path:
 
 
 def _read_text_table(path: Path) -> pd.DataFrame:
-    """A small delimited file as text columns; tab, comma, semicolon or bar, whichever the header holds."""
+    """A small delimited file as columns of text; the separator is the tab, comma, semicolon or bar in its header."""
     what = what_it_is(path)
     if what and what.startswith("gzip"):
-        raise UserError(f"{path.name} is no table: it is {what}")
-    if fault := no_text(path):
+        raise UserError(f"{path.name} is not a table: it is {what}")
+    if fault := not_text(path):
         raise fault
     try:
         with open(path, encoding="utf-8-sig") as stream:
             header = stream.readline()
         with warnings.catch_warnings():
-            # a line with too many cells would lose them, with no more than a warning
+            # excess cells of a line would be dropped with nothing but a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
@@ -179,7 +179,7 @@ def _find_map(folder: Path, letter: str) -> Path | None:
 
 
 def _read_map(path: Path, side: str, least: int) -> list[str]:
-    """Raw id per number of a ``user`` or ``item``; the numbers must be 0 to n - 1, with n at least ``least``."""
+    """The raw id of each ``user`` or ``item``; the numbers must be 0 to n - 1, with n at least ``least``."""
     frame = _read_text_table(path)
     if frame.shape[1] != 2:
         raise UserError(f"{path.name}: expected two columns (raw id, number), found {frame.shape[1]}")

@@ -1,4 +1,4 @@
-"""What the layouts have in common that number users and items from 0: row k of each array belongs to item k."""
+"""What is common to layouts that number users and items from 0, with row k of each array belonging to item k."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..card import describe_source
 from ..tables import SPLITS, Interactions, Prepared
 from ..tokens import check_modality_name, id_fault
 
-#: The largest number of a user or item.
+#: The largest number that a user or item may have.
 MAX_CODE = 2**31 - 1
-#: So many users or items are plausible without asking how many interactions there are.
+#: Up to this number of users or items, their ratio to interactions is not checked.
 _MANY = 1_000_000
 
 _SHORT_NAMES = {"v": "image", "t": "text", "a": "audio"}
@@ -42,22 +42,21 @@ def prepare_numbered(
 
     Args:
         interactions: with ``split``; at least one.
-        file: what names the interactions, for messages.
+        file: the name of the source of the interactions, for messages.
         features: modality -> array file, see :func:`find_features`.
         tables: the files that the interactions come from.
-        split: how the card calls the split.
-        max_bad: largest share of interactions that may stand in two splits before that is an error.
+        split: the description of the split in the card.
+        max_bad: the largest share of interactions that may be in two splits.
         maps: ``user`` and ``item`` -> a file with their raw ids; without it the numbers are the ids.
-        read_map: (that file, ``user`` or ``item``, how many there are at least) -> raw id per number.
-        least: how many users and items the source says there are, also without interactions.
+        read_map: (that file, ``user`` or ``item``, smallest number of ids) -> the raw id of each number.
+        least: smallest numbers of users and of items, given by the source; some may have no interactions.
 
-    A pair (user, item) that occurs twice in one split is kept once; one that occurs in two splits is kept in the
-    earlier of train, validation, test (the later one could not be recommended anyway, its item being known) and
-    counted.
+    A pair (user, item) that occurs twice in one split is kept once. One that occurs in two splits is kept in the first
+    of train, validation and test, and counted; in the later one it would be masked in any case.
 
     Raises:
-        UserError: arrays, maps and interactions do not fit each other, a split is empty, or too many pairs stand in
-            two splits.
+        UserError: arrays, maps and interactions do not fit each other, a split is empty, or too many pairs are in two
+            splits.
     """
     arrays, n_items = _read_features(features)
     last_item = max(int(interactions.items.max()), least[1] - 1)
@@ -79,7 +78,7 @@ def prepare_numbered(
     item_map, user_map = ((maps or {}).get(side) for side in ("item", "user"))
     item_ids = read_map(item_map, "item", n_items) if item_map else _numbers(n_items)
     user_ids = read_map(user_map, "user", n_users) if user_map else _numbers(n_users)
-    # a map may name items beyond the last interaction; without arrays it alone tells how many there are
+    # a map may name items beyond the last interaction; without arrays, only the map tells how many items there are
     if arrays and len(item_ids) != n_items:
         raise UserError(f"{item_map.name} maps {len(item_ids)} items, but the feature files have {n_items} rows")
     interactions, dropped = _drop_duplicates(interactions, max_bad, file)
@@ -106,7 +105,7 @@ def prepare_numbered(
 
 
 def other_layout(source: Path) -> str:
-    """The end of the error for a folder that is not in the layout asked for: which command reads it, if one does."""
+    """The end of the error for a folder in another layout: the command that reads it, if there is one."""
     signs = {"mmrec": ("*.inter", "inter.csv"), "lattice": ("train.json", "*/train.json"), "diffmm": ("trnMat.pkl",)}
     for command, patterns in signs.items():
         if any(any(source.glob(pattern)) for pattern in patterns):
@@ -115,10 +114,10 @@ def other_layout(source: Path) -> str:
 
 
 def find_features(folder: Path) -> dict[str, Path]:
-    """Modality -> ``<modality>_feat.npy``, ``.npz`` or ``.pt`` in a folder; ``v``, ``t`` and ``a`` are short names.
+    """Modality -> ``<modality>_feat.npy``, ``.npz`` or ``.pt`` in a folder; ``v``, ``t`` and ``a`` are abbreviations.
 
     Raises:
-        UserError: two files give a modality, or the only one that does is of a kind that is not read.
+        UserError: two files give the same modality, or the only one is of a kind that is not read.
     """
     found: dict[str, Path] = {}
     other: dict[str, Path] = {}
@@ -137,35 +136,37 @@ def find_features(folder: Path) -> dict[str, Path]:
         if modality not in found:
             raise UserError(
                 f"{file.name} is not read, so the modality {modality} would be missing: unpack or convert it to "
-                f"{modality}_feat.npy (or move it away, if the dataset is to be without)"
+                f"{modality}_feat.npy (or move it away, to leave the modality out)"
             )
     return found
 
 
 def _not_read(features: dict[str, Path], folder: Path, n_items: int) -> list[str]:
-    """A sentence on arrays in the folder that have other names than features.
+    """A note on arrays in the folder that do not have the name of a feature file.
 
     Raises:
-        UserError: there is no modality, but one of them has a row for each item.
+        UserError: there is no modality, but one of these arrays has a row for each item.
     """
-    others = [path for path in sorted(folder.glob("*.npy")) if path not in features.values()]
-    for path in others if not features else ():
+    other_arrays = [path for path in sorted(folder.glob("*.npy")) if path not in features.values()]
+    for path in other_arrays if not features else ():
         try:
             shape = load_npy(path).shape
         except UserError:
-            continue  # somebody's notes, or a cache
+            continue  # not an array of features
         if len(shape) == 2 and shape[0] == n_items:
             raise UserError(
                 f"{path.name} has a row for each of the {n_items} items, but is not called <modality>_feat.npy, as "
-                "image_feat.npy is: rename it, or move it away if the dataset is to be without"
+                "image_feat.npy is: rename it, or move it away to leave the modality out"
             )
-    if not others:
+    if not other_arrays:
         return []
-    return [f"not read, as not called <modality>_feat.npy: {', '.join(path.name for path in others[:5])}"]
+    return [
+        f"not read, because they are not called <modality>_feat.npy: {', '.join(path.name for path in other_arrays[:5])}"
+    ]
 
 
 def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], int]:
-    """(the arrays, how many rows each has)."""
+    """(the arrays, the number of rows that they all have)."""
     arrays, n_rows = {}, 0
     for modality, file in features.items():
         array = read_array(file)
@@ -177,16 +178,16 @@ def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], in
 
 
 def check_raw_ids(tokens: list[str], file: str) -> list[str]:
-    """``tokens``, the raw id of each number, if each can be an id and stands for one number.
+    """``tokens``, the raw id of each number, if they can be ids and are distinct.
 
     Raises:
-        UserError: otherwise.
+        UserError: they cannot, or are not.
     """
     for number, token in enumerate(tokens):
         if fault := id_fault(token):
             raise UserError(f"{file}: the raw id {token!r} of number {number} cannot be used ({fault})")
     if len(set(tokens)) != len(tokens):
-        raise UserError(f"{file}: a raw id stands for two numbers")
+        raise UserError(f"{file}: two numbers have the same raw id")
     return tokens
 
 
@@ -196,21 +197,21 @@ def _numbers(n: int) -> list[str]:
 
 def _drop_duplicates(interactions: Interactions, max_bad: float, file: str) -> tuple[Interactions, dict[str, int]]:
     pair = interactions.users.astype(np.int64) * (int(interactions.items.max()) + 1) + interactions.items
-    # stable: of equal pairs the one in the earliest split, and of these the first line, comes first
+    # stable: among equal pairs, those of the earliest split come first, in the order of the file
     order = np.lexsort((interactions.split, pair))
-    again = np.zeros(len(pair), dtype=bool)
-    again[1:] = pair[order][1:] == pair[order][:-1]
-    same_split = again.copy()
+    repeated = np.zeros(len(pair), dtype=bool)
+    repeated[1:] = pair[order][1:] == pair[order][:-1]
+    same_split = repeated.copy()
     same_split[1:] &= interactions.split[order][1:] == interactions.split[order][:-1]
-    n_leaks = int(np.count_nonzero(again & ~same_split))
+    n_leaks = int(np.count_nonzero(repeated & ~same_split))
     if n_leaks > max_bad * len(pair):
         raise UserError(
-            f"{file}: {n_leaks:,} of {len(pair):,} interactions stand in two splits, over {max_bad:.1%}; "
-            "the labels look wrong (a higher --max-bad lets them through)"
+            f"{file}: {n_leaks:,} of {len(pair):,} interactions are in two splits, over {max_bad:.1%}: "
+            "the labels look wrong (a higher --max-bad accepts them)"
         )
     dropped = {
         "duplicate pair within a split": int(np.count_nonzero(same_split)),
         "pair already in an earlier split": n_leaks,
     }
-    keep = np.sort(order[~again])
+    keep = np.sort(order[~repeated])
     return interactions.take(keep), dropped

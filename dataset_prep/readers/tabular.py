@@ -25,7 +25,7 @@ from .items import Catalogue, Item, joined, strings
 _DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 
-#: Column names that are tried, in this order, where the user names none.
+#: Column names that are tried, in this order, if the user gives none.
 ALIASES = {
     "user": ("user_id", "userId", "userID", "user", "reviewerID", "uid", "customer_id"),
     "item": (
@@ -102,7 +102,7 @@ def format_of(path: Path) -> str:
     """``csv``, ``parquet`` or ``jsonl``, by the ending of the file's name (before ``.gz``).
 
     Raises:
-        UserError: another ending, or no such file.
+        UserError: the ending is another one, or there is no such file.
     """
     must_be_a_file(path)
     endings = [ending.lower() for ending in path.suffixes]
@@ -113,11 +113,11 @@ def format_of(path: Path) -> str:
         return "jsonl"
     if ending in (".parquet", ".pq"):
         return "parquet"
-    raise UserError(f"{path.name}: unknown kind of table; the name must end in .csv, .tsv, .jsonl or .parquet")
+    raise UserError(f"{path.name}: unknown kind of table: the name must end in .csv, .tsv, .jsonl or .parquet")
 
 
 def _delimiter(path: Path) -> str:
-    """What the first line has between its cells: the usual sign for the file's ending, else the one that it holds."""
+    """The separator of the first line: the usual one of the file's ending if it occurs, else the most frequent one."""
     usual = next(_DELIMITED[ending.lower()] for ending in reversed(path.suffixes) if ending.lower() in _DELIMITED)
     stream = blocks(path, size=1 << 16)
     head = next(stream, b"").partition(b"\n")[0].decode("utf-8", "replace")
@@ -158,10 +158,10 @@ def _no_objects(path: Path, skips: Skips) -> UserError:
 
 
 def choose(what: str, given: str | None, names: Sequence[str], file: str, option: str | None = None) -> str | None:
-    """The column for ``what``: the one given, else the first alias that is there, else None.
+    """The column for ``what``: the given one, else the first alias that is there, else None.
 
     Raises:
-        UserError: the given one is not there; or nothing is there and ``option`` (which would name it) is
+        UserError: there is no column of the given name; or no column is found, and ``option``, which could give one, is
             set.
     """
     if given is not None:
@@ -175,8 +175,8 @@ def choose(what: str, given: str | None, names: Sequence[str], file: str, option
     if option is not None:
         shown = ", ".join(names)[:300]
         raise UserError(
-            f"{file}: which column holds the {what}? Give {option} (columns: {shown}; if these are data already, put a "
-            "line with the names of the columns above them)"
+            f"{file}: which column holds the {what}? Give {option} (columns: {shown}; if that is a row of data, "
+            "insert a line with the names of the columns above it)"
         )
     return None
 
@@ -190,10 +190,10 @@ def layout_of(
     timestamp: str | None = None,
     time_unit: str | None = None,
 ) -> Layout:
-    """Which columns of an interactions table to read; what is not given is guessed from usual names.
+    """Which columns of a table of interactions to read; those that are not given are guessed from usual names.
 
-    ``time_unit`` is one of :data:`TIME_UNITS`; when it is not given, the first value tells (a text with
-    ``-`` is a date, otherwise its size tells seconds from milli-, micro- and nanoseconds).
+    ``time_unit`` is one of :data:`TIME_UNITS`. If it is not given, the first value decides: text that is not a number
+    is a date, and the size of a number distinguishes seconds from milli-, micro- and nanoseconds.
     """
     names = columns_of(path)
     layout = Layout(
@@ -239,9 +239,9 @@ def _values(path: Path, column: str) -> Iterator[object]:
 
 
 def read_interactions(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFrame]:
-    """Screened batches of an interactions table of any kind."""
+    """Batches of the usable interactions in a table of any kind."""
     if layout.time_unit not in TIME_UNITS:
-        raise UserError(f"unknown unit of time {layout.time_unit!r}; there are {', '.join(TIME_UNITS)}")
+        raise UserError(f"unknown unit of time {layout.time_unit!r}: choose one of {', '.join(TIME_UNITS)}")
     kind = format_of(path)
     if kind == "jsonl":
         return read_json_lines(path, layout, skips)
@@ -258,11 +258,11 @@ def read_items(
     item: str | None = None,
     texts: Sequence[str] = (),
 ) -> Catalogue:
-    """Texts of the ``wanted`` items out of an items table, as a :class:`Catalogue`.
+    """Texts of the ``wanted`` items in a table of items.
 
     Args:
         item: the column of the ids.
-        texts: columns that make up the text, in this order; the first is the title.
+        texts: the columns that make up the text, in this order; the first is the title.
     """
     names = columns_of(path)
     id_column = choose("item", item, names, path.name, "--item-id-column")

@@ -111,11 +111,11 @@ def test_diffmm(tmp_path, names):
 JSON_FAULTS = {
     "no val": (lambda s: (s / "val.json").unlink(), r"no val\.json or valid\.json"),
     "list": (lambda s: (s / "train.json").write_text("[[1, 2]]"), "expected an object, user -> list of items"),
-    "raw user": (lambda s: (s / "train.json").write_text('{"A1": [1]}'), "user 'A1' is no whole number.* csv"),
+    "raw user": (lambda s: (s / "train.json").write_text('{"A1": [1]}'), "user 'A1' is not a whole number.* csv"),
     "raw item": (lambda s: (s / "test.json").write_text('{"1": ["B1"]}'), "user 1 has item 'B1'"),
     "float item": (lambda s: (s / "test.json").write_text('{"1": [1.0]}'), r"user 1 has item 1\.0"),
     "no list": (lambda s: (s / "test.json").write_text('{"1": {"2": 3}}'), "user 1 has an object"),
-    "user twice": (lambda s: (s / "train.json").write_text('{"1": [1], "01": [2]}'), "user 01 stands there twice"),
+    "user twice": (lambda s: (s / "train.json").write_text('{"1": [1], "01": [2]}'), "user 01 is listed twice"),
     "cut": (lambda s: (s / "train.json").write_text('{"1": [1'), "not whole JSON"),
     "pointer": (
         lambda s: (s / "train.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
@@ -293,7 +293,7 @@ def test_folders_of_arrays_of_other_items(dataset, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"holds no \.npy file"):
         set_modality(dataset, "image", array=tmp_path / "none")
-    with pytest.raises(UserError, match="leave --ids and --first-id out"):
+    with pytest.raises(UserError, match="omit --ids and --first-id"):
         set_modality(dataset, "image", array=tmp_path / "indexed", first_id=0)
 
 

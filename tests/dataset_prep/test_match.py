@@ -1,4 +1,4 @@
-"""Sources that name (almost) none of the items: the near miss is told, and whole numbers as floats are joined."""
+"""Sources that name (almost) none of the items are refused with the likely reason; 26 and 26.0 are matched."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_table(path, header, rows):
 
 
 def tables(folder, item, other, n_items=20):
-    """(interactions, items): the id of item number n is ``item(n)`` in the one and ``other(n)`` in the other."""
+    """(interactions, items): the id of item number n is ``item(n)`` in one and ``other(n)`` in the other."""
     folder.mkdir(parents=True, exist_ok=True)
     interactions = [(f"user{u}", item(i), r, t) for u, i, r, t in raw.pairs(n_items=n_items)]
     described = [(other(n), raw.text_of(n)) for n in range(n_items)]
@@ -57,20 +57,20 @@ def titles(folder, name="tiny"):
         (lambda n: n + 95, lambda n: f"{n + 95}.00"),
     ],
 )
-def test_whole_numbers_as_floats_are_joined_and_said(tmp_path, capsys, item, other):
+def test_whole_numbers_and_floats_are_matched_with_a_note(tmp_path, capsys, item, other):
     clicks, goods = tables(tmp_path, item, other)
     words = ["csv", "--interactions", str(clicks), "--items", str(goods), "--name", "tiny", "--k-core", "1"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    # '100' is the first of the ids in the order of texts
-    assert f"goods.csv: '{other(5)}' there is taken for item '{item(5)}'" in out
+    # '100' is the first id in alphabetical order
+    assert f"goods.csv: '{other(5)}' is read as item '{item(5)}'" in out
     got = titles(tmp_path / "out" / "tiny")
     assert got == {str(item(n)): raw.text_of(n) for n in range(20)}
     assert check_dataset(tmp_path / "out" / "tiny")[1] == []
 
 
 def test_parquet_column_read_as_floats(tmp_path):
-    """A column of numbers with one empty cell is one of floats."""
+    """A column of whole numbers with one empty cell is a column of floats."""
     rows = raw.pairs(n_items=20)
     items = [float(i + 7) for _, i, _, _ in rows[:-1]] + [None]
     frame = pl.DataFrame({"user": [f"u{u}" for u, *_ in rows], "item": items})
@@ -91,15 +91,15 @@ MISSES = {
     "quotes": (raw.item_id, lambda n: f"'{raw.item_id(n)}'", "differ in quotes"),
     "blanks": (lambda n: f"item {n}", lambda n: f"item{n}", "differ in blanks"),
     "ending": (lambda n: f"v{n}x", lambda n: f"covers/v{n}x.jpg", "differ in a folder or a file ending"),
-    "prefix": (lambda n: f"{n + 1}", lambda n: f"item_{n + 1}", "differ in what stands before the number"),
+    "prefix": (lambda n: f"{n + 1}", lambda n: f"item_{n + 1}", "differ in a prefix before the number"),
     "several": (lambda n: f"AB{n}", lambda n: f" 'ab {n}'", "differ in more than one way"),
-    "other category": (raw.item_id, lambda n: f"C{n:09d}", "seems to be of another category, version or dataset"),
-    "nothing": (raw.item_id, lambda n: f"{n * 7919:x}-q", "'0-q', .* seems to be of another"),
+    "other category": (raw.item_id, lambda n: f"C{n:09d}", "seems to belong to another category, version or dataset"),
+    "nothing": (raw.item_id, lambda n: f"{n * 7919:x}-q", "'0-q', .* seems to belong to another"),
 }
 
 
 @pytest.mark.parametrize("case", MISSES)
-def test_items_of_a_table_that_nearly_match(tmp_path, case):
+def test_a_near_miss_is_explained(tmp_path, case):
     item, other, sentence = MISSES[case]
     clicks, goods = tables(tmp_path, item, other)
     with pytest.raises(UserError, match=sentence) as caught:
@@ -108,13 +108,13 @@ def test_items_of_a_table_that_nearly_match(tmp_path, case):
     assert not (tmp_path / "out" / "tiny").exists()
 
 
-def test_under_one_percent_is_refused_and_one_percent_is_not(tmp_path):
+def test_a_match_of_under_one_percent_is_refused(tmp_path):
     items = [f"item{n:04d}" for n in range(400)]
     clicks = write_table(tmp_path / "c.csv", "user,item", [(f"u{n % 9}", item) for n, item in enumerate(items)])
-    for known, fine in ((3, False), (4, True)):
-        goods = [*items[:known], *(f"other{n}" for n in range(50))]
+    for n_described, accepted in ((3, False), (4, True)):
+        goods = [*items[:n_described], *(f"other{n}" for n in range(50))]
         path = write_table(tmp_path / "g.csv", "item,title", [(one, f"a good thing {one}") for one in goods])
-        if fine:
+        if accepted:
             _, card, _ = prepare(InteractionTable(clicks, path), "tiny", tmp_path / "out", options=PLAIN)
             assert card["modalities"]["text"]["missing"] == 396
         else:
@@ -122,10 +122,10 @@ def test_under_one_percent_is_refused_and_one_percent_is_not(tmp_path):
                 prepare(InteractionTable(clicks, path), "tiny", tmp_path / "out", options=PLAIN)
 
 
-def test_items_that_are_partly_written_otherwise_are_named(tmp_path):
+def test_a_note_names_items_that_are_written_differently(tmp_path):
     clicks, goods = tables(tmp_path, lambda n: n if n < 12 else f"{n}.0", lambda n: n)
     _, card, _ = prepare(InteractionTable(clicks, goods), "tiny", tmp_path / "out", options=PLAIN)
-    assert card["notes"][0] == "goods.csv: 8 items are not named there, but '12.0' may be what it calls '12'"
+    assert card["notes"][0] == "goods.csv: 8 items are not in it, but '12' there may be the item '12.0'"
 
 
 def test_metadata_of_another_category(tmp_path):
@@ -150,7 +150,7 @@ def test_image_features_of_another_category(tmp_path):
         read_b(path, [f"c{n:09d}" for n in range(6)], tmp_path / "rows.npy", max_bad=0.01)
 
 
-def test_table_without_texts_is_refused(tmp_path):
+def test_a_table_without_texts_is_refused(tmp_path):
     clicks, _ = tables(tmp_path, raw.item_id, raw.item_id)
     bare = write_table(tmp_path / "bare.csv", "item_id,price", [(raw.item_id(n), n) for n in range(20)])
     with pytest.raises(UserError, match=r"bare.csv has no text for any item: .*--text-columns"):
@@ -162,7 +162,7 @@ def test_table_without_texts_is_refused(tmp_path):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """12 items called 3, 4, ..., 14, which stand as text: 10, 11, ..., 14, 3, ..., 9."""
+    """12 items with the ids 3, 4, ..., 14 in alphabetical order: 10, 11, ..., 14, 3, ..., 9."""
     rows = [(f"u{n % 5}", n % 12 + 3) for n in range(60)]
     clicks = write_table(tmp_path / "c.csv", "user,item", rows)
     return prepare(InteractionTable(clicks, None), "tiny", tmp_path / "out", options=PLAIN)[0]
@@ -173,7 +173,7 @@ def save(path, n):
     return path
 
 
-def test_numbers_out_of_order_must_be_told(dataset, tmp_path):
+def test_an_array_needs_ids_if_the_items_are_not_in_numerical_order(dataset, tmp_path):
     with pytest.raises(UserError, match=r"'3' follows '14'.*--first-id"):
         set_modality(dataset, "image", array=save(tmp_path / "a.npy", 12))
     card = set_modality(dataset, "image", array=save(tmp_path / "a.npy", 30), first_id=1)
@@ -181,7 +181,7 @@ def test_numbers_out_of_order_must_be_told(dataset, tmp_path):
     ids = list(ids_of(dataset))
     got = np.load(dataset / "tiny.image.npy")
     np.testing.assert_array_equal(got, np.load(tmp_path / "a.npy")[[int(item) - 1 for item in ids]])
-    # its own list of items says that the rows stand as it does
+    # with its own list of items, the rows are taken to be in its order
     card = set_modality(dataset, "audio", array=save(tmp_path / "a.npy", 12), ids=dataset / "tiny.item")
     np.testing.assert_array_equal(np.load(dataset / "tiny.audio.npy"), np.load(tmp_path / "a.npy"))
     with pytest.raises(UserError, match="give one of them"):
@@ -197,7 +197,7 @@ def test_ids_as_floats_and_near_misses(dataset, tmp_path):
     ids = tmp_path / "ids.txt"
     ids.write_text("\ufeff" + "".join(f"{n + 3}.0\n" for n in range(12)), encoding="utf-8")
     card = set_modality(dataset, "image", array=array, ids=ids)
-    assert "'10.0' there is taken for item '10'" in card["modalities"]["image"]["notes"][0]
+    assert "'10.0' is read as item '10'" in card["modalities"]["image"]["notes"][0]
     np.testing.assert_array_equal(
         np.load(dataset / "tiny.image.npy"), np.load(array)[[int(item) - 3 for item in ids_of(dataset)]]
     )
@@ -219,11 +219,11 @@ def test_ids_as_floats_and_near_misses(dataset, tmp_path):
     assert raw.content(dataset.parent) == before
 
 
-def test_notes_of_a_modality_are_in_the_card_and_printed(dataset, tmp_path, capsys):
+def test_notes_of_a_modality_are_printed_and_in_the_card(dataset, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("".join(f"{n + 3}.0\n" for n in range(12)))
     words = ["features", str(dataset), "--modality", "image", "--array", str(save(tmp_path / "a.npy", 12))]
     assert main([*words, "--ids", str(tmp_path / "ids.txt")]) == 0
-    assert "note: ids.txt: '10.0' there is taken for item '10'" in capsys.readouterr().out
+    assert "note: ids.txt: '10.0' is read as item '10'" in capsys.readouterr().out
     assert check_dataset(dataset)[1] == []
     assert json.loads((dataset / "dataset.json").read_text())["modalities"]["image"]["notes"]
 
@@ -239,15 +239,15 @@ tokens = st.one_of(
 @given(st.lists(tokens, min_size=1, max_size=12, unique=True), st.lists(tokens, max_size=12))
 @settings(max_examples=400 * raw.FUZZ, deadline=None)
 def test_fuzz_join(items, names):
-    """Either each item has a name of its own, equal or equal as a number, or there is one sentence."""
+    """Each item gets a distinct name, the same one or the same number, or the error is one sentence."""
     try:
-        theirs, said = join(items, names, "s")
+        theirs, note = join(items, names, "s")
     except UserError as error:
         assert "\n" not in str(error) and not set(items) & set(names)
         return
     assert len(set(theirs)) == len(items) == len(theirs) and set(theirs) & set(names)
     if theirs == items:
-        assert said is None or "may be what it calls" in said
+        assert note is None or "there may be the item" in note
     else:
         assert [float(name) for name in theirs] == [float(item) for item in items]
         assert all(name.partition(".")[0] == item.partition(".")[0] for name, item in zip(theirs, items))

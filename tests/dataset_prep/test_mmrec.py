@@ -109,7 +109,7 @@ def test_duplicates_and_leaks_are_counted(tmp_path):
     test_row = next(line for line in lines if line.endswith("\t2"))
     train_row = next(line for line in lines[1:] if line.endswith("\t0"))
     file.write_text("\n".join([*lines, train_row, test_row[:-1] + "1"]) + "\n")
-    with pytest.raises(UserError, match="stand in two splits"):
+    with pytest.raises(UserError, match="are in two splits"):
         read_mmrec(source, "small")
     prepared = read_mmrec(source, "small", max_bad=0.05)
     assert prepared.card["dropped"] == {
@@ -219,7 +219,7 @@ def test_each_fault_gets_one_sentence_and_nothing_is_written(tmp_path, case):
     ("change", "sentence"),
     [
         (lambda text: text.replace("\t9\n", "\t8\n"), "not each of 0 to 9 once"),
-        (lambda text: text.replace(item_id(9), item_id(8)), "stands for two numbers"),
+        (lambda text: text.replace(item_id(9), item_id(8)), "have the same raw id"),
         (lambda text: text.replace(item_id(9), ""), "raw id '' of number 9 cannot be used"),
         (lambda text: text.replace(item_id(9), "NA"), "raw id 'NA' of number 9 cannot be used"),
         (lambda text: text.replace(item_id(9) + "\t9\n", ""), "maps 9 ids, but the data has 10"),

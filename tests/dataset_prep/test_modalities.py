@@ -225,7 +225,7 @@ def test_torchvision_network_loses_its_classifier(tmp_path, stages, pictures, mo
     torch.save({"other": torch.zeros(1)}, tmp_path / "wrong.pth")
     for name, sentence in (
         ("wrong.pth", "does not hold the weights"),
-        ("none.pth", "there is no file of weights"),
+        ("none.pth", "there is no weights file"),
     ):
         with pytest.raises(UserError, match=sentence):
             image_module.load_encoder("torchvision:vgg16", tmp_path / name)
@@ -387,7 +387,7 @@ def longer(folder):
         ),
         (edit("small.train.inter", lambda t: t + t.splitlines()[1] + "\n"), "repeat a pair"),
         (edit("small.train.inter", lambda t: t + "x\n"), "1 cells, expected 2"),
-        (edit("small.item", lambda t: t.replace(raw.item_id(1), raw.item_id(2))), "stand there twice"),
+        (edit("small.item", lambda t: t.replace(raw.item_id(1), raw.item_id(2))), "are listed twice"),
         (edit("small.item", lambda t: t.replace(raw.item_id(1), "NA")), "cannot be used"),
         (longer, "11 rows, but there are 10 items"),
         (lambda f: (f / "small.image.npy").write_bytes(b"x"), "not a whole .npy array"),
@@ -395,7 +395,7 @@ def longer(folder):
         (edit("dataset.json", lambda t: t.replace('"users": 12', '"users": 13')), "counts of the card"),
         (
             edit("dataset.json", lambda t: t.replace('"missing": 0', '"missing": 1', 1)),
-            "the card says otherwise",
+            "unlike in the card",
         ),
     ],
 )
@@ -410,7 +410,7 @@ def test_check_refuses_what_is_no_dataset(tmp_path, dataset):
         with pytest.raises(UserError, match=sentence):
             main(["check", str(folder)])
     (dataset / "dataset.json").write_text("[" * 5000)
-    with pytest.raises(UserError, match="is no readable JSON"):
+    with pytest.raises(UserError, match="is not readable JSON"):
         main(["check", str(dataset)])
     (dataset / "dataset.json").write_text(json.dumps({"format": "recbole_mambarec.dataset/1", "name": "small"}))
     with pytest.raises(UserError, match="is not the card"):

@@ -153,7 +153,7 @@ BAD = {
     "latin-1": (text().replace("user1", "us\xe9r1").encode("latin1"), r"not UTF-8 text \(byte .* in line .* is 0xe9\)"),
     "latin-1 header": (text().replace("rating", "not\xe9").encode("latin1"), "in line 1, is 0xe9"),
     "carriage returns": (text(end="\r").encode(), "carriage return alone"),
-    "no header": (text(header=("u", "i", "5", "7")).encode(), "if these are data already, put a line with the names"),
+    "no header": (text(header=("u", "i", "5", "7")).encode(), "if that is a row of data, insert a line with the names"),
     "names twice": (text(header=("user_id", "item_id", "item_id", "time")).encode(), "does not name each column once"),
     "negative times": (changed(3, -5), "absurd timestamp"),
     "other dates": (changed(3, "09/20/2018"), "no timestamp"),
@@ -193,7 +193,7 @@ def test_one_sentence_of_other_kinds(tmp_path, name, content, sentence):
     ("items", "sentence"),
     [
         (TITLES.replace("wooden", "w\xf6\xf6den").encode("latin1"), "goods.csv is not UTF-8 text"),
-        (TITLES.encode("utf-16"), "goods.csv is no file of text lines: it is text in UTF-16"),
+        (TITLES.encode("utf-16"), "goods.csv is not a text file: it is text in UTF-16"),
         (POINTER, "git lfs pull"),
         (b"item_id,title\n", "goods.csv holds no rows"),
     ],
@@ -260,4 +260,4 @@ def test_exit_status_of_the_command_line(tmp_path):
         text=True,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr == "error: a.csv is no file of text lines: it is text in UTF-16: convert it to UTF-8\n"
+    assert done.stderr == "error: a.csv is not a text file: it is text in UTF-16: convert it to UTF-8\n"

@@ -1,4 +1,4 @@
-"""Pickled sparse matrices: every way they are written is read, and nothing that a pickle asks for is run."""
+"""Pickled sparse matrices are read however they were written, and nothing that a pickle asks for is run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_row_and_col_of_older_releases_and_explicit_zeros(tmp_path):
 
 
 def test_pickle_of_python_2(tmp_path):
-    """Texts and the bytes of arrays are both str there."""
+    """In Python 2, strings and the bytes of arrays are both str."""
 
     def text(value: bytes) -> bytes:
         return b"T" + struct.pack("<i", len(value)) + value
@@ -158,7 +158,7 @@ def test_nothing_is_run(tmp_path, place, protocol):
         except (pickle.PicklingError, TypeError):  # a module cannot be pickled
             continue
         (tmp_path / "m.pkl").write_bytes(content)
-        with pytest.raises(UserError, match=r"m\.pkl asks for .* nothing of it was run") as caught:
+        with pytest.raises(UserError, match=r"m\.pkl asks for .* nothing in it was run") as caught:
             read_sparse(tmp_path / "m.pkl")
         assert "\n" not in str(caught.value) and "coo_matrix" in str(caught.value)
         assert not list(tmp_path.glob("made*"))
@@ -167,25 +167,25 @@ def test_nothing_is_run(tmp_path, place, protocol):
 @pytest.mark.parametrize(
     "content",
     [
-        # names with a dot reach into what was found, in protocol 4
+        # names with a dot, which in protocol 4 reach into the object found
         b"\x80\x04\x8c\x05numpy\x8c\x0ef2py.os.system\x93\x8c\x04true\x85R.",
         b"\x80\x04\x8c\x11scipy.sparse._coo\x8c\x18coo_matrix.__init__.__globals__\x93.",
-        # modules that begin as allowed ones do
+        # modules that begin like allowed ones
         b"cscipy.sparse.linalg\neigs\n.",
         b"cnumpy.core.multiarray.os\nsystem\n.",
         b"cnumpy.testing._private.utils\nruncommand\n.",
-        # a stand-in is not to be changed: of a class, a function, through BUILD with attributes
+        # BUILD must not change a stand-in: its class, a function, its attributes
         b"\x80\x02cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.",
         b"\x80\x02cnumpy\ndtype\nN}X\x07\x00\x00\x00resolveK\x01s\x86b.",
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}X\x09\x00\x00\x00_functionK\x01sb.",
         b"\x80\x02cscipy.sparse.coo\ncoo_matrix\nN}X\x0a\x00\x00\x00compressedK\x01s\x86b.",
-        # an entry of the memo far away, for which room would be made
+        # a distant memo index, for which memory would be allocated
         b"\x80\x02K\x01r\xff\xff\xff\x7f.",
         b"I1\np99999999999\n.",
-        # an object that lies outside
+        # a reference to an object outside the file
         b"Pabc\n.",
         b"\x80\x04\x8c\x01aQ.",
-        # a size that is not there
+        # sizes beyond the end of the file
         b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",
         b"\x80\x04B\xff\xff\xff\x7f.",
     ],
@@ -200,8 +200,8 @@ def test_hostile_opcodes(tmp_path, content):
     np.testing.assert_array_equal(dense(read_sparse(tmp_path / "m")), good.toarray() != 0)
 
 
-def test_array_of_pointers_is_not_made(tmp_path):
-    """Numpy itself would take given bytes for pointers, were the dtype's flags lowered."""
+def test_an_array_of_pointers_is_refused(tmp_path):
+    """Numpy itself would take the given bytes for pointers if the flags of the dtype were cleared."""
     stream = io.BytesIO()
 
     class Pointers:
@@ -219,7 +219,7 @@ def test_array_of_pointers_is_not_made(tmp_path):
 # --- other content --------------------------------------------------------------------------------
 
 FAULTS = {
-    "lil": (sp.lil_matrix(some_matrix()), r"holds a lil_matrix, but coo, csr and csc .*pickle.dump"),
+    "lil": (sp.lil_matrix(some_matrix()), r"holds a lil_matrix, but only coo, csr and csc .*pickle.dump"),
     "dok": (sp.dok_matrix(some_matrix()), r"holds a dok_matrix"),
     "dense": (some_matrix(), "holds an array, expected a sparse matrix"),
     "dict": ({"train": 1}, "holds a dict, expected a sparse matrix"),
@@ -290,7 +290,7 @@ whole = [pickle.dumps(sp.coo_matrix(some_matrix(2)).asformat(form), p) for form 
 )
 @settings(max_examples=500 * FUZZ, deadline=None)
 def test_fuzz_pickles(tmp_path_factory, content):
-    """Any bytes, or a whole pickle with some bytes changed."""
+    """Arbitrary bytes, or a valid pickle with some bytes changed."""
     if isinstance(content, tuple):
         changed = bytearray(content[0])
         for place, bits in content[1]:
