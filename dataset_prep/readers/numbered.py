@@ -160,9 +160,8 @@ def _not_read(features: dict[str, Path], folder: Path, n_items: int) -> list[str
             )
     if not other_arrays:
         return []
-    return [
-        f"not read, because they are not called <modality>_feat.npy: {', '.join(path.name for path in other_arrays[:5])}"
-    ]
+    names = ", ".join(path.name for path in other_arrays[:5])
+    return [f"not read, because they are not called <modality>_feat.npy: {names}"]
 
 
 def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], int]:

@@ -1,4 +1,4 @@
-"""How the atomic files of a dataset are written: their encoding, separator and columns, as the configuration has it."""
+"""How the atomic files of a dataset are written: encoding, separator and columns, according to the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.files import what_it_is
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-# what else may stand between columns; only named in advice
+# other separators, which are only named in advice
 _SEPARATORS = {",": "commas", ";": "semicolons", "|": "vertical bars", "\t": "tabs", " ": "blanks"}
 
 
@@ -20,10 +20,10 @@ class Layout:
     """What the configuration says about atomic files.
 
     Attributes:
-        separator: between columns (``field_separator``).
-        encoding: of the text (``encoding``); UTF-8 is read with or without a byte order mark.
+        separator: the text between columns (``field_separator``).
+        encoding: the encoding of the text (``encoding``); UTF-8 is read with or without a byte order mark.
         user, item: names of the id columns (``USER_ID_FIELD``, ``ITEM_ID_FIELD``).
-        rating, time: names of these columns, None where there are none (``RATING_FIELD``, ``TIME_FIELD``).
+        rating, time: names of these columns, None if there are none (``RATING_FIELD``, ``TIME_FIELD``).
     """
 
     separator: str = "\t"
@@ -35,17 +35,17 @@ class Layout:
 
     @classmethod
     def of(cls, config) -> Layout:
-        """The layout that a configuration (RecBole's ``Config`` or a mapping) describes; its gaps mean the default.
+        """The layout that a configuration (RecBole's ``Config`` or a mapping) describes; unset keys mean the defaults.
 
         Raises:
-            UserError: one of the keys has a value that cannot be meant.
+            UserError: one of the keys has an invalid value.
         """
         get = config.get if isinstance(config, Mapping) else config.__getitem__
         keys = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "rating": "RATING_FIELD", "time": "TIME_FIELD"}
         values = {name: _text(key, get(key)) for name, key in {**keys, "separator": "field_separator"}.items()}
         given = {name: value for name, value in values.items() if value is not None}
         if "separator" in given:
-            # a shell hands on the two characters \t as they are
+            # a shell passes on \t as two characters
             given["separator"] = given["separator"].replace("\\t", "\t")
         return cls(encoding=text_encoding(get("encoding")), **given)
 
@@ -60,13 +60,13 @@ def text_encoding(name: str | None) -> str:
     """The codec that reads text of the encoding ``name``; UTF-8, the default, with or without a byte order mark.
 
     Raises:
-        UserError: Python knows no such encoding of text.
+        UserError: Python has no such text encoding.
     """
     if name is None:
         return "utf-8-sig"
     try:
         codec = codecs.lookup(name)
-        "".encode(name)  # refuses codecs between other things than text and bytes
+        "".encode(name)  # refuses codecs that do not turn text into bytes
     except (LookupError, TypeError, ValueError):
         raise UserError(
             f"encoding {name!r} is unknown: use a name that Python knows, such as utf-8, latin-1 or utf-16"
@@ -78,7 +78,7 @@ def first_lines(path: Path, layout: Layout) -> tuple[str, str]:
     """The first two lines of an atomic file without their ends.
 
     Raises:
-        UserError: there is no such file, or it is no text of this encoding.
+        UserError: there is no such file, or it is not text in this encoding.
     """
     try:
         with open(path, encoding=layout.encoding) as stream:
@@ -98,7 +98,7 @@ def typed_columns(path: Path, header: str, layout: Layout) -> list[str]:
     """Column names of an atomic file, whose first line is ``header``; RecBole needs ``name:type`` for each.
 
     Raises:
-        UserError: a column has no type or stands there twice; the message names what the file is where that is known.
+        UserError: a column has no type or occurs twice; the message says what the file is, if that is known.
     """
     fields = header.split(layout.separator)
     for field in fields:
@@ -111,7 +111,7 @@ def typed_columns(path: Path, header: str, layout: Layout) -> list[str]:
     names = [field.partition(":")[0] for field in fields]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise UserError(f"{path} has the column '{repeated[0]}' twice: each needs a name of its own")
+        raise UserError(f"{path} has the column '{repeated[0]}' twice: give each column a different name")
     return names
 
 
@@ -119,7 +119,7 @@ def interaction_columns(path: Path, layout: Layout) -> list[str]:
     """Column names of an interaction file that has both ids and at least one row.
 
     Raises:
-        UserError: it has not, or cannot be read.
+        UserError: it does not have them, or cannot be read.
     """
     header, first = first_lines(path, layout)
     names = [field.partition(":")[0] for field in header.split(layout.separator)]
@@ -135,7 +135,7 @@ def interaction_columns(path: Path, layout: Layout) -> list[str]:
 
 
 def _another_kind(path: Path, header: str, layout: Layout) -> str | None:
-    """A sentence on a file whose first line is not as expected, where it can be told what it is instead."""
+    """What a file with an unexpected first line seems to be, as a sentence; None if that is unknown."""
     what = what_it_is(path)
     if what:
         return f"{path} is {what}"
@@ -148,15 +148,15 @@ def _another_kind(path: Path, header: str, layout: Layout) -> str | None:
         fields = header.split(separator)
         if separator != layout.separator and len(fields) > 1 and all(f.partition(":")[2] in TYPES for f in fields):
             shown = "\\t" if separator == "\t" else separator
-            return f"the columns of {path} are separated by {name}: write tabs, or say field_separator: '{shown}'"
+            return f"the columns of {path} are separated by {name}: use tabs, or set field_separator: '{shown}'"
     return None
 
 
 def undecodable(path: Path, encoding: str) -> UserError:
-    """The sentence on a file that is no text of ``encoding``, with the first line that is not, where that is cheap."""
+    """The error for a file that is not text in ``encoding``; it names the first such line if that is quickly found."""
     what = what_it_is(path)
     if what:
-        also = ", or say encoding: utf-16" if what.startswith("text in UTF-16") else ""
+        also = ", or set encoding: utf-16" if what.startswith("text in UTF-16") else ""
         return UserError(f"{path} is {what}{also}")
     with open(path, "rb") as stream:
         if b"\0" in stream.read(4096):
@@ -164,7 +164,7 @@ def undecodable(path: Path, encoding: str) -> UserError:
     plain = "utf-8" if encoding == "utf-8-sig" else encoding
     label = "UTF-8" if plain == "utf-8" else plain
     return UserError(
-        f"{path} is not {label} text{_first_fault(path, plain)}: convert it to UTF-8, or name its encoding, e.g. "
+        f"{path} is not {label} text{_first_fault(path, plain)}: convert it to UTF-8, or set its encoding, e.g. "
         "encoding: latin-1"
     )
 

@@ -1,4 +1,4 @@
-"""Computed once, kept on disk under a key of everything that it depends on."""
+"""Arrays that are computed once and kept on disk, under a key of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def default_cache_folder() -> Path:
 
 
 def content_key(*arrays: Rows) -> str:
-    """Fingerprint of the values, shapes and dtypes of ``arrays`` (hexadecimal); the same wherever the values are."""
+    """Fingerprint (hexadecimal) of the values, shapes and dtypes of ``arrays``, in memory or on disk."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         in_memory = isinstance(array, np.ndarray)
@@ -38,10 +38,11 @@ class ArrayCache:
     """Arrays on disk, one ``.npz`` per key.
 
     A key is a mapping of plain values that names *all* inputs: the content of the data (:func:`content_key`), the
-    parameters, and a version that whoever changes the computation raises. A stale entry is therefore never found.
+    parameters, and a version that is raised with every change of the computation. A stale entry is therefore never
+    found.
 
     Args:
-        folder: where the files lie; ``None`` computes every time and writes nothing.
+        folder: where the files are; if ``None``, everything is computed every time and nothing is written.
     """
 
     def __init__(self, folder: str | os.PathLike | None) -> None:
@@ -52,7 +53,7 @@ class ArrayCache:
     ) -> dict[str, np.ndarray]:
         """The arrays under ``key``, built and stored by ``build`` on the first call.
 
-        An unreadable entry is rebuilt; a folder that cannot be written costs a warning and the time.
+        An unreadable entry is built again. If the folder cannot be written, there is a warning and nothing is kept.
         """
         if self.folder is None:
             return build()

@@ -1,6 +1,6 @@
-"""What configuration and data must have in common, checked as soon as the data are read and for every dataset class.
+"""Does the configuration fit the data? Checked for every dataset class as soon as the data are read.
 
-RecBole meets these faults later, as a ``KeyError`` in a sampler, as an endless loop, or not at all.
+In RecBole these mistakes show later, as a ``KeyError`` in a sampler, as an endless loop, or not at all.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.config_checks import samples_negatives, short
 from recbole_mambarec.errors import UserError
 
-# of a popularity distribution outside a user's items: with less, drawing one takes a million tries and more
+# smallest probability of drawing a negative item by popularity: with less, it takes over a million tries
 _LEAST_MASS = 1e-6
 
 
 def install() -> None:
-    """Put the checks where RecBole has read, filtered and split; a second call changes nothing."""
+    """Add the checks after RecBole's reading, filtering and splitting; a second call changes nothing."""
     wrap(Dataset, "_data_processing", _check_columns)
     wrap(Dataset, "_reset_index", _check_something_is_left)
     wrap(Sampler, "get_used_ids", _check_negatives_exist)
@@ -42,7 +42,7 @@ def install() -> None:
 
 
 def _check_columns(original: Callable, dataset: Dataset) -> None:
-    """Refuse keys that name columns which the data lack, or which are of the wrong type for them."""
+    """Refuse keys that name columns that are missing or of the wrong type."""
     for fault in _column_faults(dataset):
         raise UserError(fault)
     original(dataset)
@@ -54,8 +54,8 @@ def _column_faults(dataset: Dataset) -> Iterator[str]:
 
     def lacks(key: str, column: str) -> str:
         return (
-            f"{key} names the column '{column}', which '{name}' does not have: loaded columns are {columns} "
-            "(load_col says which are)"
+            f"{key} names the column '{column}', which '{name}' does not have: the loaded columns are {columns} "
+            "(see load_col)"
         )
 
     for column, interval in (config["val_interval"] or {}).items():
@@ -66,31 +66,31 @@ def _column_faults(dataset: Dataset) -> Iterator[str]:
             form = "an interval such as '[3,inf)'" if numeric else "a list of the values to keep"
             yield f"val_interval['{column}'] must be {form}, got {short(interval)}"
         if column in types and types[column] in (FeatureType.FLOAT_SEQ, FeatureType.TOKEN_SEQ):
-            yield f"val_interval names the column '{column}' of sequences, which have no single value: leave it out"
+            yield f"val_interval names the column '{column}', whose values are sequences: leave it out"
     for column in config["threshold"] or {}:
         if column not in dataset.inter_feat:
             yield lacks("threshold", column)
         elif types[column] != FeatureType.FLOAT:
-            yield _no_number("threshold", column, types)
+            yield _not_a_number("threshold", column, types)
     for column in config["numerical_features"]:
         if column in types and types[column] not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
-            yield _no_number("numerical_features", column, types)
+            yield _not_a_number("numerical_features", column, types)
     for suffix in config["unused_col"] or {}:
         if getattr(dataset, f"{suffix}_feat", None) is None:
-            yield f"unused_col names the file .{suffix} of '{name}', of which nothing is loaded: leave it out"
+            yield f"unused_col names the file .{suffix} of '{name}', which is not loaded: leave it out"
     for key in ("alias_of_user_id", "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id"):
         for column in config[key] or ():
             if column not in types:
                 yield lacks(key, column)
             elif types[column] not in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
                 kind = types[column].value
-                yield f"{key} names the column '{column}', which holds no ids (type {kind}): name another"
+                yield f"{key} names the column '{column}', which does not hold ids (type {kind}): name another"
     for key in ("normalize_field", "discretization"):
         for column in config[key] or ():
             if column not in types:
                 yield lacks(key, column)
             elif types[column] not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
-                yield _no_number(key, column, types)
+                yield _not_a_number(key, column, types)
     for key in ("seq_len", "preload_weight"):
         for column in config[key] or {}:
             if column not in types:
@@ -105,8 +105,8 @@ def _column_faults(dataset: Dataset) -> Iterator[str]:
             )
 
 
-def _no_number(key: str, column: str, types: dict) -> str:
-    return f"{key} names the column '{column}', which is no number (type {types[column].value}): name another"
+def _not_a_number(key: str, column: str, types: dict) -> str:
+    return f"{key} names the column '{column}', which is not a number (type {types[column].value}): name another"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -122,13 +122,13 @@ def _check_something_is_left(original: Callable, dataset: Dataset) -> None:
             given = [f"{key}={short(dataset.config[key])}" for key in keys if dataset.config[key] not in unset]
             raise UserError(
                 f"no {what} of '{dataset.dataset_name}' is left after filtering"
-                + (f" by {', '.join(given)}: loosen it" if given else ": look at its files and the filters")
+                + (f" by {', '.join(given)}: relax it" if given else ": check its files and the filters")
             )
     original(dataset)
 
 
 def _check_training_split(original: Callable, loader, config, dataset, *args, **kwargs) -> None:
-    """Refuse training on nothing."""
+    """Refuse an empty training split."""
     if len(dataset) == 0:
         raise UserError(
             f"no interaction of '{dataset.dataset_name}' is left for training: change eval_args['split'], "
@@ -138,17 +138,17 @@ def _check_training_split(original: Callable, loader, config, dataset, *args, **
 
 
 def _check_ranking(original: Callable, loader, config, dataset, *args, **kwargs) -> None:
-    """Refuse cut-offs that no ranking of these items reaches."""
+    """Refuse cut-offs beyond the number of items."""
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) > dataset.item_num:
         raise UserError(
             f"topk {config['topk']} asks for more items than the {dataset.item_num - 1} of '{dataset.dataset_name}': "
-            "give smaller cut-offs"
+            "choose smaller cut-offs"
         )
     original(loader, config, dataset, *args, **kwargs)
 
 
 def _check_labels(original: Callable, trainer: Trainer, train_data, valid_data=None, *args, **kwargs):
-    """Refuse training on labels, or comparing scores with labels, that are not there."""
+    """Refuse training on labels, or evaluating by labels, if there are none."""
     config, dataset = trainer.config, train_data._dataset
     learns = config["MODEL_TYPE"] in (ModelType.CONTEXT, ModelType.DECISIONTREE)
     if learns and not samples_negatives(config.final_config_dict) and dataset.label_field not in dataset.inter_feat:
@@ -174,7 +174,7 @@ def _no_label(dataset: Dataset) -> str:
 
 
 def _check_negatives_exist(original: Callable, sampler: Sampler):
-    """Refuse users for whom no negative item can be drawn, by popularity either, which is an endless loop."""
+    """Refuse users for whom no negative item can be drawn; sampling by popularity would loop endlessly."""
     try:
         used = original(sampler)
     except ValueError as error:
@@ -183,9 +183,9 @@ def _check_negatives_exist(original: Callable, sampler: Sampler):
         users, _ = _pairs_of(sampler)
         full = np.flatnonzero(np.bincount(users, minlength=sampler.user_num) >= sampler.item_num - 1)
         raise UserError(
-            f"{_users(sampler, full)} interacted with all {sampler.item_num - 1} items, so that there is no negative "
-            f"item to draw for them: leave them out with user_inter_num_interval='[0,{sampler.item_num - 2}]', or add "
-            "items that nobody has to a .item file"
+            f"{_users(sampler, full)} interacted with all {sampler.item_num - 1} items, so there is no negative "
+            f"item to draw for them: exclude them with user_inter_num_interval='[0,{sampler.item_num - 2}]', or add "
+            "items without interactions to the .item file"
         ) from error
     modes = sampler.datasets[0].config["eval_args"]["mode"].values()
     if sampler.distribution == "popularity" or any(mode.startswith("pop") for mode in modes):
@@ -202,19 +202,19 @@ def _check_popularity(sampler: Sampler) -> None:
     total = weights.sum()
     if not total > 0:
         raise UserError(
-            f"train_neg_sample_args['alpha'] {sampler.alpha} leaves no item that could be drawn: give one around 1"
+            f"train_neg_sample_args['alpha'] {sampler.alpha} leaves no item to draw: choose a value around 1"
         )
     left = 1 - np.bincount(users, weights=weights[items] / total, minlength=sampler.user_num)
     full = np.flatnonzero(left < _LEAST_MASS)
     if len(full):
         raise UserError(
-            f"{_users(sampler, full)} interacted with (nearly) all items that sampling by popularity draws: draw "
-            "uniformly, or with a smaller alpha"
+            f"{_users(sampler, full)} interacted with (nearly) all items that are drawn by popularity: draw "
+            "uniformly, or use a smaller alpha"
         )
 
 
 def _pairs_of(sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items of the distinct pairs of all splits, (pairs,) each."""
+    """(users, items) of the distinct pairs in all splits, (pairs,) each."""
     users = np.concatenate([part.inter_feat[sampler.uid_field].numpy() for part in sampler.datasets])
     items = np.concatenate([part.inter_feat[sampler.iid_field].numpy() for part in sampler.datasets])
     return np.divmod(np.unique(users.astype(np.int64) * sampler.item_num + items), sampler.item_num)
@@ -229,7 +229,7 @@ def _users(sampler: Sampler, found: np.ndarray) -> str:
 def _check_another_item_exists(original: Callable, sampler: RepeatableSampler):
     if sampler.item_num <= 2:
         raise UserError(
-            f"'{sampler.dataset.dataset_name}' has one item only, so that there is no other one to draw as negative: "
+            f"'{sampler.dataset.dataset_name}' has only one item, so there is no other one to draw as a negative: "
             "use data with more items"
         )
     return original(sampler)
@@ -240,7 +240,7 @@ def _check_entities(original: Callable, sampler: KGSampler):
     full = np.flatnonzero(np.bincount(tails[0], minlength=sampler.entity_num) >= sampler.entity_num - 1)
     if len(full):
         raise UserError(
-            f"{len(full)} entities of '{sampler.dataset.dataset_name}' have a relation to all others, so that there is "
-            "no negative entity to draw for them: use a larger .kg file"
+            f"{len(full)} entities of '{sampler.dataset.dataset_name}' have a relation to all others, so there is no "
+            "negative entity to draw for them: use a larger .kg file"
         )
     return original(sampler)

@@ -18,7 +18,7 @@ from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError, names_of
 from recbole_mambarec_common.ids import mismatch
 
-# sentences on files that look like features and are not read
+# number of files shown that look like features and are not read
 _STRAYS_SHOWN = 3
 
 
@@ -26,8 +26,8 @@ def wanted_modalities(config, folder: Path, name: str) -> list[str]:
     """The modalities that a run on the dataset ``name`` in ``folder`` uses, in order.
 
     Raises:
-        UserError: the key ``modalities`` names one that the dataset does not have, or does not say that the run is to
-            go on with ids alone where the dataset has none at all. Files that look like features are named.
+        UserError: the key ``modalities`` names one that the dataset does not have; or the dataset has none, and the key
+            does not say that ids alone are to be used. The message names files that look like features.
     """
     arrays, recipes = modality_files(folder, name), config["derive_modalities"] or {}
     wanted = modality_names(config["modalities"])
@@ -42,10 +42,10 @@ def wanted_modalities(config, folder: Path, name: str) -> list[str]:
         have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
         also = f"; {strays}" if strays else ""
         raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}{also}")
-    needs = f"each modality is an array {folder / name}.<modality>.npy or a recipe of derive_modalities"
+    needs = f"a modality is an array {folder / name}.<modality>.npy or a recipe in derive_modalities"
     alone = "" if getattr(config.model_class, "min_modalities", 0) else " (modalities: [] asks for ids alone)"
     raise UserError(
-        f"{config['model']} learns from item features and dataset '{name}' has none: {strays or needs}{alone}"
+        f"{config['model']} learns from item features, and dataset '{name}' has none: {strays or needs}{alone}"
     )
 
 
@@ -70,7 +70,7 @@ class MultimodalDataset(Dataset):
             self._check_catalogue(Path(dataset_path) / f"{token}.item")
 
     def _check_catalogue(self, item_file: Path) -> None:
-        """Refuse what RecBole would drop without a word: interactions of unlisted items, swallowed lines."""
+        """Refuse what RecBole would silently drop: interactions of unlisted items, lines within quotation marks."""
         read = set(self.item_feat[self.iid_field])
         swallowed = [item for item in item_tokens(item_file, Layout.of(self.config)) if item not in read]
         if swallowed:
@@ -112,7 +112,7 @@ class MultimodalDataset(Dataset):
             self.logger.info(set_color(f"modality {modality}", "blue") + f": {aligned.matrix.shape[1]} features{share}")
 
     def join(self, df):
-        """RecBole's ``join``, without looking ids up under themselves where they are all there is to join."""
+        """RecBole's ``join``; if item features are ids alone, there is nothing to join and nothing is looked up."""
         only_ids = self.item_feat is None or set(self.item_feat.columns) == {self.iid_field}
         return df if only_ids and self.user_feat is None else super().join(df)
 
@@ -139,7 +139,7 @@ class MultimodalDataset(Dataset):
         return twin
 
     def __getstate__(self) -> dict:
-        # a pickled dataset (save_dataset, save_dataloaders) must not carry gigabytes nor outlive changed arrays
+        # a pickled dataset must neither carry gigabytes nor keep the features of arrays that have changed
         state = self.__dict__.copy()
         state.pop("item_features", None)
         return state

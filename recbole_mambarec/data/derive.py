@@ -14,7 +14,7 @@ from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.files import sha256_file
 
-# raise it when a recipe changes what it computes
+# to be raised when a recipe computes something else
 _RECIPES_VERSION = 1
 
 
@@ -25,15 +25,15 @@ def derive_modality(name: str, recipe: dict, item_file: Path, layout: Layout, ca
         recipe: ``kind`` is ``tfidf`` (TF-IDF of the words of ``fields``, reduced to ``dim`` by truncated SVD) or
             ``category`` (multi-hot of the values of ``fields``; ``numeric`` fields are standardised and appended).
         layout: how ``item_file`` is written.
-        cache: keeps the array under the file's hash, how it is read, and the recipe.
+        cache: keeps the array, under the hash of the file, its layout and the recipe.
 
     Raises:
-        UserError: unknown kind, or a field that the file does not have.
+        UserError: the kind is unknown, or the file does not have one of the fields.
     """
     tokens = item_tokens(item_file, layout)
     kind = recipe.get("kind")
     if kind not in _RECIPES:
-        raise UserError(f"derive_modalities: kind '{kind}' of '{name}' is unknown, use one of {', '.join(_RECIPES)}")
+        raise UserError(f"derive_modalities: kind '{kind}' of '{name}' is unknown: use one of {', '.join(_RECIPES)}")
     read_as = [layout.separator, layout.encoding]
     key = {"file": sha256_file(item_file), "read_as": read_as, "recipe": recipe, "version": _RECIPES_VERSION}
 
@@ -41,7 +41,7 @@ def derive_modality(name: str, recipe: dict, item_file: Path, layout: Layout, ca
         table = read_atomic(item_file, layout)
         unknown = [f for f in [*recipe.get("fields", []), *recipe.get("numeric", [])] if f not in table]
         if unknown:
-            raise UserError(f"{item_file} has no column '{unknown[0]}' that modality '{name}' is to be derived from")
+            raise UserError(f"{item_file} has no column '{unknown[0]}', from which modality '{name}' is to be derived")
         return {"matrix": _RECIPES[kind](table, recipe)}
 
     matrix = cache.get(f"modality-{name}", key, build)["matrix"]
@@ -49,7 +49,7 @@ def derive_modality(name: str, recipe: dict, item_file: Path, layout: Layout, ca
 
 
 def _tfidf(table: pd.DataFrame, recipe: dict) -> np.ndarray:
-    # scikit-learn is imported where it is used: it costs a second that most runs do not need
+    # imported here because it takes a second, and most runs do not need it
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -69,11 +69,11 @@ def _category(table: pd.DataFrame, recipe: dict) -> np.ndarray:
         columns.append(hot.toarray())
     for field in recipe.get("numeric", []):
         number = pd.to_numeric(table[field], errors="coerce").to_numpy(dtype=np.float64)
-        known = np.isfinite(number)
-        spread = number[known].std() if known.any() else 0.0
+        finite = np.isfinite(number)
+        spread = number[finite].std() if finite.any() else 0.0
         centred = np.zeros(len(number))
         if spread > 0:
-            centred[known] = (number[known] - number[known].mean()) / spread
+            centred[finite] = (number[finite] - number[finite].mean()) / spread
         columns.append(centred[:, None])
     return np.hstack(columns).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run's data are made of: the files of a dataset, and the code that reads them."""
+"""Fingerprints of what the data of a run depend on: the files of a dataset, and the code that reads them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from recbole_mambarec_common.files import sha256_file
 
 # data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...
 _DATA_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net", ".npy")
-# from here on reading the data takes long enough to show it
+# from this size on, reading takes long enough to show progress
 _LARGE = 1 << 31
-# packages whose code turns files into datasets, and libraries that it does so with
+# packages whose code turns files into datasets, and the libraries that it uses
 _CODE = ("recbole.data", "recbole.sampler", "recbole_mambarec", "recbole_mambarec_common")
 _LIBRARIES = ("recbole", "numpy", "pandas", "torch")
 
@@ -27,15 +27,14 @@ _LIBRARIES = ("recbole", "numpy", "pandas", "torch")
 def data_hash(folder: Path, name: str, suffixes: tuple[str, ...] = ()) -> str:
     """SHA-256 (hexadecimal) of the data files of a dataset: interactions, split, items, users, features.
 
-    The name of the dataset, its card and files of other kinds (but those with an additional suffix of ``suffixes``)
-    do not count.
+    The name of the dataset, its card and files of other kinds do not count, except files with one of ``suffixes``.
 
     Raises:
         UserError: the folder holds no data file.
     """
     wanted = (*_DATA_SUFFIXES, *(f".{suffix}" for suffix in suffixes))
     inside = folder.iterdir() if folder.is_dir() else ()
-    # an additional suffix may have a dot of its own
+    # an additional suffix may contain a dot
     files = sorted(path for path in inside if path.name.startswith(f"{name}.") and path.name.endswith(wanted))
     if not files:
         raise UserError(
@@ -58,7 +57,7 @@ def config_data_hash(config: Config) -> str:
 
 def _hash_of(path: Path) -> str:
     status = path.stat()
-    # a copy may keep the size and the time of what it replaces, but neither the file nor the time of its last change
+    # a replaced file may keep its size and modification time, but neither its inode nor its change time
     return _file_hash(path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -69,8 +68,7 @@ def _file_hash(path: Path, file: int, size: int, modified: int, changed: int) ->
 
 @functools.cache
 def code_hash() -> str:
-    """SHA-256 (hexadecimal) of the code that datasets are made with: that of RecBole's and ours, and the versions of
-    the libraries they use."""
+    """SHA-256 (hexadecimal) of the code that builds datasets: RecBole's, ours, and the versions of their libraries."""
     digest = hashlib.sha256()
     for package in _CODE:
         for folder in importlib.util.find_spec(package).submodule_search_locations:

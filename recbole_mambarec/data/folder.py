@@ -30,7 +30,7 @@ def modality_files(folder: Path, name: str) -> dict[str, Path]:
     found = {
         path.name[len(name) + 1 : -len(".npy")]: path
         for path in sorted(folder.glob("*.npy"))
-        # <name>.npy names no modality
+        # <name>.npy does not name a modality
         if path.name.startswith(f"{name}.") and path.name != f"{name}.npy"
     }
     listed = (read_card(folder) or {}).get("modalities") or {}
@@ -44,18 +44,18 @@ def modality_files(folder: Path, name: str) -> dict[str, Path]:
 
 
 def describe(folder: Path, name: str, layout: Layout = PLAIN, parts: Sequence[str] | None = None) -> dict | None:
-    """RecBole configuration that a prepared folder implies; None where the folder is an ordinary RecBole dataset.
+    """The RecBole configuration that a prepared folder implies; None if the folder is an ordinary RecBole dataset.
 
-    A folder counts as prepared when it has a card or at least one array. The description covers the columns to load,
-    the split files and the modalities, nothing else: a folder cannot reconfigure a run.
+    A folder counts as prepared if it has a card or at least one array. The description covers the columns to load, the
+    files of the split and the modalities, and nothing else: a folder cannot reconfigure a run.
 
     Args:
         layout: how its files are written.
-        parts: the user's ``benchmark_filename``, empty for the whole ``<name>.inter``; None where the user said
-            nothing: a split where there is one.
+        parts: the user's ``benchmark_filename``, empty for the whole ``<name>.inter``; if None, the split is used if
+            there is one.
 
     Raises:
-        UserError: interaction files are missing or empty, or an interaction file lacks the id columns.
+        UserError: interaction files are missing, are empty or lack the id columns.
     """
     modalities = modality_files(folder, name)
     if read_card(folder) is None and not modalities:
@@ -78,18 +78,18 @@ def describe(folder: Path, name: str, layout: Layout = PLAIN, parts: Sequence[st
     items = folder / f"{name}.item"
     if items.is_file():
         typed_columns(items, first_lines(items, layout)[0], layout)
-        # the catalogue is what .item lists, so that items without interactions can be recommended too
+        # the catalogue is what .item lists, so that items without interactions can be recommended, too
         load["item"] = [layout.item]
     return {
         "load_col": load,
         "benchmark_filename": list(parts) if parts else None,
-        # without arrays it is up to the user to ask for ids alone
+        # if there are no arrays, the user decides whether to use ids alone
         "modalities": list(modalities) or None,
     }
 
 
 def interaction_files(folder: Path, name: str, parts: Sequence[str] | None) -> list[Path]:
-    """The interaction files of a dataset: its ``parts`` (``benchmark_filename``), or the whole where there are none.
+    """The interaction files of a dataset: its ``parts`` (``benchmark_filename``), or the whole file if there are none.
 
     Raises:
         UserError: one of them is missing.
@@ -108,7 +108,7 @@ def interaction_files(folder: Path, name: str, parts: Sequence[str] | None) -> l
 
 
 def _other_interactions(folder: Path, name: str) -> str:
-    """The interaction files that a folder has, for a message that misses one."""
+    """The interaction files that a folder has, for a message about a missing one."""
     there = sorted(path.name for path in folder.glob("*.inter"))
     if not there:
         return ""
@@ -117,7 +117,7 @@ def _other_interactions(folder: Path, name: str) -> str:
         for file in there
         if file.startswith(f"{name}.") and file != f"{name}.inter"
     ]
-    named = f" (other parts are named by benchmark_filename: [{', '.join(parts[:3])}])" if len(parts) >= 3 else ""
+    named = f" (name other parts with benchmark_filename: [{', '.join(parts[:3])}])" if len(parts) >= 3 else ""
     return f"; the folder has {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}{named}"
 
 
@@ -126,7 +126,7 @@ def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is no table of this layout.
+        UserError: it is not a table in this layout.
     """
     try:
         table = pd.read_csv(
@@ -134,7 +134,7 @@ def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
             sep=layout.separator,
             dtype=str,
             keep_default_na=False,
-            # between tabs titles carry bare quotation marks; commas stand in titles, so that these are quoted
+            # between tabs, titles may contain quotation marks; between commas, titles with commas are quoted
             quoting=csv.QUOTE_NONE if layout.separator == "\t" else csv.QUOTE_MINIMAL,
             encoding=layout.encoding,
             engine="c" if len(layout.separator) == 1 else "python",
@@ -143,7 +143,7 @@ def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
         raise undecodable(path, layout.encoding) from None
     except ValueError as error:
         what = what_it_is(path)
-        raise UserError(f"{path} is {what or f'no table of columns ({error})'}") from None
+        raise UserError(f"{path} is {what or f'not a table of columns ({error})'}") from None
     table.columns = [column.split(":")[0] for column in table.columns]
     return table
 

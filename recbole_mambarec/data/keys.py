@@ -1,4 +1,4 @@
-"""Configuration keys that say which files and columns of a dataset are read."""
+"""Configuration keys that decide which files and columns of a dataset are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _COLUMNS_OF_FILES = ("load_col", "unload_col", "unused_col")
 
 
 def check_data_keys(given: dict) -> None:
-    """Bring lists of names into the form that RecBole takes, in place, and refuse values that cannot be meant.
+    """Bring lists of names into the form that RecBole expects, in place, and refuse invalid values.
 
-    A command line gives ``[part1,part2,part3]`` as text, of which RecBole would take each letter for a name.
+    A command line gives ``[part1,part2,part3]`` as text, in which RecBole would take each letter for a name.
 
     Raises:
-        UserError: a key has a value of another kind.
+        UserError: a key has a value of another type.
     """
     for key in ("benchmark_filename", "additional_feat_suffix"):
         if key in given:

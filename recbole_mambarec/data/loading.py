@@ -1,7 +1,7 @@
 """RecBole's data loaders without their Python loops: the same batches, in a fraction of the time.
 
-Random numbers are drawn from the same generators in the same order, so that a seed gives the batches that RecBole's own
-loaders give.
+Random numbers are drawn from the same generators in the same order, so that a seed gives the same batches as with
+RecBole's own loaders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recbole_mambarec.compat.patching import wrap
 
 
 def install() -> None:
-    """Give the models of this package these loaders; a second call changes nothing."""
+    """Use these loaders for the models of this package; a second call changes nothing."""
     wrap(recbole_data, "get_dataloader", _faster_loader)
 
 
@@ -39,22 +39,22 @@ class PairLoader(TrainDataLoader):
         return super().__iter__() if self.num_workers else self._batches()
 
     def _batches(self) -> Iterator[Interaction]:
-        # torch's own iterator draws a seed for its workers first; the sampler draws once more where it is exhausted
+        # torch's own iterator draws a seed for its workers first; the sampler draws once more when it is exhausted
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         order = np.fromiter(self.sampler, dtype=np.int64)
         for start in range(0, len(order), self.step):
             yield self.collate_fn(order[start : start + self.step])
 
     def collate_fn(self, index) -> Interaction:
-        """The batch of the interactions ``index``."""
+        """The batch of the interactions at the positions ``index``."""
         rows = torch.as_tensor(index)
-        known = self._dataset.inter_feat.interaction
-        pairs = Interaction({name: values[rows] for name, values in known.items()})
+        columns = self._dataset.inter_feat.interaction
+        pairs = Interaction({name: values[rows] for name, values in columns.items()})
         return self._neg_sampling(self.transform(self._dataset, self._dataset.join(pairs)))
 
     @functools.cached_property
     def _used(self) -> np.ndarray:
-        """Codes ``user * n_items + item`` of what may not be drawn for a user, sorted, and a last one beyond all."""
+        """Codes ``user * n_items + item`` of the items not to be drawn for a user, sorted; then a larger number."""
         items = self._sampler.used_ids
         sizes = np.fromiter(map(len, items), dtype=np.int64, count=len(items))
         codes = np.repeat(np.arange(len(items)), sizes) * self._dataset.item_num
@@ -70,7 +70,7 @@ class PairLoader(TrainDataLoader):
         return self.sampling_func(inter_feat, torch.from_numpy(self.draw_negatives(users)))
 
     def draw_negatives(self, users: np.ndarray) -> np.ndarray:
-        """For each of ``users`` an item that they have not met, int64, drawn as RecBole's sampler does."""
+        """For each of ``users`` an item without an interaction, int64, drawn as by RecBole's sampler."""
         items = np.zeros(len(users), dtype=np.int64)
         left = np.arange(len(users))
         while len(left):
@@ -81,7 +81,7 @@ class PairLoader(TrainDataLoader):
 
 
 class RankingLoader(FullSortEvalDataLoader):
-    """Users with the items to leave out of their ranking and those to find."""
+    """Users, with the items that are masked in their ranking and the items to be found."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -89,26 +89,26 @@ class RankingLoader(FullSortEvalDataLoader):
         self.uid2history_item = ItemsOfUsers(self.uid2history_item)
 
     def _set_user_property(self, uid, used_item: set, positive_item: set) -> None:
-        """Called by RecBole for each user while it is built."""
+        """Called by RecBole for each user while the loader is built."""
         if uid is None:
             return
         history = used_item - positive_item
         self.uid2items_num[uid] = len(positive_item)
-        for kept, items in ((self.uid2positive_item, positive_item), (self.uid2history_item, history)):
-            kept[uid] = np.fromiter(items, dtype=np.int32, count=len(items))
+        for arrays, items in ((self.uid2positive_item, positive_item), (self.uid2history_item, history)):
+            arrays[uid] = np.fromiter(items, dtype=np.int32, count=len(items))
 
     def collate_fn(self, index) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
-        """The users ``index``; rows count within the batch."""
+        """The users at the positions ``index``; rows are numbered within the batch."""
         users = self.user_df[np.asarray(index)]
         ids = users[self.uid_field].numpy()
         return users, self.uid2history_item.pairs(ids), *self.uid2positive_item.pairs(ids)
 
 
 class ItemsOfUsers:
-    """Items by user id, indexed as RecBole's array of int64 tensors (by one id or many), in a fifth of its memory.
+    """Items by user id, indexed like RecBole's array of int64 tensors (by one id or many), in a fifth of the memory.
 
     Args:
-        arrays: int32 array of the items of each user id, None for users without, shape (users,), dtype object.
+        arrays: (users,) of dtype object: an int32 array of each user's items, None for users without any.
     """
 
     def __init__(self, arrays: np.ndarray) -> None:
@@ -125,7 +125,7 @@ class ItemsOfUsers:
         self.arrays[user] = items.numpy().astype(np.int32)
 
     def pairs(self, users: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(row, item) of every item of ``users``; rows count from 0."""
+        """(rows, items) of all items of ``users``; row k belongs to the k-th of them."""
         items = self.arrays[users]
         rows = np.repeat(np.arange(len(items)), [len(array) for array in items])
         return torch.from_numpy(rows), _tensor(np.concatenate(items))
@@ -139,12 +139,12 @@ _FASTER = {TrainDataLoader: PairLoader, FullSortEvalDataLoader: RankingLoader}
 
 
 def to_device(batch, device: torch.device):
-    """A batch (tensors in tuples and ``Interaction``) on ``device``, without waiting for what the device still does."""
+    """A batch (tensors, ``Interaction`` or tuples of them) on ``device``, without waiting for its pending work."""
     if device.type != "cuda":
         return batch.to(device) if isinstance(batch, Interaction) else batch
     if isinstance(batch, Interaction):
         return Interaction({name: to_device(values, device) for name, values in batch.interaction.items()})
     if isinstance(batch, Tensor):
-        # only from pinned memory does the copy run beside the computation
+        # the copy overlaps with computation only from pinned memory
         return batch.pin_memory().to(device, non_blocking=True)
     return tuple(to_device(part, device) for part in batch)

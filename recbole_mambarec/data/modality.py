@@ -24,8 +24,8 @@ class ItemFeatures:
 
     Attributes:
         name: modality name, e.g. ``image``.
-        matrix: float32, shape ``(n_items, dim)``; rows of items that lack the modality hold the mean of the others. It
-            is an array whose row 0 (the padding item) is zero, or :class:`ItemRows`, where row 0 means nothing.
+        matrix: float32, shape ``(n_items, dim)``; items that lack the modality have the mean of the other rows. It is
+            an array whose row 0 (the padding item) is zero, or :class:`ItemRows`, whose row 0 has no meaning.
         present: bool, shape ``(n_items,)``; False for the padding item and for items that lack the modality.
     """
 
@@ -45,20 +45,20 @@ class ItemFeatures:
 
     @property
     def missing_share(self) -> float:
-        """Share of the real items (padding aside) that lack the modality, 0..1."""
+        """Share of the items (without the padding item) that lack the modality, 0..1."""
         return 1.0 - float(self.present[1:].mean()) if len(self.present) > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Modality:
-    """Feature rows as they lie on disk, with the item token of each row.
+    """Feature rows as they are on disk, with the item token of each row.
 
     Attributes:
         name: modality name.
-        matrix: float16, float32 or float64, shape ``(rows, dim)``, usually memory-mapped. A row that is all NaN says
-            that the item lacks the modality.
+        matrix: float16, float32 or float64, shape ``(rows, dim)``, usually memory-mapped. A row of NaN means that
+            the item lacks the modality.
         ids: item tokens, shape ``(rows,)``; ``ids[k]`` belongs to ``matrix[k]``.
-        source: what to call the array in messages.
+        source: the name of the array in messages.
     """
 
     name: str
@@ -85,36 +85,35 @@ class Modality:
         """Memory-map ``path`` (.npy) as modality ``name``.
 
         Raises:
-            UserError: the file is missing, truncated, no array of floats (the message says what it is where that is
-                known), or its rows do not match ``ids``.
+            UserError: the file is missing or truncated, is not an array of floats (the message says what it is, if that
+                is known), or its rows do not match ``ids``.
         """
         path = Path(path)
         try:
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError, OverflowError) as error:
-            # numpy reports a cut or garbled header in all these ways
+            # numpy reports a truncated or damaged header in all these ways
             what = what_it_is(path)
             if isinstance(error, FileNotFoundError):
                 also = f", only {what}" if what else ""
                 raise UserError(f"features of modality '{name}' not found: there is no file {path}{also}") from None
-            # of what is no array numpy says that it could be unpickled
+            # numpy suggests unpickling whatever is not an array
             reason = f" ({error})" if "pickle" not in str(error) else ""
-            what = what or f"truncated or of another format{reason}, write it again with numpy.save"
-            raise UserError(f"{path} is no readable .npy array: it is {what}") from None
+            what = what or f"truncated or in another format{reason}: write it again with numpy.save"
+            raise UserError(f"{path} is not a readable .npy array: it is {what}") from None
         if not isinstance(matrix, np.ndarray):
             # numpy opens archives of arrays under any name
-            raise UserError(f"{path} is no readable .npy array: it is {what_it_is(path)}")
+            raise UserError(f"{path} is not a readable .npy array: it is {what_it_is(path)}")
         return cls(name, matrix, ids, source=str(path))
 
     def align(self, token_to_id: dict[str, int], n_items: int, memory: float = math.inf) -> ItemFeatures:
-        """Gather the rows by token into RecBole's internal order. The only place where row order matters.
+        """Gather the rows by token into RecBole's internal order; the order of rows matters nowhere else.
 
         Args:
-            token_to_id: item token -> internal id (0 is the padding item); tokens that RecBole filtered away are
-                simply not in it.
-            n_items: number of internal ids, padding included.
-            memory: bytes; a matrix larger than this as float32 is checked but not gathered: its rows stay where they
-                are (:class:`ItemRows`).
+            token_to_id: item token -> internal id (0 is the padding item), without tokens that RecBole filtered out.
+            n_items: number of internal ids, including the padding item.
+            memory: bytes; if a matrix takes more as float32, it is checked but not gathered, and its rows stay on disk
+                (:class:`ItemRows`).
 
         Raises:
             UserError: an internal item has no row here, a row is partly NaN or infinite, or under 1 % of the items have
@@ -132,7 +131,7 @@ class Modality:
             raise UserError(
                 mismatch(used, set(self.ids), "item", "the interactions", f"the .item file of {where}")
                 or f"{len(without)} items of the interactions have no row in {where}, e.g. '{without[0]}': add a line "
-                "to the .item file and a row to each array (a row of NaN where the modality is missing)"
+                "to the .item file and a row to each array (a row of NaN if the modality is missing)"
             )
 
         gathers = n_items * self.matrix.shape[1] * 4 <= memory
@@ -150,7 +149,7 @@ class Modality:
                 row = int(rows[start + int(np.argmax(broken))])
                 raise UserError(
                     f"{where} has NaN or infinite values in row {row} (item '{self.ids[row]}'): only a whole row of "
-                    "NaN has a meaning (the item lacks the modality)"
+                    "NaN is allowed (it means that the item lacks the modality)"
                 )
             if gathers:
                 matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
@@ -160,7 +159,7 @@ class Modality:
             few = f"features for only {present.sum()} of the {n_items - 1} items, the other rows are NaN"
             holds = few if present.any() else "no feature for any item"
             raise UserError(
-                f"{where} holds {holds}: check that it was made for this data set, or leave "
+                f"{where} holds {holds}: check that it was made for this dataset, or leave "
                 f"'{self.name}' out of modalities"
             )
         mean = (total / max(present.sum(), 1)).astype(np.float32)

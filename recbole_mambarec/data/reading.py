@@ -1,4 +1,4 @@
-"""RecBole's reading of atomic files, for all its datasets: byte order marks, encodings, and files that do not fit."""
+"""How RecBole's datasets read atomic files: byte order marks, encodings, and files that do not fit each other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from recbole_mambarec.data.folder import interaction_files
 from recbole_mambarec.errors import UserError, one_line
 from recbole_mambarec_common.ids import LEAST_SHARE, mismatch, respelled
 
-# tables without which their datasets cannot be built; RecBole names that of a link by its suffix
+# tables without which a dataset cannot be built; RecBole names the one of a link by its suffix
 _NEEDED = (FeatureSource.INTERACTION, FeatureSource.KG, "link")
-# which ids a table must bring
+# the ids that a table must have
 _IDS = {
     FeatureSource.INTERACTION: ("uid_field", "iid_field"),
     FeatureSource.USER: ("uid_field",),
@@ -28,7 +28,7 @@ _IDS = {
 
 
 def install() -> None:
-    """Put our steps around RecBole's; a second call changes nothing."""
+    """Wrap RecBole's steps in ours; a second call changes nothing."""
     wrap(Dataset, "_load_feat", _read_as_written)
     wrap(Dataset, "_load_data", _check_tables)
     wrap(KnowledgeBasedDataset, "_load_kg", _check_graph)
@@ -36,7 +36,7 @@ def install() -> None:
 
 
 class _ReadAs:
-    """A configuration in which the keys that say how atomic files are written have the values that our readers use."""
+    """A configuration whose keys for the layout of atomic files have the values that our readers use."""
 
     def __init__(self, config, layout: Layout) -> None:
         self._config = config
@@ -53,16 +53,16 @@ class _ReadAs:
 
 
 def _read_as_written(original: Callable, self, filepath, source):
-    """Read UTF-8 with or without a byte order mark, and say in a sentence which file is not as it should be.
+    """Read UTF-8 with or without a byte order mark, and report a faulty file in one sentence.
 
-    RecBole takes the three bytes of a mark for a part of the first column's name, so that this column is not found: a
-    ``.item`` file is left aside without a word, an ``.inter`` file is an error about columns. It opens the file once in
-    the encoding of the locale and once in UTF-8. Of a first line without an end it cuts the last letter.
+    RecBole takes the three bytes of a mark as part of the first column's name and does not find that column: it ignores
+    a ``.item`` file silently, and an ``.inter`` file fails with an error about columns. It opens a file once in the
+    encoding of the locale and once in UTF-8, and cuts off the last letter of a first line without a line end.
     """
     path, config = Path(filepath), self.config
     wanted = _columns_to_load(config, source)
     if wanted == []:
-        table = original(self, filepath, source)  # which does not look at the file
+        table = original(self, filepath, source)  # which does not read the file
     else:
         layout = Layout.of(config)
         header, first = first_lines(path, layout)
@@ -71,24 +71,24 @@ def _read_as_written(original: Callable, self, filepath, source):
         if unknown:
             self.logger.warning(f"load_col names the column '{unknown[0]}', which {path} does not have")
         if not first and path.stat().st_size < 1 << 16 and not path.read_bytes().endswith((b"\n", b"\r", b"\0")):
-            raise UserError(f"{path} has nothing but a first line without an end: add the rows")
+            raise UserError(f"{path} has nothing but a first line without a line end: add the rows")
         table = _in_layout(original, self, path, source, layout)
         if table is not None:
             _check_joined_lines(self, path, len(table), layout)
     if table is None and source in _NEEDED:
-        raise UserError(f"load_col and unload_col leave no column of {path}: let them load its ids")
+        raise UserError(f"load_col and unload_col leave no column of {path}: load its ids")
     needed = [getattr(self, field) for field in _IDS.get(source, ())]
     lacking = [field for field in needed if table is not None and field is not None and field not in table]
     if lacking:
         raise UserError(
-            f"{path} is read without a column '{lacking[0]}': name the columns of the ids by USER_ID_FIELD and "
-            "ITEM_ID_FIELD, and let load_col load them"
+            f"{path} is read without a column '{lacking[0]}': name the id columns with USER_ID_FIELD and "
+            "ITEM_ID_FIELD, and load them with load_col"
         )
     return table
 
 
 def _columns_to_load(config, source) -> list[str] | None:
-    """The columns that ``load_col`` names of a file; None for all."""
+    """The columns of a file that ``load_col`` names; None for all."""
     load_col = config["load_col"]
     if load_col is None:
         return None
@@ -97,7 +97,7 @@ def _columns_to_load(config, source) -> list[str] | None:
 
 
 def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
-    """RecBole's reading of a file, written as ``layout`` says."""
+    """Let RecBole read a file that is written in ``layout``."""
     config = self.config
     self.config = _ReadAs(config, layout)
     try:
@@ -108,7 +108,7 @@ def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
         if source != "link":
             raise
         raise UserError(
-            f"{path} has a column {error}, which is no id: name its columns by ITEM_ID_FIELD and ENTITY_ID_FIELD"
+            f"{path} has a column {error}, which is not an id: name its columns with ITEM_ID_FIELD and ENTITY_ID_FIELD"
         ) from error
     except ParserError as error:
         raise UserError(
@@ -116,17 +116,17 @@ def _in_layout(original: Callable, self, path: Path, source, layout: Layout):
             "marks and check that every line has as many columns as the first"
         ) from error
     except ValueError as error:
-        # a column declared as a number holds something else, load_col against unload_col, ...
+        # a column that is declared as a number holds something else, load_col contradicts unload_col, ...
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     finally:
         self.config = config
 
 
 def _check_joined_lines(self, path: Path, rows: int, layout: Layout) -> None:
-    """Say when RecBole takes a bare quotation mark for the start of a text that ends some lines further down.
+    """Report when RecBole takes a quotation mark for the start of a text that ends some lines further down.
 
-    The users or items of these lines are lost, and then their interactions. In a prepared dataset, whose files hold a
-    row per line, that is an error.
+    The users or items of these lines are lost, and so are their interactions. In a prepared dataset, whose files have
+    one row per line, that is an error.
     """
     with open(path, "rb") as stream:
         if not any(b'"' in block for block in iter(lambda: stream.read(1 << 20), b"")):
@@ -135,10 +135,10 @@ def _check_joined_lines(self, path: Path, rows: int, layout: Layout) -> None:
         lines = sum(1 for line in stream if line.strip(" \r\n")) - 1
     if rows >= lines:
         return
-    said = f"RecBole reads only {rows} of the {lines} rows of {path}, whose lines are joined between quotation marks"
+    message = f"RecBole reads only {rows} of the {lines} rows of {path}, whose lines are joined between quotation marks"
     if getattr(self.config, "checked_by_recbole_mambarec", False):
-        raise UserError(f"{said}: remove quotation marks from the file")
-    self.logger.warning(f"{said}: if these are no texts of several lines, remove quotation marks from the file")
+        raise UserError(f"{message}: remove quotation marks from the file")
+    self.logger.warning(f"{message}: unless these are texts of several lines, remove quotation marks from the file")
 
 
 @contextmanager
@@ -153,15 +153,15 @@ def _in_one_sentence(name: str) -> Iterator[None]:
 
 
 def _check_tables(original: Callable, self, token, dataset_path) -> None:
-    """Refuse tables that are not there, that lack their ids, or whose ids are not those of the interactions.
+    """Refuse tables that are missing, that lack their ids, or whose ids differ from those of the interactions.
 
-    RecBole joins the features of users and items to the interactions by their ids. Where one table writes them
-    differently (``26.0`` and ``26``), its rows are users or items of their own, and the interactions are dropped as
-    those of unknown ones, without a word.
+    RecBole joins the features of users and items to the interactions by their ids. If one table writes them differently
+    (``26.0`` and ``26``), its rows count as other users or items, and the interactions are dropped silently because
+    their users or items are unknown.
     """
     folder = Path(dataset_path)
     with _in_one_sentence(token):
-        if folder.is_dir():  # else RecBole downloads it
+        if folder.is_dir():  # otherwise RecBole downloads it
             interaction_files(folder, token, self.benchmark_filename_list)
         original(self, token, dataset_path)
     ids = [field for field in (self.uid_field, self.iid_field) if field is not None]
@@ -170,8 +170,8 @@ def _check_tables(original: Callable, self, token, dataset_path) -> None:
     wrong = [field for field in ids if self.field2type[field] != FeatureType.TOKEN]
     if wrong:
         raise UserError(
-            f"column '{wrong[0]}' of dataset '{token}' is of type {self.field2type[wrong[0]].value}: ids are tokens, "
-            f"write it as {wrong[0]}:token in the first line of each file"
+            f"column '{wrong[0]}' of dataset '{token}' is of type {self.field2type[wrong[0]].value}, but ids are "
+            f"tokens: write it as {wrong[0]}:token in the first line of each file"
         )
     tables = (("user", self.uid_field, self.user_feat), ("item", self.iid_field, self.item_feat))
     for kind, field, table in tables:
@@ -184,7 +184,7 @@ def _check_tables(original: Callable, self, token, dataset_path) -> None:
 
 
 def _check_ids(used, listed, kind: str, using: str, listing: str) -> None:
-    """Refuse a table that knows under 1 % of the ids that are used, or writes 1 % of them or more differently."""
+    """Refuse a table that lists under 1 % of the ids that are used, or writes 1 % or more of them differently."""
     used, listed = used.dropna().unique(), set(listed)
     unknown = sum(token not in listed for token in used)
     if unknown and unknown >= LEAST_SHARE * len(used):
@@ -194,26 +194,26 @@ def _check_ids(used, listed, kind: str, using: str, listing: str) -> None:
 
 
 def _check_parts(self, field: str, kind: str) -> None:
-    """Refuse parts of a split that write their ids in another way than the first, by which nothing can be learned."""
+    """Refuse parts of a split that write their ids differently from the first, so that nothing learnt would apply."""
     names, ends = self.benchmark_filename_list, np.cumsum(self.file_size_list)
     slices = zip([0, *ends], ends)
-    first, *others = (self.inter_feat[field].iloc[start:end].dropna().unique() for start, end in slices)
-    known = set(first)
-    for name, used in zip(names[1:], others):
-        # that a part has users or items of its own is fine: cold start
-        few = sum(token in known for token in used) < LEAST_SHARE * len(used)
-        if few and respelled(used, known):
-            raise UserError(mismatch(used, known, kind, f"the part '{name}'", f"the part '{names[0]}'"))
+    first, *later = (self.inter_feat[field].iloc[start:end].dropna().unique() for start, end in slices)
+    ids_of_first = set(first)
+    for name, used in zip(names[1:], later):
+        # a part may have users or items of its own, for cold start
+        few = sum(token in ids_of_first for token in used) < LEAST_SHARE * len(used)
+        if few and respelled(used, ids_of_first):
+            raise UserError(mismatch(used, ids_of_first, kind, f"the part '{name}'", f"the part '{names[0]}'"))
 
 
 def _check_graph(original: Callable, self, token, dataset_path):
-    """Say in one sentence what a table of a knowledge graph lacks."""
+    """Report in one sentence what a table of a knowledge graph lacks."""
     with _in_one_sentence(token):
         return original(self, token, dataset_path)
 
 
 def _check_link(original: Callable, self, token, dataset_path):
-    """Refuse a link to a knowledge graph that knows none of the items: RecBole would drop all interactions."""
+    """Refuse a link to a knowledge graph that lists none of the items: RecBole would drop all interactions."""
     with _in_one_sentence(token):
         links = original(self, token, dataset_path)
     path = str(Path(dataset_path) / f"{token}.link")

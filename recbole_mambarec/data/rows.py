@@ -1,7 +1,7 @@
 """Feature matrices that stay on disk and are read row by row, block by block, as float32.
 
-They answer to what the rest of the package asks of a feature matrix: ``shape``, ``len``, rows by slice or by index
-array. An ordinary array answers to the same, so code that goes through a matrix in :func:`blocks` serves both.
+They have the part of an array's interface that this package needs of a feature matrix: ``shape``, ``len``, rows by
+slice or by index array. Code that goes through a matrix in :func:`blocks` therefore works with both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-# values of a block: small enough that allocating it again costs nothing and that it stays in the cache of the CPU
+# values per block: small enough to be allocated at no cost and to stay in the cache of the CPU
 BLOCK_VALUES = 1 << 20
 
 
@@ -20,8 +20,8 @@ class ItemRows:
 
     Args:
         source: float16, float32 or float64, ``(rows, dim)``, memory-mapped.
-        order: int64, ``(n,)``: row of ``source`` for each of ours; -1 where there is none.
-        fill: float32, ``(dim,)``: what stands for a row that does not exist.
+        order: int64, ``(n,)``: the row of ``source`` for each row; -1 if there is none.
+        fill: float32, ``(dim,)``: the row in place of those that do not exist.
     """
 
     def __init__(self, source: np.ndarray, order: np.ndarray, fill: np.ndarray) -> None:
@@ -42,7 +42,7 @@ class ItemRows:
         return rows
 
     def __deepcopy__(self, memo) -> ItemRows:
-        # nothing here changes; a copy of a model must not read the file into memory
+        # this object never changes, and copying a model must not read the file into memory
         return self
 
     def after(self, start: int) -> ItemRows:
@@ -51,7 +51,7 @@ class ItemRows:
 
 
 class SideBySide:
-    """Matrices with the same rows next to each other, joined when a row is read."""
+    """The columns of several matrices side by side, joined when a row is read."""
 
     def __init__(self, parts: Sequence[np.ndarray | ItemRows]) -> None:
         self._parts = parts
@@ -69,12 +69,12 @@ Rows = np.ndarray | ItemRows | SideBySide
 
 
 def side_by_side(parts: Sequence[Rows]) -> Rows:
-    """One matrix of all columns; in memory where all parts are."""
+    """One matrix with all columns; in memory if all parts are."""
     return np.concatenate(parts, axis=1) if all(isinstance(p, np.ndarray) for p in parts) else SideBySide(parts)
 
 
 def blocks(matrix: Rows, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, np.ndarray]]:
-    """(place, rows) from the first row to the last, ``values`` numbers at a time or one row."""
+    """(slice, rows) from the first row to the last, about ``values`` numbers at a time but at least one row."""
     n_rows, dim = matrix.shape
     step = max(1, values // max(dim, 1))
     for start in range(0, n_rows, step):

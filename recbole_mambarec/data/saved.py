@@ -1,8 +1,8 @@
-"""What RecBole's datasets hold, as tensors and plain values: files of it run no code when they are read.
+"""The contents of RecBole's datasets as tensors and plain values, in files that run no code when they are read.
 
-RecBole pickles its datasets, and whoever loads a pickle runs whatever is in it. :func:`pack` turns the contents of a
+RecBole pickles its datasets, and loading a pickle runs whatever code is in it. :func:`pack` turns the contents of a
 dataset into nested lists of tensors and plain values, :func:`unpack` turns them back, and :func:`write` and
-:func:`read` keep them in a file as torch keeps weights.
+:func:`read` store them in a file, as torch does with weights.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from torch import Tensor
 from recbole_mambarec_common.files import atomic_file
 
 FORMAT = "recbole_mambarec.data/1"
-# under RecBole's load_data_and_model, torch.load is another one
+# RecBole's load_data_and_model replaces torch.load
 _load = torch.load
 _PLAIN = (bool, int, float, str, Tensor)
 _SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _MAPPINGS = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
 _FACTORIES = {"int": int, "float": float, "str": str, "list": list, "dict": dict, "set": set}
-# classes of these packages are made again from their attributes, without a call of their own
+# instances of classes in these packages are restored from their attributes, without a call
 _CLASSES_OF = ("recbole.data.", "recbole.sampler.", "recbole_mambarec.data.")
 
 
-class Unkeepable(ValueError):
-    """Something that has no form of tensors and plain values; the message is its type."""
+class NotPackable(ValueError):
+    """A value that cannot be expressed as tensors and plain values; the message is its type."""
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -45,10 +45,10 @@ class Unkeepable(ValueError):
 
 
 def pack(value: object) -> object:
-    """``value`` as nested lists of tensors and plain values; a list names the kind of its contents first.
+    """``value`` as nested lists of tensors and plain values; the first entry of a list names the kind of its contents.
 
     Raises:
-        Unkeepable: part of it is of a kind that datasets of RecBole do not hold.
+        NotPackable: part of it is of a type that RecBole's datasets do not hold.
     """
     kind = type(value)
     if value is None or kind in _PLAIN:
@@ -72,21 +72,21 @@ def pack(value: object) -> object:
         return ["config"]
     if isinstance(value, logging.Logger):
         return ["logger"]
-    known = f"{kind.__module__}.".startswith(_CLASSES_OF) and "." not in kind.__qualname__
-    # a sampler has the dataset whose contents these are
-    if known and not any(isinstance(held, torch.utils.data.Dataset) for held in (value, *vars(value).values())):
+    allowed = f"{kind.__module__}.".startswith(_CLASSES_OF) and "." not in kind.__qualname__
+    # a sampler refers to the dataset that is being packed
+    if allowed and not any(isinstance(held, torch.utils.data.Dataset) for held in (value, *vars(value).values())):
         return ["object", kind.__module__, kind.__qualname__, pack(vars(value))]
-    raise Unkeepable(kind.__qualname__)
+    raise NotPackable(kind.__qualname__)
 
 
 def unpack(packed: object, config: Config) -> object:
-    """What :func:`pack` was given.
+    """The value that :func:`pack` was given.
 
     Args:
-        config: takes the place of every configuration.
+        config: replaces every configuration.
 
     Raises:
-        Exception: of any kind; the contents are not those that :func:`pack` makes.
+        Exception: of any type, if :func:`pack` did not make the contents.
     """
     if packed is None or type(packed) in _PLAIN:
         return packed
@@ -95,7 +95,7 @@ def unpack(packed: object, config: Config) -> object:
         return _SEQUENCES[kind](unpack(member, config) for member in rest[0])
     if kind in _MAPPINGS:
         made = _MAPPINGS[kind]()
-        for name, value in rest[0]:  # one by one, because a counter would count pairs
+        for name, value in rest[0]:  # one by one, because a Counter would count the pairs
             made[unpack(name, config)] = unpack(value, config)
         return made
     if kind == "default":
@@ -123,10 +123,10 @@ def _pack_mapping(value: dict) -> list:
     if type(value) is defaultdict:
         factories = [name for name, factory in _FACTORIES.items() if factory is value.default_factory]
         if value.default_factory is not None and not factories:
-            raise Unkeepable("defaultdict")
+            raise NotPackable("defaultdict")
         return ["default", factories[0] if factories else None, pack(dict(value))]
     if type(value) is dict and value and all(type(k) is str and type(v) is int for k, v in value.items()):
-        # the number of every token of a catalogue
+        # such as the number of every token of a catalogue
         try:
             numbers = np.fromiter(value.values(), dtype=np.int64, count=len(value))
             return ["numbered", _pack_array(np.array(list(value), dtype=object)), _pack_array(numbers)]
@@ -135,14 +135,14 @@ def _pack_mapping(value: dict) -> list:
     for name, mapping in _MAPPINGS.items():
         if type(value) is mapping:
             return [name, [[pack(key), pack(entry)] for key, entry in value.items()]]
-    raise Unkeepable(type(value).__qualname__)
+    raise NotPackable(type(value).__qualname__)
 
 
 def _pack_array(array: np.ndarray) -> list:
     if not array.dtype.hasobject:
         if array.dtype.names:
-            raise Unkeepable(f"array of {array.dtype}")
-        # as bytes, because torch lacks some of numpy's types
+            raise NotPackable(f"array of {array.dtype}")
+        # as bytes, because torch lacks some of numpy's dtypes
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
         return ["array", array.dtype.str, list(array.shape), torch.from_numpy(content.copy())]
     members, shape = array.ravel().tolist(), list(array.shape)
@@ -176,7 +176,7 @@ def _unpack_array(packed: list, config: Config) -> np.ndarray:
             starts = [0, *ends[:-1].tolist()]
             members = [content[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends.tolist())]
         elif kind == "ragged":
-            # each with memory of its own, as they were
+            # each with its own memory, as before
             members = [part.copy() for part in np.split(values, ends[:-1])]
         else:
             raise ValueError(f"unknown kind {kind!r}")
@@ -195,7 +195,7 @@ def _pack_column(column: pd.Series) -> list:
 def _unpack_column(packed: list, config: Config) -> pd.Series:
     if packed[0] == "plain":
         values = _unpack_array(packed[1], config)
-        return pd.Series(values, dtype=values.dtype)  # named, as pandas takes objects for text where they look like it
+        return pd.Series(values, dtype=values.dtype)
     return pd.Series(_unpack_array(packed[2], config), dtype=packed[1])
 
 
@@ -203,7 +203,7 @@ def _pack_index(index: pd.Index) -> list:
     if isinstance(index, pd.RangeIndex):
         return ["range", index.start, index.stop, index.step]
     if not isinstance(index.dtype, np.dtype):
-        raise Unkeepable(f"index of {index.dtype}")
+        raise NotPackable(f"index of {index.dtype}")
     return ["values", _pack_array(index.to_numpy())]
 
 
@@ -216,14 +216,14 @@ def _unpack_object(module: str, name: str, state: object, config: Config) -> obj
         raise ValueError(f"{module} is not read")
     kind = getattr(importlib.import_module(module), name)
     if not isinstance(kind, type) or kind.__module__ != module:
-        raise ValueError(f"{module}.{name} is no class of that module")
+        raise ValueError(f"{module}.{name} is not a class of that module")
     made = object.__new__(kind)
     vars(made).update(unpack(state, config))
     return made
 
 
 def digest(packed: object) -> str:
-    """Fingerprint (hexadecimal) of packed values; equal contents have equal ones."""
+    """Fingerprint (hexadecimal) of packed values, the same for equal contents."""
     found = hashlib.blake2b(digest_size=20)
     left = [packed]
     while left:
@@ -246,13 +246,13 @@ def digest(packed: object) -> str:
 
 
 def write(path: str | os.PathLike, contents: Mapping[str, object]) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values, completely or not at all."""
     with atomic_file(path) as temporary:
         torch.save({"format": FORMAT, **contents}, temporary)
 
 
 def read(path: str | os.PathLike) -> dict:
-    """What :func:`write` wrote; nothing that is in the file is run.
+    """What :func:`write` wrote; nothing in the file is run.
 
     Raises:
         ValueError: the file is damaged or of another kind.
@@ -261,9 +261,9 @@ def read(path: str | os.PathLike) -> dict:
     with open(path, "rb") as stream:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch doubts the pickles that it is given
+                warnings.simplefilter("ignore", UserWarning)  # torch warns about the pickles that it is given
                 contents = _load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen types for damaged or foreign files
+        except Exception as error:  # torch raises half a dozen types of exceptions for damaged and other files
             raise ValueError("it is damaged, or a pickle, which may run code and is never read") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise ValueError(f"it is of another kind than '{FORMAT}'")

@@ -1,7 +1,7 @@
-"""Is what is tested on left out of training? And do filters of the configuration have an effect?
+"""Are test interactions left out of training, and do the filters of the configuration have an effect?
 
-RecBole splits rows, so that of an interaction that the file repeats one row may be trained on and the other tested on;
-and it leaves a split that comes in files as it is, whatever the configuration says about filters.
+RecBole splits rows, so if a file repeats an interaction, one row may be used for training and the other for testing.
+And it leaves a split that comes in files as it is, whatever filters the configuration has.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from recbole.data.dataset import Dataset
 from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.errors import UserError
 
-# pairs that may stand in two splits before the split is taken for a mistake (as in dataset_prep)
+# share of pairs in two splits beyond which the split is considered wrong (as in dataset_prep)
 _REPEATED_SHARE = 0.01
 _PARTS = ("training", "validation", "test")
 _FILTERS = (
     *("rm_dup_inter", "val_interval", "user_inter_num_interval", "item_inter_num_interval"),
     *("entity_kg_num_interval", "relation_kg_num_interval"),
 )
-# intervals of counts that leave nothing out, without blanks
+# intervals of counts that exclude nothing, without blanks
 _EVERYTHING = {f"{low},inf{end}" for low in ("[0", "(0", "[1", "[0.0", "(0.0", "[1.0") for end in ")]"}
 
 
@@ -33,18 +33,18 @@ def install() -> None:
 
 
 def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]], advice: str) -> None:
-    """Refuse a split that tests on what it trains on; a few such pairs are only said.
+    """Refuse a split that tests on what it trains on; a few such pairs are only warned about.
 
-    Nothing is looked for under ``repeatable: True`` (RecBole's setting for sequential models), where an item may follow
-    that the user has had already. In the mode ``labeled`` a pair may come with several labels: it is only said.
+    Under ``repeatable: True`` (RecBole's setting for sequential models) nothing is checked, because an item may follow
+    that the user has had before. In the mode ``labeled``, where a pair may have several labels, it only warns.
 
     Args:
-        dataset: whose configuration counts.
-        parts: of training, validation and test the users and the items, two arrays of whole numbers from 0.
+        dataset: has the configuration.
+        parts: (users, items) of training, validation and test; arrays of whole numbers from 0.
         advice: what to do about it.
 
     Raises:
-        UserError: more than 1 % of the interactions stand in more than one split.
+        UserError: more than 1 % of the interactions are in more than one split.
     """
     if dataset.config["repeatable"]:
         return
@@ -55,30 +55,30 @@ def check_parts(dataset: Dataset, parts: Sequence[tuple[np.ndarray, np.ndarray]]
     for later in range(1, len(parts)):
         seen = np.zeros(len(distinct[later]), dtype=bool)
         for earlier in range(later):
-            again = _found(distinct[later], distinct[earlier])
-            seen |= again
-            if again.any():
-                places.append(f"{int(again.sum())} of {len(again)} in {_PARTS[later]} are in {_PARTS[earlier]}")
+            common = _is_in(distinct[later], distinct[earlier])
+            seen |= common
+            if common.any():
+                places.append(f"{int(common.sum())} of {len(common)} in {_PARTS[later]} are in {_PARTS[earlier]}")
         repeated += int(seen.sum())
     if not repeated:
         return
-    said = f"{repeated} of {total} interactions of '{dataset.dataset_name}' stand in more than one split"
-    said += f" (pairs of user and item: {', '.join(places)})"
+    message = f"{repeated} of {total} interactions of '{dataset.dataset_name}' are in more than one split"
+    message += f" (pairs of user and item: {', '.join(places)})"
     modes = dataset.config["eval_args"]["mode"]
     labeled = set(modes.values() if isinstance(modes, dict) else [modes]) == {"labeled"}
     if repeated > _REPEATED_SHARE * total and not labeled:
-        raise UserError(f"{said}: training and test must not share interactions, {advice}")
-    dataset.logger.warning(f"{said}: {advice}")
+        raise UserError(f"{message}: training and test must not share interactions, {advice}")
+    dataset.logger.warning(f"{message}: {advice}")
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """The distinct ``values``, sorted, in a fraction of the time of np.unique, which hashes them first."""
+    """The distinct ``values``, sorted; much faster than np.unique, which hashes them first."""
     values = np.sort(values)
     return values[np.diff(values, prepend=-1) > 0]
 
 
-def _found(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Mask of the ``values`` that are ``among`` others; both sorted (np.isin would sort them again)."""
+def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mask of the ``values`` that occur in ``among``; both are sorted (np.isin would sort them again)."""
     places = np.searchsorted(among, values)
     inside = places < len(among)
     inside[inside] = among[places[inside]] == values[inside]
@@ -99,7 +99,7 @@ def _check_files(original: Callable, self) -> None:
 
 
 def _check_built(original: Callable, self) -> list[Dataset]:
-    """Check a split that RecBole has made."""
+    """Check a split made by RecBole."""
     datasets = original(self)
     fields = self.uid_field, self.iid_field
     whole = self.benchmark_filename_list is None and len(datasets) == len(_PARTS)
@@ -115,11 +115,10 @@ def _check_built(original: Callable, self) -> list[Dataset]:
 
 
 def _refuse_filters(self) -> None:
-    """Refuse filters that the user has given and RecBole would not apply to a split that comes in files.
+    """Refuse filters that the user has set and that RecBole would not apply to a split that comes in files.
 
-    Applying them would change a split that others report numbers on, and it is open whether the counts of a k-core are
-    those of training or of everything. Values that filter nothing, and what no one but RecBole's own defaults or a
-    file of its own has set, pass.
+    Applying them would change a split that others report numbers on, and a k-core could be that of training or of all
+    interactions. Values that filter nothing are accepted, and so are RecBole's own defaults.
     """
     config = self.config
     given, defaults = config.external_config_dict, config.internal_config_dict
@@ -131,8 +130,8 @@ def _refuse_filters(self) -> None:
             continue
         raise UserError(
             f"{key}: {value} has no effect on '{self.dataset_name}', whose split comes in files "
-            f"({', '.join(map(str, self.benchmark_filename_list))}): leave it out, or filter before the data is split, "
-            "e.g. with python -m dataset_prep"
+            f"({', '.join(map(str, self.benchmark_filename_list))}): leave it out, or filter the data before "
+            "splitting, e.g. with python -m dataset_prep"
         )
     if config["filter_inter_by_user_or_item"] is True:
         for feat, field, file in ((self.user_feat, self.uid_field, "user"), (self.item_feat, self.iid_field, "item")):
@@ -141,6 +140,6 @@ def _refuse_filters(self) -> None:
             left = int((~self.inter_feat[field].isin(feat[field])).sum())
             if left:
                 self.logger.warning(
-                    f"{left} interactions of '{self.dataset_name}' are of a {file} that {self.dataset_name}.{file} "
-                    "does not list: they stay, as filter_inter_by_user_or_item has no effect on a split in files"
+                    f"{left} interactions of '{self.dataset_name}' have a {file} that {self.dataset_name}.{file} "
+                    "does not list: they are kept, as filter_inter_by_user_or_item has no effect on a split in files"
                 )

@@ -1,4 +1,4 @@
-"""Feature files that lie in a dataset's folder under a name or in a format that is not read."""
+"""Feature files in a dataset's folder whose name or format is not read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FORMATS = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".h5", ".hdf5", ".mat", ".b"),
     *(".npy.gz", ".npy.zip", ".npy.dvc"),
 )
-# words that are no part of a modality's name
+# words that are not part of a modality's name
 _NOISE = {"feat", "feats", "feature", "features", "emb", "embs", "embedding", "embeddings", "vec", "vectors", "final"}
 _MODALITIES = {"image", "images", "img", "visual", "text", "txt", "textual", "audio", "acoustic", "video", "title"}
-# entries of a folder that are looked at: one of an array per item has as many as items
+# number of entries of a folder that are examined: with an array per item there are as many as items
 _MOST = 10_000
 
 
 def stray_features(folder: Path, name: str) -> list[str]:
     """One sentence for each file that looks like features of the dataset ``name`` and is not read as such.
 
-    It names the file and what to call it. Arrays with the right name (``<name>.<modality>.npy``) are not mentioned.
+    The sentence says what to call it. Arrays with the right name (``<name>.<modality>.npy``) are not mentioned.
     """
     if not folder.is_dir():
         return []
@@ -43,7 +43,7 @@ def stray_features(folder: Path, name: str) -> list[str]:
 
 
 def modality_of(stem: str, name: str) -> str:
-    """The modality that a file name speaks of, without the dataset's name: ``image_feat`` -> ``image``."""
+    """The modality in a file name, without the name of the dataset: ``image_feat`` -> ``image``."""
     words = re.findall(r"[a-z]+", stem.lower().removeprefix(name.lower()))
     words = [word for word in words if word not in _NOISE]
     return next((word for word in words if word in _MODALITIES), words[-1] if words else "<modality>")
@@ -63,10 +63,10 @@ def _sentence(path: Path, name: str) -> str:
     if suffix == ".npy.dvc":
         return f"{path} is a DVC pointer: get the array with `dvc pull` and call it {target}"
     if suffix in (".npy.gz", ".npy.zip"):
-        return f"{path} is packed: unpack it and call it {target} if it has {row}"
+        return f"{path} is compressed: unpack it and call it {target} if it has {row}"
     if suffix == ".b":
         return (
             f"{path} looks like Amazon's image features: `python -m dataset_prep features {path.parent} "
             f"--modality image --image-features {path}` reads it for a dataset prepared with dataset_prep"
         )
-    return f"{path} is of a format that is not read: save its array with numpy.save as {target}, {row}"
+    return f"{path} has a format that is not read: save its array with numpy.save as {target}, {row}"

@@ -1,10 +1,10 @@
-"""Orders by time with the values of the file.
+"""Orders by time that use the exact values of the file.
 
-RecBole turns the frame of interactions into float32 tensors first and sorts them by time afterwards: at today's
-timestamps in seconds float32 has steps of 128. What stands in the file is read here before RecBole normalises it, fills
-it in or rounds it, and accompanies the interactions (:class:`TimedInteraction`), so that whatever sorts them by the
-time field (``order: TO``, splits by time, the sequences of sequential models, DiffRec) goes by it. The column that
-models see stays as RecBole makes it.
+RecBole turns the interactions into float32 tensors first and sorts them by time afterwards, but float32 has steps of
+128 at today's timestamps in seconds. Here the values of the file are read before RecBole normalises, fills in or rounds
+them, and they accompany the interactions (:class:`TimedInteraction`), so that everything that sorts by the time field
+(``order: TO``, splits by time, the sequences of sequential models, DiffRec) uses them. The column that models see stays
+as RecBole makes it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.errors import UserError
 
-# up to here every whole number has a float64 of its own
+# up to here, float64 holds every whole number exactly
 _EXACT = 2**53
-# of the column that models see, while the time field holds the times of the file
+# the name of the column that models see, while the time field holds the times of the file
 _SHOWN = "shown time"
 
 
 def install() -> None:
-    """Put the steps below into RecBole's ``Dataset`` and ``Interaction``; a second call changes nothing."""
+    """Wrap RecBole's ``Dataset`` and ``Interaction`` in the steps below; a second call changes nothing."""
     wrap(Dataset, "_load_feat", _load_whole_times)
     wrap(Dataset, "_remove_duplication", _remove_duplication_in_order)
     wrap(Dataset, "_filter_by_field_value", _filter_by_exact_value)
@@ -46,8 +46,8 @@ class TimedInteraction(Interaction):
     Args:
         interaction: field -> tensor, as RecBole has them.
         field: name of the time field.
-        times: float64, shape ``(n,)``; orders the interactions, NaN where there is no time to go by.
-        fault: what to tell a user who asks for an order that the NaNs do not have.
+        times: float64, shape ``(n,)``, by which interactions are ordered; NaN if there is no usable time.
+        fault: the message for a user who asks for an order by time although some are NaN.
     """
 
     def __init__(self, interaction: dict[str, Tensor], field: str, times: Tensor, fault: str | None) -> None:
@@ -68,7 +68,7 @@ class TimedInteraction(Interaction):
         """RecBole's ``sort``, by the times of the file.
 
         Raises:
-            UserError: interactions without a time are to be sorted by it.
+            UserError: some of the interactions have no usable time.
         """
         if self.time_field not in ([by] if isinstance(by, str) else by) or self.time_field not in self:
             super().sort(by, ascending)
@@ -76,15 +76,17 @@ class TimedInteraction(Interaction):
         self.check_times()
         shown = self._exchange(self.times)
         try:
-            # what is shown takes the place of the times, and is sorted along
+            # the column that models see takes the place of the times, so that it is sorted, too
             self.times = shown
             super().sort(by, ascending)
         finally:
             self.times = self._exchange(self.times)
 
     def check_times(self) -> None:
-        """Raises:
-        UserError: some of the interactions have no time to sort them by.
+        """Refuse to order interactions without a time.
+
+        Raises:
+            UserError: some of the interactions have no usable time.
         """
         if bool(self.times.isnan().any()):
             raise UserError(self.fault)
@@ -98,27 +100,27 @@ class TimedInteraction(Interaction):
         columns = self.interaction | {_SHOWN: self.interaction[self.time_field], self.time_field: self.times}
         return Interaction(columns)
 
-    def again(self, plain: Interaction) -> TimedInteraction:
-        """What :meth:`plain` was made from, for some of its rows."""
+    def from_plain(self, plain: Interaction) -> TimedInteraction:
+        """The inverse of :meth:`plain`, for some of its rows."""
         columns = dict(plain.interaction)
         shown = columns.pop(_SHOWN)
         if self.time_field not in columns:
-            # the key `unused_col` has removed it in the meantime
+            # the key `unused_col` has removed it meanwhile
             return TimedInteraction(columns, self.time_field, shown, self.fault)
         times, columns[self.time_field] = columns[self.time_field], shown
         return TimedInteraction(columns, self.time_field, times, self.fault)
 
 
 def times_of(column: pd.Series, name: str) -> tuple[np.ndarray, str | None]:
-    """Numbers that order rows as the values of a column do.
+    """Numbers that order rows in the same way as the values of a column.
 
     Args:
         column: float64, int64 or text of numbers, shape ``(n,)``.
-        name: of the column, for the sentence.
+        name: the name of the column, for the message.
 
     Returns:
-        float64, shape ``(n,)``: the values; their ranks where whole numbers are too large for float64; NaN where there
-        is none to go by. And a sentence on the NaNs, if there are any.
+        float64, shape ``(n,)``: the values, or their ranks if whole numbers are too large for float64; NaN if unusable.
+        And a sentence about the NaNs, if there are any.
     """
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.dtype.kind in "iu":
@@ -135,16 +137,16 @@ def times_of(column: pd.Series, name: str) -> tuple[np.ndarray, str | None]:
     if not unusable.any():
         return times, None
     if missing.any():
-        said = f"{int(missing.sum())} of {len(times)} interactions have no value in the column {name}"
+        count = f"{int(missing.sum())} of {len(times)} interactions have no value in the column {name}"
         return (
             times,
-            f"{said}, so they have no place in an order by time: fill it in, remove the rows, or use order: RO",
+            f"{count}, so they have no place in an order by time: fill it in, remove the rows, or use order: RO",
         )
     example = str(column.iloc[int(np.argmax(unusable))])[:40]
     if large.any():
         kind = "that float64 does not hold exactly: write whole numbers of seconds or milliseconds"
     else:
-        kind = "that is no finite number: write times as numbers, e.g. seconds since 1970"
+        kind = "that is not a finite number: write times as numbers, e.g. seconds since 1970"
     return times, f"the column {name} orders the interactions and holds a value, {example}, {kind}"
 
 
@@ -171,23 +173,23 @@ def _load_whole_times(original: Callable, self, filepath, source):
 
 
 def _remove_duplication_in_order(original: Callable, self) -> None:
-    """Keep the first or last of each pair by the times of the file, of equal times by their lines.
+    """Keep the first or last of each pair by the times of the file and, for equal times, by the order of lines.
 
-    RecBole's own sort is not stable, so that chance decides between equal times; and it compares times of type
-    ``token`` as text. Any other value than ``first``, ``last`` and None is refused: ``False`` deletes every
-    interaction that is repeated, the first one included.
+    RecBole's own sort is not stable, so that chance decides between equal times, and it compares times of type
+    ``token`` as text. Other values than ``first``, ``last`` and None are refused: with ``False``, all interactions that
+    are repeated would be deleted, including the first of each.
     """
     keep, field = self.config["rm_dup_inter"], self.time_field
     if keep not in (None, "first", "last"):
         raise UserError(
-            f"rm_dup_inter: {keep} is not known: first or last keeps that interaction of each pair of user and item, "
-            "and leaving it out keeps all"
+            f"rm_dup_inter: {keep} is unknown: use first or last to keep that interaction of each pair of user and "
+            "item, or leave it out to keep all"
         )
     if keep is None or field not in self.inter_feat or self.uid_field is None:
         original(self)
         return
     column = self.inter_feat[field]
-    times, fault = times_of(column, _named(self, field))
+    times, fault = times_of(column, _column_in_file(self, field))
     if np.isnan(times[self.inter_feat.duplicated([self.uid_field, self.iid_field], keep=False).to_numpy()]).any():
         raise UserError(fault)
     # without ties, any sort is stable
@@ -205,24 +207,24 @@ def _filter_by_exact_value(original: Callable, self) -> None:
     if bounded and self.inter_feat[field].dtype.kind in "iu":
         raise UserError(
             f"val_interval on {field} needs values that float64 holds exactly, up to 2^53: write the column "
-            f"{_named(self, field)} in milliseconds"
+            f"{_column_in_file(self, field)} in milliseconds"
         )
     original(self)
 
 
 def _remember_times(original: Callable, self, *args, **kwargs):
-    """Take the times down after the last filter, and before RecBole changes the column."""
+    """Store the times after the last filter and before RecBole changes the column."""
     field = self.time_field
     if field in self.inter_feat and self.field2type[field] in (FeatureType.FLOAT, FeatureType.TOKEN):
         column = self.inter_feat[field]
-        self.times_of_file = times_of(column, _named(self, field))
+        self.times_of_file = times_of(column, _column_in_file(self, field))
         if column.dtype.kind in "iu":
             self.inter_feat[field] = column.astype(np.float64)
     return original(self, *args, **kwargs)
 
 
 def _interaction_with_times(original: Callable, self, data: pd.DataFrame) -> Interaction:
-    """Let the times of the file accompany the interactions."""
+    """Attach the times of the file to the interactions."""
     interaction = original(self, data)
     if data is not self.inter_feat or "times_of_file" not in vars(self):
         return interaction
@@ -233,8 +235,8 @@ def _interaction_with_times(original: Callable, self, data: pd.DataFrame) -> Int
 def _split_by_times(original: Callable, self, ratios, group_by):
     """Split by the times of the file (``split: {TS: ...}``) under any order.
 
-    RecBole compares float32; besides, it finds each user's test part in sorted times and takes those places of the
-    unsorted rows, so that under ``order: RO`` arbitrary interactions are tested on.
+    RecBole compares float32 values. It also finds each user's test part in sorted times and then takes these positions
+    of the unsorted rows, so that under ``order: RO`` the test interactions are arbitrary.
     """
     timed = self.inter_feat
     if not isinstance(timed, TimedInteraction) or self.time_field not in timed:
@@ -243,23 +245,23 @@ def _split_by_times(original: Callable, self, ratios, group_by):
     self.inter_feat = timed.plain()
     parts = original(self, ratios, group_by)
     for part in parts:
-        part.inter_feat = timed.again(part.inter_feat)
-    self.inter_feat = timed.again(self.inter_feat)
+        part.inter_feat = timed.from_plain(part.inter_feat)
+    self.inter_feat = timed.from_plain(self.inter_feat)
     return parts
 
 
 def _sort_stably(original: Callable, self, by, ascending=True) -> None:
-    """Keep equal rows in their order in a descending sort, too.
+    """Keep the order of equal rows also in a descending sort.
 
-    RecBole turns an ascending order around, and with it what earlier fields or the file say about equal rows.
+    RecBole reverses an ascending order, and with it the order of equal rows.
 
     No upstream issue known.
     """
     fields = [by] if isinstance(by, str) else by
     orders = [ascending] if isinstance(ascending, bool) else ascending
-    known = all(isinstance(given, (list, tuple)) for given in (fields, orders)) and all(f in self for f in fields)
-    if not known or all(orders) or len(orders) not in (1, len(fields)) or not all(type(o) is bool for o in orders):
-        # nothing to mend, or RecBole says what is wrong
+    valid = all(isinstance(given, (list, tuple)) for given in (fields, orders)) and all(f in self for f in fields)
+    if not valid or all(orders) or len(orders) not in (1, len(fields)) or not all(type(o) is bool for o in orders):
+        # nothing to do, or RecBole says what is wrong
         original(self, by, ascending)
         return
     keys = {}
@@ -274,6 +276,6 @@ def _sort_stably(original: Callable, self, by, ascending=True) -> None:
             del self.interaction[key]
 
 
-def _named(dataset, field: str) -> str:
-    """A column as a user finds it."""
+def _column_in_file(dataset, field: str) -> str:
+    """A column as it is in the file."""
     return f"{field}:{dataset.field2type[field].value} of '{dataset.dataset_name}'"

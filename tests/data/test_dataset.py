@@ -195,10 +195,10 @@ def with_inf(matrix):
         (lambda f: (f / "planted.valid.inter").unlink(), "planted.valid.inter is missing"),
         (lambda f: (f / "planted.item").unlink(), "planted.item not found"),
         (lambda f: (f / "planted.train.inter").write_text("a\tb\n1\t2\n"), "no columns user_id and item_id"),
-        (lambda f: (f / "dataset.json").write_text("{"), "no readable JSON"),
+        (lambda f: (f / "dataset.json").write_text("{"), "not readable JSON"),
         (lambda f: (f / "planted.item").write_text("item_id\ni1\n"), "column 'item_id' of the first line has no type"),
         (lambda f: (f / "planted.valid.inter").write_text("user_id\titem_id:token\nu1\ti1\n"), "has no type"),
-        (lambda f: (f / "dataset.json").write_text('{"format": "other"}'), "no dataset card of this project"),
+        (lambda f: (f / "dataset.json").write_text('{"format": "other"}'), "not a dataset card"),
         (
             lambda f: (f / "dataset.json").write_text(
                 '{"format": "recbole_mambarec.dataset/1", "modalities": {"audio": {}}}'

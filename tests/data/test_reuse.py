@@ -190,7 +190,7 @@ def test_changed_files_are_read_anew(tmp_path, log, model, suffix):
     path.write_text("".join([lines[0], *reversed(lines[1:])]))  # as long as before ...
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # ... and as old
     after = fingerprints(folder, model)
-    assert log("made anew") >= 1
+    assert log("built again") >= 1
     assert after == fingerprints(folder, model, checkpoint_dir="none")
 
 
@@ -366,7 +366,7 @@ def test_foreign_and_damaged_files_are_not_read(shop, log, file, content):
         path.write_bytes(foreign(content))
     log("")
     assert fingerprints(shop, "BPR") == expected
-    assert log("is made anew, not read from") == 1
+    assert log("is built again, not read from") == 1
     key = "dataset_save_path" if "Dataset" in file else "dataloaders_save_path"
     with pytest.raises(UserError, match=f"{key} names .*{file}, which cannot be used .*leave {key} out"):
         prepared(shop, "BPR", **{key: str(path)})

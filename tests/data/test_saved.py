@@ -18,7 +18,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_mambarec.data import saved
-from recbole_mambarec.data.saved import Unkeepable, digest, pack, read, unpack, write
+from recbole_mambarec.data.saved import NotPackable, digest, pack, read, unpack, write
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([*FeatureType])
 keys = st.text() | st.integers() | st.booleans()
@@ -118,7 +118,7 @@ def test_interactions_come_back_with_whatever_they_hold():
 
 @pytest.mark.parametrize("value", [object(), os.getcwd, Path("x"), {"a": [torch.device("cpu")]}, np.dtype("i4")])
 def test_what_has_no_form_of_plain_values_is_said(value):
-    with pytest.raises(Unkeepable):
+    with pytest.raises(NotPackable):
         pack(value)
 
 
