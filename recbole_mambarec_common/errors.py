@@ -1,4 +1,4 @@
-"""One way to tell a user that the input is at fault."""
+"""The exception for mistakes in the input, and checks that raise it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["UserError", "names_of", "one_line", "one_of", "run_main", "sentence"
 class UserError(Sentence, ValueError):
     """The input is at fault, not the program.
 
-    The message is one sentence that says what is wrong, where, and what to do about it. Command line doors
-    print it without a traceback (:func:`run_main`). A value with line breaks that it quotes is put into one line.
+    The message is one sentence that says what is wrong, where, and what to do about it. Command lines print it without
+    a traceback (:func:`run_main`). Line breaks in a value that it quotes become blanks.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -23,19 +23,19 @@ class UserError(Sentence, ValueError):
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one line, without paths of this machine; one of the program's own is named by its type."""
+    """An error in one line, without paths of this machine; other errors than :class:`UserError` with their type."""
     first = (str(error).strip().splitlines() or [""])[0]
     text = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
     return text.replace(f"{Path.cwd()}{os.sep}", "").replace(f"{Path.home()}{os.sep}", "~/")
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without its line ends, to be put into a sentence."""
+    """The message of an error without line breaks, to be part of a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def one_of(key: str, value: str, allowed: Collection[str]) -> str:
-    """``value`` of the configuration key ``key``, if it is one of ``allowed``.
+    """The value of the configuration key ``key``, if it is one of ``allowed``.
 
     Raises:
         UserError: it is not.
@@ -46,7 +46,7 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> str:
 
 
 def share(key: str, value: float) -> float:
-    """``value`` of the configuration key ``key``, if it is from 0 to 1.
+    """The value of the configuration key ``key``, if it is from 0 to 1.
 
     Raises:
         UserError: it is not.
@@ -57,12 +57,12 @@ def share(key: str, value: float) -> float:
 
 
 def names_of(key: str, value: object) -> list[str] | None:
-    """``value`` of the configuration key ``key`` as a list of names; None stays None.
+    """The value of the configuration key ``key`` as a list of names; None stays None.
 
-    ``[a, b]``, ``a,b`` and ``a`` are understood, also as text, which is how a command line gives a list of bare names.
+    ``[a, b]``, ``a,b`` and ``a`` are accepted, also as text, in which form a command line gives a list of names.
 
     Raises:
-        UserError: it is of another kind, or names something twice.
+        UserError: it is of another type, or a name occurs twice.
     """
     if value is None:
         return None
@@ -72,5 +72,5 @@ def names_of(key: str, value: object) -> list[str] | None:
         raise UserError(f"{key} must be a list of names, got {value!r}")
     names = [str(name).strip().strip("'\"") for name in value if str(name).strip()]
     if len(set(names)) < len(names):
-        raise UserError(f"{key} names one twice: {', '.join(names)}")
+        raise UserError(f"{key} has a name twice: {', '.join(names)}")
     return names

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, with one clear sentence when they are missing or broken."""
+"""Optional packages, imported where they are used, with one clear sentence if they are missing or broken."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def need(module: str, extra: str, otherwise: str = "") -> ModuleType:
     """Import ``module``, which comes with the extra ``[extra]`` of this package.
 
     Args:
-        otherwise: what helps as well, as the end of the sentence.
+        otherwise: an alternative, as the end of the sentence.
 
     Raises:
-        UserError: it is not installed, or its own import fails; the message says how to repair that.
+        UserError: it is not installed, or its import fails; the message says how to repair that.
     """
     try:
         return importlib.import_module(module)
     except Exception as error:
-        lacking = error.name if isinstance(error, ModuleNotFoundError) else None
-        if lacking is None or is_installed(lacking):
-            # a broken installation raises whatever it likes, such as OSError for a library of the system
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or is_installed(missing):
+            # a broken installation may raise anything, such as OSError for a missing system library
             top = module.partition(".")[0]
             what = broken_sentence(broken_package(error) or top, error)
         else:

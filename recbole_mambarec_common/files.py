@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, fingerprints of what is in them, and what a file that cannot be read is."""
+"""Files: written completely or not at all, locked, hashed, and recognised by their content."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; rename it to ``path`` when the block ends without an error.
+    """A temporary file beside ``path``, which is renamed to ``path`` when the block ends without an error.
 
-    A reader therefore never sees half a file, and an interrupted writer leaves the old one untouched.
+    Readers therefore never see half a file, and an interrupted writer leaves the old file untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # Windows writes nothing out for a file that is open for reading alone
+        # Windows does not flush a file that is open only for reading
         with open(temporary, "r+b") as written:
             os.fsync(written.fileno())
-        # mkstemp makes private files; give the result the rights an ordinary open() would have given
+        # mkstemp makes private files; the result gets the permissions that an ordinary open() would give
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -43,7 +43,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Like :func:`atomic_file` for a folder: the new one replaces ``path`` only when it is complete."""
+    """Like :func:`atomic_file`, for a folder, which replaces ``path`` only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -69,10 +69,10 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(stream: IO, wait: bool = True) -> Iterator[None]:
-    """Hold the system's lock on an open file; it ends with the block or with the process, whichever ends first.
+    """Hold the operating system's lock on an open file until the block or the process ends.
 
     Raises:
-        BlockingIOError: another process holds it and ``wait`` is False.
+        BlockingIOError: another process holds it, and ``wait`` is False.
     """
     try:
         import fcntl
@@ -87,8 +87,8 @@ def locked(stream: IO, wait: bool = True) -> Iterator[None]:
         fcntl.flock(stream, fcntl.LOCK_UN)
 
 
-# Windows lets nobody else read or write what is locked: a byte far beyond the end stands for the file
-_STANDS_FOR_THE_FILE = 2**31 - 2
+# on Windows nobody else can read or write what is locked, so a byte far beyond the end is locked for the file
+_LOCKED_BYTE = 2**31 - 2
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def _locked_on_windows(stream: IO, wait: bool) -> Iterator[None]:
 
     def change(mode: int) -> None:
         position = stream.tell()
-        stream.seek(_STANDS_FOR_THE_FILE)
+        stream.seek(_LOCKED_BYTE)
         try:
             msvcrt.locking(stream.fileno(), mode, 1)
         finally:
@@ -110,7 +110,7 @@ def _locked_on_windows(stream: IO, wait: bool) -> Iterator[None]:
         except OSError as error:
             if not wait:
                 raise BlockingIOError(*error.args) from error
-        # the system's own waiting gives up after ten seconds
+        # the system itself would give up waiting after ten seconds
         time.sleep(0.05)
     try:
         yield
@@ -119,7 +119,7 @@ def _locked_on_windows(stream: IO, wait: bool) -> Iterator[None]:
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes as a hexadecimal string, read in blocks."""
+    """SHA-256 (hexadecimal) of the content of a file."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
 
@@ -139,11 +139,11 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# what a file is, told by its content
+# what a file is, by its content
 
 _HEAD = 4096
-_AGAIN = "get the file again"
-# first bytes -> phrase; the longest signatures of a kind come first
+_REPEAT = "download or copy it again"
+# first bytes -> phrase; longer signatures come before their prefixes
 _SIGNATURES = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (b"version https://hawser.github.com/spec/", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
@@ -172,10 +172,10 @@ _SIGNATURES = (
 
 
 def what_it_is(path: str | os.PathLike) -> str | None:
-    """What a file that cannot be read as it should is, by its content, as a phrase that continues "it is ...".
+    """What a file with unexpected content is, as a phrase that continues "it is ...".
 
-    The phrase says what to do where there is something to do: ``a Git LFS pointer, not the file itself: run `git lfs
-    pull```. Nothing is unpickled. None where the content is of no kind that is known here, or cannot be read.
+    The phrase also says what to do if something can be done: ``a Git LFS pointer, not the file itself: run `git lfs
+    pull```. Nothing is unpickled. None if the kind of the content is unknown, or it cannot be read.
     """
     path = Path(path)
     if path.is_symlink() and not path.exists():
@@ -184,7 +184,7 @@ def what_it_is(path: str | os.PathLike) -> str | None:
         return (
             "a git-annex link without its content: run `git annex get`"
             if annex
-            else f"a link to {target}, which is not there"
+            else f"a link to {target}, which does not exist"
         )
     if path.is_dir():
         return "a folder"
@@ -194,9 +194,9 @@ def what_it_is(path: str | os.PathLike) -> str | None:
     except OSError:
         return None
     if not head:
-        return f"an empty file: {_AGAIN}"
+        return f"an empty file: {_REPEAT}"
     if not head.strip(b"\0") and _all_zero(path):
-        return f"nothing but zero bytes, as an interrupted copy leaves them: {_AGAIN}"
+        return f"nothing but zero bytes, as an interrupted copy leaves them: {_REPEAT}"
     for signature, phrase in _SIGNATURES:
         if head.startswith(signature):
             return phrase
@@ -219,8 +219,8 @@ def _all_zero(path: Path) -> bool:
 
 
 def _what_array(path: Path, head: bytes) -> str:
-    """Which array a ``.npy`` file holds, and whether all of it is there."""
-    import numpy as np  # this module is otherwise of the standard library alone
+    """Which array a ``.npy`` file holds, and whether it is complete."""
+    import numpy as np  # imported here because the module needs only the standard library otherwise
 
     try:
         with open(path, "rb") as stream:
@@ -229,15 +229,15 @@ def _what_array(path: Path, head: bytes) -> str:
             shape, _, dtype = read(stream)
             start = stream.tell()
     except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError):
-        return f"a NumPy array whose header is damaged: {_AGAIN}"
+        return f"a NumPy array whose header is damaged: {_REPEAT}"
     if dtype.hasobject:
         return (
             "an array of pickled Python objects, which can run code and is not loaded: save the numbers themselves, "
             "`numpy.save(path, numpy.stack(list(array)).astype('float32'))`"
         )
-    there, whole = path.stat().st_size, start + math.prod(shape) * dtype.itemsize
-    if there < whole:
-        return f"a truncated NumPy array ({there} of {whole} bytes): {_AGAIN}"
+    actual, expected = path.stat().st_size, start + math.prod(shape) * dtype.itemsize
+    if actual < expected:
+        return f"a truncated NumPy array ({actual} of {expected} bytes): {_REPEAT}"
     return f"a NumPy array of {dtype} of shape {tuple(shape)}"
 
 
@@ -246,7 +246,7 @@ def _what_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return f"a zip archive that is damaged or truncated: {_AGAIN}"
+        return f"a zip archive that is damaged or truncated: {_REPEAT}"
     if names and all(name.endswith(".npy") for name in names):
         arrays = ", ".join(f"'{name[: -len('.npy')]}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
         return f"an .npz archive (of {arrays}): save the array in it with `numpy.save`"
@@ -260,14 +260,14 @@ def _what_zip(path: Path) -> str:
 def _what_text(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<") and b"<html" in text[:1024]):
-        return "an HTML page, as a link to a website leaves it in place of the file: download the file itself"
+        return "an HTML page instead of the file, as a link to a website gives it: download the file itself"
     if text.startswith((b"<?xml", b"<error>")):
-        return "an XML document, as servers answer with when a download fails: download the file again"
+        return "an XML document, which servers send when a download fails: download the file again"
     if text.startswith((b'{"', b"[{", b"{'")):
         return "JSON text"
     if len(head) > 8 and any(head) and not (any(head[1::2]) and any(head[::2])):
         return "text in UTF-16: convert it to UTF-8"
-    # where links cannot be made, git writes their targets as text
+    # git writes links as text where the file system has none
     if b"/annex/objects/" in text[:512] and text.startswith((b".git/", b"../")):
         return "a git-annex link without its content: run `git annex get`"
     return None

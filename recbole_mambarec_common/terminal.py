@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned first column, right-aligned others, two blanks between."""
+    """A table as text: the first column is left-aligned, the others right-aligned, with two blanks between them."""
     widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
     return "\n".join(
         "  ".join(

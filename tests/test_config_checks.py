@@ -209,7 +209,7 @@ def test_defaults_of_all_of_recboles_models_pass():
         ("LightGCN", {"train_neg_sample_args": None}, "learns from negative items, which train_neg_sample_args leaves"),
         ("FM", {}, "FM learns from labels, and 'plain' has no column 'label'"),
         ("FM", {"threshold": {"stars": 3}}, "threshold names the column 'stars'"),
-        ("BPR", {"normalize_field": ["user_id"]}, "normalize_field names the column 'user_id', which is no number"),
+        ("BPR", {"normalize_field": ["user_id"]}, "normalize_field names the column 'user_id', which is not a number"),
         ("BPR", {"USER_ID_FIELD": "who"}, "USER_ID_FIELD"),
         ("KGCN", {}, r"plain\.kg\] not found"),
         ("GRU4Rec", {"train_neg_sample_args": None}, "TO needs times"),

@@ -98,7 +98,7 @@ def test_no_file_a_folder_and_links(tmp_path):
     except OSError:
         pytest.skip("links cannot be made here")
     assert "git annex get" in what_it_is(annexed)
-    assert what_it_is(dangling) == "a link to elsewhere.npy, which is not there"
+    assert what_it_is(dangling) == "a link to elsewhere.npy, which does not exist"
 
 
 def test_nothing_is_unpickled(tmp_path):

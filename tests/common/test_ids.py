@@ -50,5 +50,5 @@ def test_what_is_merely_missing_is_no_mismatch():
     known = {f"i{n}" for n in range(300)}
     assert mismatch(sorted(known), known, "item", "A", "B") is None
     assert mismatch([*sorted(known), "I7", "x", "y"], known, "item", "A", "B") is None  # one of three by chance
-    assert "take both from the same data set" in mismatch(["x", "y"], known, "user", "A", "B")
+    assert "take both from the same dataset" in mismatch(["x", "y"], known, "user", "A", "B")
     assert "no id there" in mismatch(["x"], set(), "user", "A", "B")

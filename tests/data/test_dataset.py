@@ -238,7 +238,7 @@ def test_a_split_that_tests_on_what_it_trains_on(tmp_path, caplog):
     with open(folder / "planted.test.inter", "a", encoding="utf-8") as stream:
         stream.write(train.splitlines()[1] + "\n")
     load(folder)
-    assert "1 of 481 interactions of 'planted' stand in more than one split" in caplog.text
+    assert "1 of 481 interactions of 'planted' are in more than one split" in caplog.text
     (folder / "planted.valid.inter").write_text(train)
     with pytest.raises(UserError, match="must not share interactions"):
         load(folder)

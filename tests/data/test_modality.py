@@ -90,10 +90,10 @@ def test_files_that_are_no_arrays(tmp_path):
     with pytest.raises(UserError, match="truncated"):
         Modality.load("image", cut, ids)
     (tmp_path / "text.npy").write_text("hello")
-    with pytest.raises(UserError, match=r"no readable \.npy"):
+    with pytest.raises(UserError, match=r"not a readable \.npy"):
         Modality.load("image", tmp_path / "text.npy", ids)
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"no readable \.npy"):
+    with pytest.raises(UserError, match=r"not a readable \.npy"):
         Modality.load("image", tmp_path / "objects.npy", ids)
 
 

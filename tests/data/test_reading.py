@@ -138,7 +138,7 @@ def test_a_wrong_byte_far_down_is_found(folder):
 
 def test_utf_16_is_named(folder):
     write(folder / "tea.inter", "inter", encoding="utf-16")
-    with pytest.raises(UserError, match=r"tea\.inter is text in UTF-16: convert it to UTF-8, or say encoding: utf-16"):
+    with pytest.raises(UserError, match=r"tea\.inter is text in UTF-16: convert it to UTF-8, or set encoding: utf-16"):
         load(folder)
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_asked_for_is_not_looked_at(folder):
         (lambda t: b"", "is an empty file"),
         (lambda t: b"\x80\x04abc", "is a Python pickle"),
         (lambda t: b"ab\xff\x00cd", "is a binary file, not text"),
-        (lambda t: t.replace(b"\t", b";"), "are separated by semicolons: write tabs, or say field_separator: ';'"),
+        (lambda t: t.replace(b"\t", b";"), "are separated by semicolons: use tabs, or set field_separator: ';'"),
         (lambda t: t.replace(b":token", b"", 1), "of the first line has no type"),
         (lambda t: t.replace(b"item_id:token", b"item_id:text"), "column 'item_id:text' of the first line has no type"),
         (lambda t: t.replace(b"item_id:token", b"item_id:token\titem_id:token"), "has the column 'item_id' twice"),
@@ -197,7 +197,7 @@ def test_lines_that_quotation_marks_join(folder, caplog):
 def test_tables_without_rows(folder):
     header = "\t".join(HEADERS["item"])
     (folder / "tea.item").write_text(header)
-    with pytest.raises(UserError, match="nothing but a first line without an end"):
+    with pytest.raises(UserError, match="nothing but a first line without a line end"):
         load(folder)
     (folder / "tea.item").unlink()
     (folder / "tea.inter").write_text("\t".join(HEADERS["inter"]) + "\n")
@@ -273,7 +273,7 @@ def test_a_few_unlisted_items_stay_recboles_affair(folder):
         ({"benchmark_filename": ["x", "y"]}, "must name three parts"),
         ({"benchmark_filename": []}, "must name three parts"),
         ({"benchmark_filename": {"x": 1}}, "must be a list of names"),
-        ({"benchmark_filename": "a,a,b"}, "names one twice"),
+        ({"benchmark_filename": "a,a,b"}, "has a name twice"),
         ({"load_col": ["user_id", "item_id"]}, "load_col must map kinds of files to columns"),
         ({"unload_col": "rating"}, "unload_col must map"),
         ({"unload_col": {"inter": ["rating"]}}, "cannot be read: load_col"),
@@ -306,7 +306,7 @@ def test_ids_that_are_numbers(folder):
     for kind in ("inter", "item"):
         path = folder / f"tea.{kind}"
         path.write_text(path.read_text().replace("item_id:token", "item_id:float"))
-    with pytest.raises(UserError, match="ids are tokens, write it as item_id:token"):
+    with pytest.raises(UserError, match="ids are tokens: write it as item_id:token"):
         load(folder)
 
 

@@ -407,7 +407,7 @@ def test_classes_from_elsewhere_are_not_saved(shop, log, monkeypatch):
     monkeypatch.setattr("recbole.data.dataset.BPRDataset", BPRDataset, raising=False)
     dataset, _ = prepared(shop, "BPR", save_dataset=True, save_dataloaders=True)
     assert type(dataset) is BPRDataset and not Path("saved").exists()
-    assert log("BPRDataset is no dataset of RecBole or this package") == 2
+    assert log("BPRDataset is a dataset of another package") == 2
 
 
 def test_a_dataset_with_a_sampler_is_not_saved(shop, log):
@@ -416,7 +416,7 @@ def test_a_dataset_with_a_sampler_is_not_saved(shop, log):
         _, (train, *_) = prepared(shop, "DIEN", **saving)
         batches.append(digest(pack([tensors(batch) for batch in train])))
     assert batches[0] == batches[1]
-    assert log("a SeqSampler, which has no form of plain values") == 2
+    assert log("a SeqSampler, which cannot be expressed as plain values") == 2
 
 
 # ------------------------------------------------------------------------------------------------------------

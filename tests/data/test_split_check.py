@@ -1,4 +1,4 @@
-"""Pairs that stand in more than one split, and filters of a split that comes in files."""
+"""Pairs that are in more than one split, and filters of a split that comes in files."""
 
 import numpy as np
 import pytest
@@ -70,9 +70,7 @@ def shared_pairs(parts):
 )
 def test_repeated_pairs_under_any_split(tmp_path, model, arguments):
     folder = write(tmp_path, repeats=120)
-    with pytest.raises(
-        UserError, match=r"of 360 interactions of 'plain' stand in more than one split \(.*rm_dup_inter"
-    ):
+    with pytest.raises(UserError, match=r"of 360 interactions of 'plain' are in more than one split \(.*rm_dup_inter"):
         load(folder, model, eval_args=arguments)
     parts = load(folder, model, eval_args=arguments, rm_dup_inter="first")
     assert shared_pairs(parts) == 0 and sum(len(part.dataset) for part in parts) == 240
@@ -97,7 +95,7 @@ def test_a_few_repeated_pairs_are_said(tmp_path, caplog):
     # the repeated interactions are the latest ones
     parts = load(write(tmp_path, repeats=2), eval_args=RANDOM | {"split": {"LS": "test_only"}, "order": "TO"})
     assert shared_pairs(parts) == 2
-    assert "2 of 242 interactions of 'plain' stand in more than one split" in caplog.text
+    assert "2 of 242 interactions of 'plain' are in more than one split" in caplog.text
 
 
 def test_data_without_repeated_pairs_passes_in_silence(tmp_path, caplog):
@@ -119,13 +117,13 @@ def test_where_repeated_pairs_are_meant(tmp_path, caplog):
     # one pair, two labels
     labels = {"threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC"}
     load(folder, "FM", eval_args=RANDOM | {"mode": "labeled"}, **labels)
-    assert "of 360 interactions of 'plain' stand in more than one split" in caplog.text
+    assert "of 360 interactions of 'plain' are in more than one split" in caplog.text
 
 
 def test_a_split_in_files_of_an_ordinary_dataset(tmp_path, caplog):
     load(write_parts(tmp_path, shared=2, name="few"), benchmark_filename=PARTS)
     assert (
-        "2 of 242 interactions of 'few' stand in more than one split (pairs of user and item: 2 of 32 in test"
+        "2 of 242 interactions of 'few' are in more than one split (pairs of user and item: 2 of 32 in test"
         in caplog.text
     )
     with pytest.raises(UserError, match=r"20 of 260.*: 20 of 50 in test are in training\): .*split the data again"):
@@ -166,7 +164,7 @@ def test_the_command_line_refuses_before_training(tmp_path, monkeypatch, capsys)
     write_planted(tmp_path)
     arguments = ["--model=BPR", "--dataset=planted", f"--data_path={tmp_path}", "--item_inter_num_interval=[3,inf)"]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", *arguments])
-    with pytest.raises(UserError, match="leave it out, or filter before the data is split"):
+    with pytest.raises(UserError, match="leave it out, or filter the data before splitting"):
         run_recbole(arguments)
 
 
@@ -189,4 +187,4 @@ def test_unlisted_users_of_a_split_in_files_are_said(tmp_path, caplog):
     (folder / "parts.user").write_text("user_id:token\n" + "".join(f"u{n}\n" for n in range(29)))
     parts = load(folder, benchmark_filename=PARTS)
     assert sum(len(part.dataset) for part in parts) == 240
-    assert "8 interactions of 'parts' are of a user that parts.user does not list: they stay" in caplog.text
+    assert "8 interactions of 'parts' have a user that parts.user does not list: they are kept" in caplog.text

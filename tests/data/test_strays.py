@@ -49,7 +49,7 @@ def array(folder: Path) -> bytes:
         ("shop.image.npz", "of a format that is not read: save its array with numpy.save as shop.image.npy"),
         ("text_features.pt", "of a format that is not read: save its array with numpy.save as shop.text.npy"),
         ("image.pkl", "of a format that is not read"),
-        ("shop.image.npy.gz", "is packed: unpack it and call it shop.image.npy"),
+        ("shop.image.npy.gz", "is compressed: unpack it and call it shop.image.npy"),
         ("shop.image.npy.dvc", "dvc pull"),
         ("image_features_Shop.b", "--image-features"),
     ],
@@ -88,7 +88,7 @@ def test_one_array_per_item(tmp_path):
 def test_no_features_at_all(tmp_path, model):
     folder = write_planted(tmp_path, name="shop", modalities={})
     parts = {"benchmark_filename": ["train", "valid", "test"]}
-    with pytest.raises(UserError, match=r"an array .*shop\.<modality>\.npy or a recipe of derive_modalities"):
+    with pytest.raises(UserError, match=r"an array .*shop\.<modality>\.npy or a recipe in derive_modalities"):
         load(folder, model, **parts)
     (folder / "dataset.json").write_text('{"format": "recbole_mambarec.dataset/1", "modalities": {}}')
     with pytest.raises(UserError, match="has none"):
@@ -243,7 +243,7 @@ def test_parts_as_a_command_line_gives_them(tmp_path):
     folder = rewrite(write_planted(tmp_path), ("part1", "part2", "part3"), "\t")
     for given in ("[part1,part2,part3]", "part1, part2, part3", ("part1", "part2", "part3")):
         assert_as_planted(load(folder, **FIELDS, benchmark_filename=given))
-    with pytest.raises(UserError, match=r"the folder has .* named by benchmark_filename: \[part1, part2, part3\]"):
+    with pytest.raises(UserError, match=r"the folder has .* with benchmark_filename: \[part1, part2, part3\]"):
         load(folder, **FIELDS)
     with pytest.raises(UserError, match="no columns user_id and item_id"):
         load(folder, benchmark_filename=["part1", "part2", "part3"])

@@ -200,8 +200,8 @@ def test_a_random_order_needs_no_times(tmp_path):
     ("time", "kind", "sentence"),
     [
         ("", "float", "84 interactions have no value in the column timestamp:float of 'timed'"),
-        ("2021-03-04", "token", r"timestamp:token of 'timed'.*2021-03-04, that is no finite number: write times as"),
-        ("inf", "float", "no finite number"),
+        ("2021-03-04", "token", r"timestamp:token of 'timed'.*2021-03-04, that is not a finite number: write times as"),
+        ("inf", "float", "not a finite number"),
         ("1600000000000000000.25", "float", "float64 does not hold exactly: write whole numbers"),
         ("99999999999999999999999", "token", "float64 does not hold exactly"),
     ],
@@ -236,7 +236,7 @@ def test_which_of_a_repeated_pair_is_kept(tmp_path, keep, start):
 
 @pytest.mark.parametrize("value", [False, True, "frist", 1])
 def test_another_value_of_rm_dup_inter(tmp_path, value):
-    with pytest.raises(UserError, match=f"rm_dup_inter: {value} is not known: first or last keeps"):
+    with pytest.raises(UserError, match=f"rm_dup_inter: {value} is unknown: use first or last"):
         split(write(tmp_path, rows_of()), rm_dup_inter=value)
 
 
