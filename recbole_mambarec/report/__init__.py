@@ -1,1 +1,1 @@
-"""From the file of runs to a page, tables and charts."""
+"""Tables and charts from recorded runs: one HTML page, Markdown and LaTeX."""

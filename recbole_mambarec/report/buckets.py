@@ -1,4 +1,4 @@
-"""Accuracy by activity of users, popularity of items, and modalities that items have or lack; averaged over seeds."""
+"""Accuracy by user activity, item popularity, and modalities that items have or lack; averaged over seeds."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Split = Callable[["polars.DataFrame"], list[users.Bucket]]
 
 @dataclass(frozen=True)
 class Grouping:
-    """One way to split users or test interactions into groups, and how each row does in each of them.
+    """One way to divide users or test interactions into groups, and the value of each row in each group.
 
     Attributes:
         name: ``activity``, ``popularity`` or ``modality``.
-        title, value, axis: what it is, what is measured, what the groups are told apart by.
+        title, value, axis: the heading, what is measured, and by what the groups differ.
         unit: what ``counts`` count.
-        names, counts: of the groups.
-        ordered: the groups have an order.
+        names, counts: the names and sizes of the groups.
+        ordered: whether the groups have an order.
         values: label -> mean over seeds in each group.
-        seeds: over which it is taken.
-        note: a sentence about left-out seeds, or nothing.
+        seeds: the seeds of this mean.
+        note: a sentence about seeds that were left out, or "".
     """
 
     name: str
@@ -47,19 +47,19 @@ class Grouping:
 
 
 def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lambda: None) -> tuple[list[Grouping], str]:
-    """All that the results per user of one dataset's rows give, and why there is none by modality, or nothing.
+    """(the groupings that the results per user of one dataset allow, why there is none by modality or "").
 
     Args:
-        rows: that have results per user.
+        rows: the rows, all with results per user.
         metric: with a cut-off, e.g. ``recall@20``.
         step: called after each file.
 
     Raises:
-        UserError: the rows have no seed in common or were tested on other users, or a file cannot be read.
+        UserError: the rows have no seed in common or were tested on different users, or a file cannot be read.
     """
     cutoff = metric.partition("@")[2]
     if not cutoff.isdecimal():
-        raise UserError(f"results per user are known for metrics with a cut-off, not for {metric}")
+        raise UserError(f"results per user exist for metrics with a cut-off, not for {metric}")
     by_user = metric if base(metric) in users.METRICS else f"hit@{cutoff}"
     found = f"share of test items found in the top {cutoff}"
     ways: dict[str, tuple[tuple, Split]] = {
@@ -87,22 +87,22 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
                 for name, (_, split) in ways.items():
                     tables[name][row.label, record.seed] = split(frame)
                 step()
-    lacking = _with_lacking(tables["modality"])
+    lacking = _lacked_modalities(tables["modality"])
     note = ""
     if not any(tables["modality"].values()):
         note = "by modality: the results per user do not say which items have one"
     elif not any(lacking.values()):
-        note = "by modality: no item that is tested lacks one"
+        note = "by modality: no tested item lacks one"
     tables["modality"] = lacking
     made = [
-        _put_together(name, texts, tables[name], seeds)
+        _combined(name, texts, tables[name], seeds)
         for name, (texts, _) in ways.items()
         if next(iter(tables[name].values()))
     ]
     return made, note
 
 
-def _with_lacking(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[users.Bucket]]:
+def _lacked_modalities(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[users.Bucket]]:
     """Only the modalities that some item lacks."""
     lacking = {
         bucket.name.removeprefix("without ")
@@ -116,7 +116,7 @@ def _with_lacking(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[u
     }
 
 
-def _put_together(name: str, texts: tuple, tables: dict[tuple[str, int], list[users.Bucket]], seeds: list[int]):
+def _combined(name: str, texts: tuple, tables: dict[tuple[str, int], list[users.Bucket]], seeds: list[int]):
     title, value, axis, unit, ordered = texts
     groups = {key: [(bucket.name, bucket.count) for bucket in buckets] for key, buckets in tables.items()}
     labels = list(dict.fromkeys(label for label, _ in tables))
@@ -127,7 +127,7 @@ def _put_together(name: str, texts: tuple, tables: dict[tuple[str, int], list[us
     note = ""
     if len(same) < len(seeds):
         same = seeds[:1]
-        note = f"Each seed splits the data anew and makes other groups: those of seed {seeds[0]} are shown."
+        note = f"Each seed splits the data anew and gives different groups: those of seed {seeds[0]} are shown."
     first = groups[labels[0], seeds[0]]
     return Grouping(
         name=name,

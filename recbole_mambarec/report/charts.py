@@ -1,4 +1,4 @@
-"""The charts of a report, with what has to be said about them."""
+"""The charts of a report, with their captions and alternative texts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ COSTS = {"seconds": "training time, minutes", "peak_memory_gib": "peak memory, G
 
 
 def _draw(name: str, kind: str, what: str, seen: str, detail: str, make: Callable[[], Figure]) -> Chart:
-    """Make a figure and its files.
+    """Draw a figure and its files.
 
     Args:
-        what, seen, detail: what is shown; the gist of it, for those who do not see it; how to read it.
+        name: the name of the files, without the ending.
+        kind: the kind of chart, for the alternative text.
+        what, seen, detail: what is shown; the gist of it, for the alternative text; how to read it.
+        make: draws the figure.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -35,7 +38,7 @@ def _draw(name: str, kind: str, what: str, seen: str, detail: str, make: Callabl
 
 
 def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
-    """Validation scores by epoch; None where the records have none."""
+    """Validation scores by epoch; None if the records have none."""
     metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
     shown = [row for row in rows if plots.has_curve(row, metric)]
     if not shown:
@@ -45,13 +48,13 @@ def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart |
         "Line chart",
         f"Validation {metric} by epoch on {dataset}",
         _extremes(shown, lambda row: row.valid(metric)),
-        f"one line per run ({_seeds(shown)}), the marker at the epoch that was chosen.",
+        f"one line per run ({_seeds(shown)}), with a marker at the epoch that was chosen.",
         partial(plots.curves, shown, metric, looks),
     )
 
 
 def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, looks: dict[str, Look]) -> Chart | None:
-    """Accuracy against a cost of :data:`COSTS`; None where fewer than two rows have both."""
+    """Accuracy against one of :data:`COSTS`; None if fewer than two rows have both."""
     prices = plots.costs(rows, field)
     shown = [row for row in rows if row.label in prices and row.test(mask, metric)]
     if len(shown) < 2:
@@ -62,14 +65,14 @@ def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, 
         "Scatter chart",
         f"Test {metric} against {name.replace(',', ' in')} on {dataset}",
         _extremes(shown, lambda row: row.test(mask, metric)),
-        f"means over seeds ({_seeds(shown)}{_spread(shown, 'bars')}). Filled and joined: the Pareto front, which no "
-        f"other model shown beats in one without losing in the other.{_lacking(rows, shown)} Mask: {mask}.",
+        f"means over seeds ({_seeds(shown)}{_spread(shown, 'bars')}). Filled and joined: the Pareto front, whose "
+        f"models no other one beats in one respect without losing in the other.{_lacking(rows, shown)} Mask: {mask}.",
         partial(plots.cost, shown, field, name, metric, mask, looks),
     )
 
 
 def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look]) -> Chart:
-    """How models do in groups of users or items."""
+    """The values of models in groups of users or items."""
     return _draw(
         f"{groups.name}-{slug(dataset)}",
         "Line chart" if groups.ordered else "Scatter chart",
@@ -81,7 +84,7 @@ def grouping(dataset: str, groups: Grouping, mask: str, looks: dict[str, Look]) 
 
 
 def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: str) -> Chart | None:
-    """What parts of a model are worth; None where fewer than two rows were tested."""
+    """What the parts of a model contribute; None if fewer than two rows were tested."""
     shown = [row for row in rows if row.test(mask, metric)]
     if len(shown) < 2:
         return None
@@ -90,14 +93,14 @@ def ablation(dataset: str, group: str, rows: Sequence[Row], mask: str, metric: s
         "Bar chart",
         f"Ablation {group} on {dataset}: test {metric}",
         _extremes(shown, lambda row: row.test(mask, metric)),
-        f"mean over seeds ({_seeds(shown)}{_spread(shown, 'lines')}); in brackets: difference to {shown[0].label}. "
+        f"mean over seeds ({_seeds(shown)}{_spread(shown, 'lines')}); in brackets: difference from {shown[0].label}. "
         f"Mask: {mask}.",
         partial(plots.ablation, shown, mask, metric),
     )
 
 
 def sweep(found: Sweep) -> Chart | None:
-    """Validation scores by hyper-parameter; None where there are none."""
+    """Validation scores by hyper-parameter; None if there are none."""
     if found.chosen is None:
         return None
     rows = [point.row for point in found.points]
@@ -106,13 +109,13 @@ def sweep(found: Sweep) -> Chart | None:
         "Chart",
         f"{found.model} on {found.dataset}: validation {found.metric} by {listing(list(found.keys))}",
         _extremes(rows, lambda row: row.valid(row.metric)),
-        f"{count(len(rows), 'point')} ({_seeds(rows)}); marked: the point that validation chooses.",
+        f"{count(len(rows), 'point')} ({_seeds(rows)}); marked: the point with the best validation score.",
         partial(plots.sweep, found),
     )
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """How many runs are behind each value."""
+    """The number of runs behind each value."""
     numbers = sorted({len(row.seeds) for row in rows})
     if len(numbers) == 1:
         return f"n = {count(numbers[0], 'seed')}"
@@ -120,14 +123,14 @@ def _seeds(rows: Sequence[Row]) -> str:
 
 
 def _spread(rows: Sequence[Row], marks: str) -> str:
-    """What marks of spread mean, where there are any."""
+    """What the marks of spread mean, if there are any."""
     return f"; {marks}: standard deviation" if any(len(row.seeds) > 1 for row in rows) else ""
 
 
 def _lacking(rows: Sequence[Row], shown: Sequence[Row]) -> str:
-    """Who is not in a chart for lack of a value."""
+    """Which rows are not in a chart because they lack a value."""
     labels = [row.label for row in rows if row not in shown]
-    return f" Not on record, and left out: {listing(labels)}." if labels else ""
+    return f" Left out, without a recorded value: {listing(labels)}." if labels else ""
 
 
 def _range(names: Sequence[str]) -> str:
@@ -135,7 +138,7 @@ def _range(names: Sequence[str]) -> str:
 
 
 def _extremes(rows: Sequence[Row], scores: Callable[[Row], list[float]]) -> str:
-    """The best and the worst of what is shown."""
+    """The best and the worst of the rows shown."""
     values = {row.label: mean(found) for row in rows if (found := scores(row))}
     if not values:
         return "no scores."

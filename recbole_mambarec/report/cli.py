@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     """Write a report, or the page of one dataset.
 
     Raises:
-        UserError: a file is missing or of another form, an option names something that the records do not have, an
-            optional package is missing; nothing has been written by then.
+        UserError: a file is missing or not a file of runs, an option names something that the records do not have, or
+            an optional package is missing; nothing has been written by then.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     add("runs", nargs="+", help="files of records: of groups (runs.jsonl) and of searches (trials.jsonl, chosen.jsonl)")
     add("--out", help="folder for index.html, report.md, tables.tex and charts (default report)")
     add("--page", help="instead: write the tables of one dataset into this Markdown file")
-    add("--notes", help="hand-written Markdown for --page (default: notes/<page> beside it, if there is one)")
+    add("--notes", help="hand-written Markdown for --page (default: notes/<page> beside the page, if it exists)")
     add("--dataset", "-d", help="only these datasets, separated by commas")
     add("--group", "-g", help="the group of the main table (default: all that compare models)")
     masks = (*MASKS, UNMASKED)
-    add("--mask", choices=masks, default=masks[0], help="taken out of the ranking at test (default %(default)s)")
+    add("--mask", choices=masks, default=masks[0], help="items removed from the ranking at test (default %(default)s)")
     add("--metrics", help="columns, separated by commas (default: all recorded)")
-    add("--reference", help="model or label that differences are taken to (default: the best other one)")
+    add("--reference", help="model or label to which others are compared (default: the best of the others)")
     add("--published", choices=("True", "False"), default="True", help="show published scores (default %(default)s)")
     add("--sections", help=f"only some of {', '.join(SECTIONS)} (default: all that have data)")
     add("--title", help="title of the report")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     if given.page and given.out:
         raise UserError("--out writes a report and --page one Markdown file: give one of them")
     if given.notes and not given.page:
-        raise UserError("--notes belongs to --page: name the page, too")
+        raise UserError("--notes needs --page: name the page, too")
 
     names = _names(given.dataset)
     runs = load.read(given.runs)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     datasets = list(dict.fromkeys(record.dataset for record in runs.finished))
     if given.page and len(datasets) != 1:
         raise UserError(
-            f"a page is about one dataset, and there are runs on {', '.join(datasets)}: name it (--dataset)"
+            f"a page is about one dataset, and there are runs on {', '.join(datasets)}: choose one with --dataset"
         )
     title = given.title or (datasets[0] if given.page else Options.title)
     options = Options(
@@ -91,10 +91,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write all forms of a report; charts of an earlier one that this one does not have are removed."""
+    """Write a report in all formats, and remove charts of an earlier report that this one does not have."""
     charts = [chart for section in report.sections for chart in section.charts]
     files = {f"{CHARTS}/{chart.name}.{kind}": getattr(chart, kind) for chart in charts for kind in ("svg", "png")}
-    # everything is made before the first file is written; the page comes last
+    # everything is rendered before the first file is written; the page is written last
     files["report.md"] = markdown.render(report).encode()
     files["tables.tex"] = latex.render(report).encode()
     files["index.html"] = page.render(report).encode()
@@ -111,7 +111,7 @@ def write_page(report: Report, path: Path, notes: Path | None) -> None:
     """Write the Markdown page of one dataset around its notes.
 
     Raises:
-        UserError: ``notes`` are named and cannot be read.
+        UserError: ``notes`` is given and cannot be read.
     """
     source = notes or path.parent / "notes" / path.name
     content = markdown.read_notes(source) if notes is not None or source.is_file() else None
@@ -127,7 +127,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _charts_of(index: Path) -> list[str]:
-    """Names of the charts of a page that this module has written."""
+    """Names of the charts on a page that this module wrote."""
     import re
 
     if not index.is_file():
@@ -140,7 +140,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _shown(path: str) -> str:
-    """An argument as it is written into results: a path without the folders of this machine."""
+    """An argument as it appears in a report: a path without the folders of this machine."""
     if not os.path.isabs(path):
         return path
     return Path(os.path.relpath(path)).as_posix() if Path(path).is_relative_to(Path.cwd()) else Path(path).name

@@ -1,4 +1,4 @@
-"""What a report consists of, whatever it is written as."""
+"""The parts of a report, independent of the format in which it is written."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Cell:
     """One entry of a table.
 
     Attributes:
-        text, spread: a value and, where there is one, its standard deviation.
-        rank: ``best``, ``second`` or nothing, within its column.
-        star: the statement of significance under the table holds.
+        text, spread: a value and, if there is one, its standard deviation.
+        rank: ``best`` or ``second`` in its column, or "".
+        star: the statement of significance under the table applies.
         aside: not measured here, e.g. published.
     """
 
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows under a heading of their own (a dataset); the first cell of each names it."""
+    """Rows under a common heading, such as a dataset; the first cell of a row is its name."""
 
     heading: str
     rows: list[list[Cell]]
@@ -40,7 +40,7 @@ class Table:
     Attributes:
         name: for links and labels, e.g. ``main``.
         words: number of leading columns that hold words rather than numbers.
-        notes: sentences that belong under it.
+        notes: sentences to be written under it.
         origin: a sentence on commands, data and versions.
     """
 
@@ -53,7 +53,7 @@ class Table:
     origin: str = ""
 
     def padding(self, column: int, cell: Cell) -> str:
-        """The spread that keeps the values of a column below each other where this cell has none of its own."""
+        """The longest spread in the column, whose width keeps values aligned if this cell has none; else ""."""
         if cell.spread:
             return ""
         return max((row[column].spread for block in self.blocks for row in block.rows), key=len, default="")
@@ -61,14 +61,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture, drawn.
+    """A chart that has been drawn.
 
     Attributes:
-        name: of its files, without the ending.
-        alt: what is to be seen in it, for those who do not see it.
+        name: the name of its files, without the ending.
+        alt: alternative text, for readers who cannot see it.
         svg, png: contents of its files.
-        size: width and height in pixels of a page.
-        origin: as of a table.
+        size: width and height in pixels on a page.
+        origin: as for a table.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Omission:
-    """A part that was left out, and why."""
+    """A section that was left out, and why."""
 
     title: str
     reason: str
@@ -102,7 +102,7 @@ class Omission:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. ``command`` makes it again."""
+    """A whole report; ``command`` is the command line that writes it."""
 
     title: str
     datasets: list[str]
@@ -113,7 +113,7 @@ class Report:
 
 
 def with_unique_names(sections: list[Section]) -> list[Section]:
-    """The same sections; charts, and tables, whose names were taken by others get a number."""
+    """The same sections, in which repeated names of charts and of tables get a number."""
     taken: dict[tuple[type, str], int] = {}
 
     def renamed(part):
@@ -127,7 +127,7 @@ def with_unique_names(sections: list[Section]) -> list[Section]:
 
 
 def number(value: float | None, places: int = 4) -> str:
-    """A number with fixed places; a proper minus sign."""
+    """A number with fixed places and a proper minus sign."""
     return MISSING if value is None else f"{value:.{places}f}".replace("-", "−")
 
 
@@ -142,7 +142,7 @@ def count(n: int, noun: str) -> str:
 
 
 def thousands(n: int) -> str:
-    """``19 445``, in one piece."""
+    """``19 445``, with a no-break space."""
     return f"{n:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from recbole_mambarec.report.document import MISSING, Block, Cell, Report, Table
 
-# lines of a table that a page holds beside caption and notes
+# number of rows of a table that fit on a page besides caption and notes
 _ROWS = 45
 
 _SPECIAL = {
@@ -36,7 +36,7 @@ def render(report: Report) -> str:
 
 
 def _pages(table: Table) -> list[Table]:
-    """The table in parts that a page holds, cut between blocks; notes under the last."""
+    """The table in parts that fit on a page, cut between blocks; the notes are under the last."""
     parts: list[list[Block]] = [[]]
     for block in table.blocks:
         if parts[-1] and sum(len(each.rows) + 1 for each in (*parts[-1], block)) > _ROWS:
@@ -94,5 +94,5 @@ def _cell(cell: Cell, padding: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """``text`` so that LaTeX prints it as it is."""
     return "".join(_SPECIAL.get(character, character) for character in text)

@@ -1,4 +1,4 @@
-"""Records of runs, put together to the rows of tables: one per label, configuration and dataset, with its seeds."""
+"""Records of runs as rows of tables: one per label, configuration and dataset, with all its seeds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.run_keys import neutral, run_key
 
-# the group of runs whose models were named on the command line
+# the group of runs whose models were given on the command line
 COMPARISON = "comparison"
-# keys by which rows of one label are told apart in their names; more would be no name
+# largest number of keys in a name that distinguishes rows of one label
 _MOST_KEYS = 3
 
 
@@ -27,9 +27,9 @@ class Row:
     """Finished runs that differ in nothing but their seed.
 
     Attributes:
-        label: what the row is called; unique within its dataset.
-        dataset: the dataset's name, with part of its fingerprint where the records know several of that name.
-        group: the first group that it was recorded under.
+        label: the name of the row, unique within its dataset.
+        dataset: the name of the dataset, with part of its fingerprint if the records have several of that name.
+        group: the first group under which it was recorded.
         records: one per seed, in ascending order (see :class:`~recbole_mambarec.experiments.store.Record`).
     """
 
@@ -50,33 +50,33 @@ class Row:
         return all(record.per_user is not None for record in self.records)
 
     def test(self, mask: str, metric: str) -> list[float]:
-        """A test score of each seed that has it."""
+        """The test score of each seed that has it."""
         return _numbers(record.test.get(mask, {}).get(metric) for record in self.records)
 
     def valid(self, metric: str) -> list[float]:
-        """A validation score of each seed that has it."""
+        """The validation score of each seed that has it."""
         return _numbers(record.valid.get(metric) for record in self.records)
 
     def field(self, name: str) -> list[float]:
-        """A number of the record (``seconds``, ``epochs``, ...) of each seed that has it."""
+        """A number in the record (``seconds``, ``epochs``, ...) of each seed that has it."""
         return _numbers(getattr(record, name) for record in self.records)
 
     @property
     def metric(self) -> str:
-        """The validation metric that chose the epochs, as scores name it."""
+        """The validation metric by which epochs were chosen, as it is called among the scores."""
         return str(self.config.get("valid_metric", "")).lower()
 
     def only(self, seeds: Iterable[int]) -> Row:
-        """The same row with some of its seeds; with all where it has none of them."""
+        """The same row with only these seeds, or with all of its own if it has none of them."""
         return replace(self, records=tuple(r for r in self.records if r.seed in seeds) or self.records)
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What tells it apart from other rows."""
+        """What distinguishes it from other rows."""
         return self.dataset, self.group, self.label, identity(self.config)
 
     def named(self) -> list[Record]:
-        """The records under the row's label, as functions over records tell them apart."""
+        """The records with the label of the row, by which functions over records distinguish them."""
         return [replace(record, label=self.label) for record in self.records]
 
 
@@ -85,7 +85,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None where there is none."""
+    """Standard deviation of a sample; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -95,30 +95,30 @@ def _numbers(values: Iterable) -> list[float]:
 
 @dataclass(frozen=True)
 class Runs:
-    """What files of runs hold.
+    """The content of files of runs.
 
     Attributes:
-        finished, failed: records; a run that failed and was then finished is finished.
+        finished, failed: records; a run that failed first and finished later is finished.
     """
 
     finished: list[Record]
     failed: list[Record]
 
     def comparison(self, group: str | None = None) -> list[Row]:
-        """Rows of the main table: those of ``group``, else of all groups that compare models.
+        """Rows of the main table: those of ``group``, or of all groups that compare models.
 
         Raises:
             UserError: there is no such group.
         """
         groups = self._groups()
         if group is not None and group not in groups:
-            have = ", ".join(groups) or "none but searches"
+            have = ", ".join(groups) or "only searches"
             raise UserError(f"there is no group '{group}' in these records: there are {have}")
         chosen = [group] if group is not None else [name for name in groups if not _is_ablation(groups[name])]
         return rows([record for name in chosen for record in groups[name]])
 
     def ablations(self) -> dict[str, list[Row]]:
-        """The rows of each group whose lines are of one model."""
+        """The rows of each group that consists of variants of one model."""
         return {name: rows(records) for name, records in self._groups().items() if _is_ablation(records)}
 
     @property
@@ -130,7 +130,7 @@ class Runs:
         """The runs on these datasets.
 
         Raises:
-            UserError: there is none on one of them.
+            UserError: there are none on one of them.
         """
         have = {record.dataset for record in [*self.finished, *self.failed]}
         for name in datasets:
@@ -157,10 +157,10 @@ def _is_ablation(records: list[Record]) -> bool:
 
 
 def read(paths: Sequence[str | Path]) -> Runs:
-    """Records of one file or several; ``per_user`` then counts from the working folder.
+    """Records of one or several files, with ``per_user`` relative to the working folder.
 
     Raises:
-        UserError: a file is missing or no file of runs, or none of its runs has finished.
+        UserError: a file is missing or not a file of runs, or none of its runs has finished.
     """
     records = []
     for path in paths:
@@ -180,9 +180,9 @@ def read(paths: Sequence[str | Path]) -> Runs:
 
 
 def _completed(record: Record, records: list[Record]) -> Record:
-    """The record with what only others of the same run have.
+    """The record, completed by what only other records of the same run have.
 
-    The chosen trial of a search stands in two files: in one as a trial, in the other with its test scores; a run may
+    The chosen trial of a search is in two files, in one as a trial and in the other with its test scores; and a run may
     have been tested again for results per user.
     """
     if not record.is_finished:
@@ -195,30 +195,30 @@ def _completed(record: Record, records: list[Record]) -> Record:
 
 
 def _fault(record: Record) -> str | None:
-    """What in the parts of a record that its format leaves open cannot be shown."""
+    """What cannot be shown in the parts of a record that its format does not fix; None if all can."""
     parts = {"valid": record.valid, **{f"test under '{mask}'": part for mask, part in record.test.items()}}
     for name, part in parts.items():
         if not isinstance(part, dict) or not all(
             value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in part.values()
         ):
-            return f"its scores ({name}) are no numbers"
+            return f"its scores ({name}) are not numbers"
     for entry in record.curve:
         if (
             not isinstance(entry, dict)
             or "epoch" not in entry
             or not isinstance(entry.get("valid"), (dict, type(None)))
         ):
-            return "an entry of its curve is none"
+            return "an entry of its curve is invalid"
     return None
 
 
 def without_folders(error: UserError) -> str:
-    """Its sentence, without the folders of this machine."""
+    """The message without the folders of this machine."""
     return re.sub(r"\S*/(?=per_user/)", "", str(error))
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """Finished records put together, in order of first appearance."""
+    """Finished records as rows, in order of first appearance."""
     hashes: dict[str, set[str]] = {}
     for record in records:
         hashes.setdefault(record.dataset, set()).add(record.data_hash)
@@ -233,40 +233,40 @@ def rows(records: Sequence[Record]) -> list[Row]:
     for (dataset, label, _), seeds in made.items():
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
-        # a key that was not there yet has the value under which it changes nothing
+        # a key that did not exist yet has the value under which it changes nothing
         config = neutral(first.model) | first.config
         found.append(Row(label, first.model, dataset, first.group, config, ordered))
-    return _with_names(found)
+    return _with_unique_labels(found)
 
 
-def _with_names(found: list[Row]) -> list[Row]:
-    """Rows of one dataset and label, told apart by what they differ in."""
+def _with_unique_labels(found: list[Row]) -> list[Row]:
+    """Rows of the same dataset and label get labels with the keys in which they differ."""
     alike: dict[tuple[str, str], list[Row]] = {}
     for row in found:
         alike.setdefault((row.dataset, row.label), []).append(row)
     return [
-        replace(row, label=f"{row.label} ({_distinction(row, others)})")
-        if len(others := alike[row.dataset, row.label]) > 1
+        replace(row, label=f"{row.label} ({_distinction(row, namesakes)})")
+        if len(namesakes := alike[row.dataset, row.label]) > 1
         else row
         for row in found
     ]
 
 
-def _distinction(row: Row, others: list[Row]) -> str:
-    keys = varying([each.config for each in others])
+def _distinction(row: Row, namesakes: list[Row]) -> str:
+    keys = varying([each.config for each in namesakes])
     if not 0 < len(keys) <= _MOST_KEYS:
         return f"configuration {run_key(row.model, row.config, 0, '')[:6]}"
     return ", ".join(f"{key}={text(row.config.get(key))}" for key in keys)
 
 
 def varying(configs: Sequence[dict]) -> list[str]:
-    """The keys in which configurations differ, as far as they can change a result."""
+    """The keys in which configurations differ and that can change a result."""
     keys = dict.fromkeys(key for config in configs for key in config)
     return [key for key in keys if len({identity({key: config.get(key)}) for config in configs}) > 1]
 
 
 def identity(config: dict) -> str:
-    """The same text for configurations that mean the same."""
+    """A text that is the same for configurations with the same meaning."""
     return run_key("", config, 0, "")
 
 

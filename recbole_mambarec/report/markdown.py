@@ -7,12 +7,12 @@ from pathlib import Path
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.report.document import Cell, Chart, Report, Section, Table
 
-# in a file of notes: where the tables stand; without it they follow the notes
+# marks, in a file of notes, where the tables go; without it they follow the notes
 TABLES_HERE = "<!-- tables -->"
 
 
 def render(report: Report) -> str:
-    """The whole report; charts are looked for in ``charts/`` beside it."""
+    """The whole report; it refers to charts in ``charts/`` beside it."""
     parts = [f"# {_escape(report.title)}", *map(_escape, report.summary), *_sections(report)]
     if report.omissions:
         parts.append("## Left out")
@@ -25,7 +25,7 @@ def page(report: Report, notes: str | None, source: str) -> str:
 
     Args:
         notes: Markdown; a first line ``# ...`` is the title of the page.
-        source: how the reader who wants to change the page is told about the notes.
+        source: the file of notes, named for readers who want to change the page.
     """
     before, _, after = (notes or "").partition(TABLES_HERE)
     before, after = before.strip("\n"), after.strip("\n")
@@ -48,30 +48,30 @@ def read_notes(path: Path) -> str:
 
 
 def _sections(report: Report) -> list[str]:
-    # a report on one dataset need not name it above each table
-    known = report.datasets[0] if len(report.datasets) == 1 else ""
-    return [part for section in report.sections for part in _section(section, known)]
+    # a report on one dataset does not repeat its name above each table
+    only_dataset = report.datasets[0] if len(report.datasets) == 1 else ""
+    return [part for section in report.sections for part in _section(section, only_dataset)]
 
 
-def _section(section: Section, known: str) -> list[str]:
+def _section(section: Section, only_dataset: str) -> list[str]:
     parts = [f"## {section.title}", *map(_escape, section.text)]
     for chart in section.charts:
         parts.append(f"![{_escape(chart.alt)}](charts/{chart.name}.png)\n\n*{_escape(_caption(chart))}*")
     for table in section.tables:
-        parts += _table(table, known)
+        parts += _table(table, only_dataset)
     if section.commands:
         lines = [f"# {name}\n{line}" for name, line in section.commands]
         parts.append("```sh\n" + "\n".join(lines) + "\n```")
     return parts
 
 
-def _table(table: Table, known: str) -> list[str]:
+def _table(table: Table, only_dataset: str) -> list[str]:
     parts = [f"**{_escape(_caption(table))}**"]
     rule = ["---" if number < table.words else "---:" for number in range(len(table.header))]
     for block in table.blocks:
         lines = [table.header, rule, *([_cell(cell) for cell in row] for row in block.rows)]
         lines[0] = [_escape(name) for name in lines[0]]
-        parts += [f"### {_escape(block.heading)}"] if block.heading not in ("", known) else []
+        parts += [f"### {_escape(block.heading)}"] if block.heading not in ("", only_dataset) else []
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return parts + [_escape(note) for note in table.notes]
 

@@ -1,4 +1,4 @@
-"""Which of RecBole's metrics say how good a ranking is, and which way is better."""
+"""Which of RecBole's metrics measure accuracy, and which are better when smaller."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def smaller_is_better(metric: str) -> bool:
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether it judges hits, not what lists look like whoever they are for (coverage, popularity...)."""
+    """Whether it measures hits, rather than properties of the lists as such (coverage, popularity, ...)."""
     return "rec.items" not in getattr(metrics_dict.get(base(metric)), "metric_need", ())
 
 
 def recorded(rows: Sequence[Row], mask: str) -> tuple[list[str], list[str]]:
-    """Accuracy metrics and others that the test scores of the rows have, in order."""
+    """(accuracy metrics, other metrics) among the test scores of the rows, in order."""
     names = dict.fromkeys(
         name
         for row in rows
@@ -53,5 +53,5 @@ def choose(rows: Sequence[Row], mask: str, wanted: Sequence[str] | None) -> tupl
 
 
 def leading(rows: Sequence[Row], metrics: Sequence[str]) -> str | None:
-    """The metric for charts: the one that chose the epochs, if it is there."""
+    """The metric for charts: the one by which epochs were chosen, if it was recorded, else the first."""
     return next((row.metric for row in rows if row.metric in metrics), metrics[0] if metrics else None)

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else."""
+"""A report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEMPLATE = "page.html"
 
 
 def render(report: Report) -> str:
-    """The page, with charts inside it.
+    """The page, including its charts.
 
     Raises:
         UserError: jinja2 is not installed.

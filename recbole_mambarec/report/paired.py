@@ -1,4 +1,4 @@
-"""Significance of what a table shows: by user where the records allow it, else over seeds, else not at all."""
+"""Significance of the differences in a table: by user if the records allow it, else over seeds, else not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from recbole_mambarec.report.significance import limits, method
 
 @dataclass(frozen=True)
 class Paired:
-    """What was tested, by (dataset, metric).
+    """The tests of each column of a table, by (dataset, metric).
 
     Attributes:
-        by_user: what could be tested by user, of the models that have results per user.
-        by_seed: what could be tested over seeds, of the models that have several.
-        reasons: why something could not be tested by user, or not for all models.
-        single: the models of a column that have one seed, where others have several.
+        by_user: the tests by user, of the models that have results per user.
+        by_seed: the tests over seeds, of the models that have several.
+        reasons: why there is no test by user, or not of all models.
+        single: the models of a column that have one seed while others have several.
     """
 
     by_user: dict[tuple[str, str], Family]
@@ -30,19 +30,19 @@ class Paired:
     single: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def family(self, dataset: str, metric: str) -> Family | None:
-        """What decides the stars of a column: the test of all its models."""
+        """The test of all models of a column, which decides about its stars; None if there is none."""
         column = dataset, metric
         if column not in self.reasons:
             return self.by_user[column]
         return None if column in self.single else self.by_seed.get(column)
 
     def star(self, dataset: str, metric: str, label: str) -> bool:
-        """Whether the best is better than each other model, significantly."""
+        """Whether ``label`` is the best and significantly better than each of the others."""
         family = self.family(dataset, metric)
         return family is not None and family.best == label and all(each.significant for each in family.comparisons)
 
     def statements(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
-        """What a table of these rows and columns has to say under it."""
+        """What to write under a table of these rows and columns."""
         where: dict[tuple[str, str], list[tuple[str, str]]] = {}
         untested: dict[str, list[tuple[str, str]]] = {}
         for column in product(datasets(rows), metrics):
@@ -53,7 +53,7 @@ class Paired:
                 where.setdefault((method(family), limits(family)), []).append(column)
         return [
             *(
-                f"* the best of its column ({_names(columns)}), and better than each other model there with "
+                f"* best of its column ({_names(columns)}), and better than each of the other models with "
                 f"p < {ALPHA:g} by {tested}.{' ' * bool(limit)}{limit}"
                 for (tested, limit), columns in where.items()
             ),
@@ -62,7 +62,7 @@ class Paired:
         ]
 
     def _uneven(self, rows: Sequence[Row]) -> list[str]:
-        """Where means of the table are over other seeds than each other's."""
+        """Sentences on means that are over different seeds."""
         notes = []
         for dataset, here in datasets(rows).items():
             common = set.intersection(*(set(row.seeds) for row in here))
@@ -71,12 +71,12 @@ class Paired:
                 seeds = f"seed{'s' * (len(common) > 1)} {listing(sorted(map(str, common)))}" if common else "no seed"
                 notes.append(
                     f"All rows of {dataset} have {seeds}; the means of {listing(more)} are over more, and tests use "
-                    "the seeds alone that what is compared has in common."
+                    "only the seeds that the compared models have in common."
                 )
         return notes
 
     def not_tested(self) -> list[str]:
-        """Why something was not tested by user, or not of all models over seeds."""
+        """Why there is no test by user, or not of all models over seeds, in sentences."""
         where: dict[str, list[tuple[str, str]]] = {}
         for column, reason in self.reasons.items():
             where.setdefault(f"Not by user ({{}}): {reason}.", []).append(column)
@@ -96,11 +96,11 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
     """Test every metric on every dataset.
 
     Args:
-        step: called after each of them.
+        step: called after each test.
     """
     by_user, by_seed, reasons, single = {}, {}, {}, {}
     for dataset, here in datasets(rows).items():
-        known = [row for row in here if row.has_users]
+        with_users = [row for row in here if row.has_users]
         several = [row for row in here if len(row.seeds) > 1]
         for metric in metrics:
             column = dataset, metric
@@ -109,12 +109,12 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
                 reasons[column] = obstacle
                 step()
                 continue
-            if len(known) < len(here):
-                lacking = listing([row.label for row in here if not row.has_users]) if known else "any model"
+            if len(with_users) < len(here):
+                lacking = listing([row.label for row in here if not row.has_users]) if with_users else "any model"
                 reasons[column] = f"there are no results per user of {lacking}"
             try:
-                if len(known) > 1:
-                    by_user[column] = over_users(_named(known), "", mask, metric)
+                if len(with_users) > 1:
+                    by_user[column] = over_users(_named(with_users), "", mask, metric)
             except UserError as error:
                 reasons[column] = without_folders(error)
             family = over_seeds(_named(several), mask, metric) if len(several) > 1 else None
@@ -127,9 +127,9 @@ def compare_all(rows: Sequence[Row], mask: str, metrics: Sequence[str], step=lam
 
 
 def _obstacle(rows: Sequence[Row], mask: str, metric: str) -> str | None:
-    """Why nothing can be tested."""
+    """Why nothing can be tested; None if something can."""
     if len(rows) < 2:
-        return "there is one model, nothing to compare it with"
+        return "there is only one model"
     lacking = [row.label for row in rows if len(row.test(mask, metric)) < len(row.records)]
     return f"{listing(lacking)} without {metric}" if lacking else None
 

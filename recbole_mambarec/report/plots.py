@@ -1,4 +1,4 @@
-"""What is drawn: each function gives a figure of matplotlib."""
+"""The drawings of charts; each function gives a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Looks = dict[str, Look]
-# a grid of more values is no heat map that can be read
+# a heat map with more values per axis cannot be read
 _MOST_TICKS = 8
 _MOST_POINTS = 12
 # characters in a line of a legend
 _LABEL = 24
-# bars and points of one model; what validation has chosen
+# bars and points of one model; the point that validation chose
 _LIGHT, _DARK, _CHOSEN = "#9ecae1", "#08519c", "#D55E00"
 
 
@@ -62,7 +62,7 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
             epochs, scores = _curve(record, metric)
             if not epochs:
                 continue
-            # a single epoch is no line: its marker has to be seen
+            # a single epoch is not a line and shows as its marker only
             axes.plot(epochs, scores, color=look.colour, linestyle=look.line, linewidth=1.2)
             best = (record.best_epoch or 0) + 1
             at = epochs.index(best) if best in epochs else len(epochs) - 1
@@ -78,7 +78,7 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which (cost, score) no other one beats in one without losing in the other, by rising cost."""
+    """Indices of the (cost, score) that no other one beats in one without losing in the other, by rising cost."""
     front: list[int] = []
     for position in sorted(range(len(points)), key=lambda n: (points[n][0], -points[n][1])):
         if not front or points[position][1] > points[front[-1]][1]:
@@ -87,14 +87,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def costs(rows: Sequence[Row], field: str) -> dict[str, float]:
-    """Label -> mean of a cost, in minutes if it is seconds; rows without it are left out."""
+    """Label -> mean of a cost (seconds become minutes); rows without it are left out."""
     unit = 60 if field == "seconds" else 1
     found = {row.label: mean(row.field(field)) for row in rows}
     return {label: value / unit for label, value in found.items() if value is not None}
 
 
 def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, styles: Looks) -> Figure:
-    """Test score against a cost; the Pareto front filled and joined."""
+    """Test score against a cost; the points of the Pareto front are filled and joined."""
     from matplotlib.lines import Line2D
 
     price = costs(rows, field)
@@ -129,7 +129,7 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
 
 
 def _plain_log(axes: Axes) -> None:
-    """A logarithmic axis that says 0.5, 10, 200."""
+    """A logarithmic axis with labels such as 0.5, 10, 200."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -143,13 +143,13 @@ def _plain_log(axes: Axes) -> None:
 
 
 def grouping(groups: Grouping, styles: Looks) -> Figure:
-    """Each row's value in each group; joined where groups have an order."""
+    """The value of each row in each group; joined if the groups have an order."""
     figure = new_figure()
     axes = figure.subplots()
     middle = (len(groups.values) - 1) / 2
     for position, (label, values) in enumerate(groups.values.items()):
         look = styles[label]
-        # models beside each other in a group, so that markers do not hide each other
+        # models are side by side in a group, so that markers do not hide each other
         places = [place + 0.06 * (position - middle) * 8 / max(8, len(groups.values)) for place in range(len(values))]
         axes.plot(places, values, **(look.marks() | ({} if groups.ordered else {"linestyle": ""})))
     names = [f"{name}\nn = {thousands(n)}" for name, n in zip(map(_short, groups.names), groups.counts)]
@@ -168,7 +168,7 @@ def grouping(groups: Grouping, styles: Looks) -> Figure:
 
 
 def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
-    """A bar from zero for each row, and its difference to the first."""
+    """A bar from zero for each row, with its difference from the first."""
     shown = [row for row in rows if row.test(mask, metric)]
     figure = new_figure(0.9 + 0.42 * len(shown))
     axes = figure.subplots()
@@ -180,7 +180,7 @@ def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
         axes.errorbar(means, range(len(shown)), xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=3)
     for place, value in enumerate(means):
         change = f" ({100 * (value / means[0] - 1):+.1f} %)".replace("-", "−") if place and means[0] else ""
-        # in a column of their own, where neither bars nor lines run through them
+        # in a separate column, where neither bars nor lines cross them
         axes.text(1.02, place, number(value) + change, va="center", fontsize=9, transform=axes.get_yaxis_transform())
     axes.axvline(means[0], color=GREY, linestyle=":", linewidth=1)
     axes.set_yticks(range(len(shown)), [_short(row.label) for row in shown])
@@ -196,7 +196,7 @@ def ablation(rows: Sequence[Row], mask: str, metric: str) -> Figure:
 
 
 def sweep(found: Sweep) -> Figure:
-    """One key: a line; two keys of a few values each: a map; else, for each key, the points at each of its values."""
+    """A heat map for two keys with few values each; otherwise a panel per key, with the points at each value."""
     sizes = [len(found.options(position)) for position in range(len(found.keys))]
     if len(sizes) == 2 and max(sizes) <= _MOST_TICKS:
         return _map(found)
@@ -218,7 +218,7 @@ def _map(found: Sweep) -> Figure:
     figure = new_figure(1.3 + 0.5 * len(rows))
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="Blues", aspect="auto", vmin=np.nanmin(grid), vmax=np.nanmax(grid))
-    # light enough at the upper end for print, and for dark numbers on most cells
+    # the colour map is light enough for print and for dark numbers in most cells
     low, high = np.nanmin(grid), np.nanmax(grid)
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):

@@ -1,4 +1,4 @@
-"""Where numbers come from: commands that make the runs again, versions, data."""
+"""Where numbers come from: the commands that repeat the runs, versions, data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
 from recbole_mambarec_command.doors import MODULE
 
-# libraries that a caption names; the page lists all
+# libraries named in captions; the page lists all of them
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")
 
 
@@ -29,9 +29,11 @@ class Command(NamedTuple):
     """What rows made by one command have in common.
 
     Attributes:
+        searched: whether it was a search.
+        group: the group file, None if models were given or it was a search.
         label: what was added to the labels.
-        group: the group file, None where models were named or a search was made.
-        overrides: as JSON, without those of a single line of the group or point of the search.
+        seeds: the seeds of the runs.
+        overrides: as JSON, without those of single lines of the group or single points of the search.
     """
 
     searched: bool
@@ -43,7 +45,7 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Commands in order, and by which one each row was made.
+    """Commands in order, and the command that made each row.
 
     Attributes:
         commands: (name, command line), e.g. ``("C1", "python -m recbole_mambarec compare ...")``.
@@ -53,7 +55,7 @@ class Provenance:
     _of: dict[tuple, str] = field(repr=False)
 
     def of(self, rows: Sequence[Row]) -> str:
-        """One line for the caption of what is made of these rows."""
+        """One line for the caption of a table or chart of these rows."""
         names = sorted({self._of[row.identity] for row in rows}, key=lambda name: int(name[1:]))
         fingerprints = [f"{name} {fingerprint[:12]}" for name, fingerprint in data(rows)]
         found = versions(rows)
@@ -62,13 +64,13 @@ class Provenance:
 
 
 def trace(rows: Sequence[Row]) -> Provenance:
-    """Find the commands; rows of one command share it."""
+    """Find the commands that made the rows."""
     made: dict[Command, dict[str, list[Row]]] = {}
     for row in rows:
         made.setdefault(_command(row, rows), {}).setdefault(row.records[0].dataset, []).append(row)
     commands: dict[str, list[Row]] = {}
     for command, by_dataset in made.items():
-        # datasets on which the same was run share a command
+        # datasets with the same runs share a command
         alike: dict[tuple, list[str]] = {}
         for dataset, here in by_dataset.items():
             alike.setdefault(tuple((row.label, row.model) for row in here), []).append(dataset)
@@ -97,14 +99,14 @@ def _command(row: Row, rows: Sequence[Row]) -> Command:
 
 
 def _shipped(group: str) -> set[str]:
-    """The keys that the lines of a group file change, if this one comes with the package."""
+    """The keys that the lines of a group file change, if the file comes with the package; else nothing."""
     if not (properties_folder() / "group" / f"{group}.yaml").is_file():
         return set()
     return {key for _, overrides in read_group(group)[1].values() for key in overrides}
 
 
 def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
-    """The command line, and below it the group file where it does not come with this package."""
+    """The command line and, below it, the group file if that does not come with this package."""
     models = ",".join(dict.fromkeys(row.model for row in rows))
     shipped = command.group is not None and bool(_shipped(command.group))
     if command.searched:
@@ -119,7 +121,7 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     if command.searched and command.seeds != (DEFAULT_SEED,):
         parts.append(f"--seed={command.seeds[0]}")
     elif command.seeds != (DEFAULT_SEED,):
-        # one seed alone needs the comma that makes it a list
+        # a comma turns a single seed into a list
         parts.append(f"--seeds={','.join(map(str, command.seeds))}{',' * (len(command.seeds) == 1)}")
     common = json.loads(command.overrides)
     parts += [f"--{key}={value}" for key, value in common.items()]
@@ -137,7 +139,7 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
 
 
 def _space(rows: Sequence[Row]) -> str:
-    """What was searched, where it is not the space that comes with the model: records hold the points alone."""
+    """The values that were tried, if they are not in the model's own search space; records only have the points."""
     tried: dict[str, dict[str, object]] = {}
     for record in (record for row in rows for record in row.records):
         for key, value in record.point.items():
@@ -150,11 +152,11 @@ def _space(rows: Sequence[Row]) -> str:
     if all(values.keys() <= shipped.get(key, set()) for key, values in tried.items()):
         return ""
     lines = "".join(f"\n#   {key}: {', '.join(map(_inline, values.values()))}" for key, values in tried.items())
-    return f"\n# with --params_file and --algo, which are not on record; tried were{lines}"
+    return f"\n# with --params_file and --algo, which were not recorded; the values tried were{lines}"
 
 
 def _inline(value: object) -> str:
-    """A value as YAML in one line."""
+    """A value in one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
@@ -176,5 +178,5 @@ def revisions(rows: Sequence[Row]) -> list[str]:
 
 
 def data(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(dataset, its fingerprint)."""
+    """The (dataset, fingerprint) pairs of the rows."""
     return list(dict.fromkeys((r.dataset, r.data_hash) for row in rows for r in row.records))

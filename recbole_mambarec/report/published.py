@@ -1,4 +1,4 @@
-"""Scores that others have published, shown beside measured ones."""
+"""Published scores, shown beside measured ones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from recbole_mambarec.yaml_files import read_yaml_mapping
 
 @dataclass(frozen=True)
 class Published:
-    """Scores of one model on one dataset, by metric, and where they stand."""
+    """Published scores of one model on one dataset, by metric, and their source."""
 
     scores: dict[str, float]
     source: str
 
 
 def read(dataset: str, mask: str) -> dict[str, Published]:
-    """Model -> its published scores on ``dataset`` under ``mask``; empty where nobody brings any.
+    """Model -> its published scores on ``dataset`` under ``mask``; empty if there are none.
 
-    They stand in ``properties/published/<dataset>.yaml`` and in files of the same form that packages with further
-    models bring; where two files name a model, the first one counts, and ours comes before all others.
+    They are read from ``properties/published/<dataset>.yaml`` and from files of the same form in packages with further
+    models. If two files have scores of a model, those of the first count, and our file comes first.
 
     Raises:
-        UserError: a file is of another form.
+        UserError: a file does not have this form.
     """
     folders = dict.fromkeys(entry.published for entry in registry.entries().values() if entry.published is not None)
     found: dict[str, Published] = {}
@@ -47,6 +47,6 @@ def _scores(path: Path, mask: str) -> dict[str, Published]:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} is no file of published scores ({type(error).__name__}: {error}): it holds mask, metrics and "
+            f"{path} is not a file of published scores ({type(error).__name__}: {error}): it needs mask, metrics and "
             "tables, each with its source and, for each model, as many scores as there are metrics"
         ) from error

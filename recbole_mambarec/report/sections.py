@@ -1,4 +1,4 @@
-"""From runs to a report: each section, or why it is left out."""
+"""The sections of a report, or the reasons why they are left out."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ class Nothing(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What a user can ask for.
+    """What a user can choose.
 
     Attributes:
-        mask: what is taken out of the ranking at test (:data:`~recbole_mambarec.experiments.store.MASKS`).
-        metrics: the columns; None: all that are recorded.
-        reference: label or model that differences are taken to; None: the best other one.
-        group: the group that the main table shows; None: all that compare models.
-        published: show published scores beside.
-        brief: tables only, for a page about one dataset: both masks, significance of the leading metric alone.
-        sections: names of those that are wanted; None: all.
+        mask: the items removed from the ranking at test (:data:`~recbole_mambarec.experiments.store.MASKS`).
+        metrics: the columns; None for all that were recorded.
+        reference: label or model to which others are compared; None for the best of the others.
+        group: the group in the main table; None for all that compare models.
+        published: also show published scores.
+        brief: tables only, for a page about one dataset: both masks, significance only of the leading metric.
+        sections: names of the sections; None for all.
+        title: the title of the report.
     """
 
     mask: str = "train"
@@ -73,17 +74,17 @@ class Options:
 
 
 def _configured(rows: Iterable[Row]) -> set[tuple[str, str, str]]:
-    """Dataset, model and configuration of each: a run is the same under any label and in any group."""
+    """(dataset, model, configuration) of each row, which identify runs regardless of label and group."""
     return {(row.dataset, row.model, identity(row.config)) for row in rows}
 
 
 class Builder:
-    """Makes the sections of one report: a method for each of :data:`SECTIONS`.
+    """Builds the sections of one report, with a method for each of :data:`SECTIONS`.
 
     Args:
-        runs: what is reported.
-        options: how.
-        command: the command line that makes the report again.
+        runs: the runs to report.
+        options: the user's choices.
+        command: the command line that writes the report.
 
     Raises:
         UserError: an option names something that the records do not have.
@@ -100,7 +101,7 @@ class Builder:
         self.sweeps = sweeps.find([*self.rows, *(row for group in ablations.values() for row in group)], runs.trials)
         self.ablations = self._without_grids(ablations)
         if options.group is not None:
-            self.sweeps = [sweep for sweep in self.sweeps if self._asked_for(sweep)]
+            self.sweeps = [sweep for sweep in self.sweeps if self._is_in_group(sweep)]
         self.everything = self._shown()
         self.metrics, self.other_metrics = metrics.choose(self.everything, self.mask, options.metrics)
         self.leading = metrics.leading(self.everything, self.metrics)
@@ -110,12 +111,12 @@ class Builder:
         self.provenance = provenance.trace(self.everything)
         self.looks = looks(list(dict.fromkeys(row.label for row in self.rows)))
 
-    def _asked_for(self, sweep: sweeps.Sweep) -> bool:
-        """Whether it is a search, or a grid with a run of the group that is asked for."""
+    def _is_in_group(self, sweep: sweeps.Sweep) -> bool:
+        """Whether it is a search, or a grid that contains a run of the chosen group."""
         return sweep.searched or bool(_configured(self.rows) & _configured(point.row for point in sweep.points))
 
     def _without_grids(self, ablations: dict[str, list[Row]]) -> dict[str, list[Row]]:
-        """Groups of one model that are neither grids, which are shown as such, nor the main table."""
+        """Groups of one model that are neither grids, which have a section of their own, nor the main table."""
         grids = [_configured(point.row for point in sweep.points) for sweep in self.sweeps]
 
         def is_grid(rows: list[Row]) -> bool:
@@ -125,7 +126,7 @@ class Builder:
         return {name: rows for name, rows in ablations.items() if name != self.options.group and not is_grid(rows)}
 
     def _shown(self) -> list[Row]:
-        """The rows of all sections that are wanted, each once."""
+        """The rows in all chosen sections, each once."""
         wanted = set(self.options.sections or SECTIONS)
         found: dict[tuple, Row] = {}
         for row in [
@@ -133,7 +134,7 @@ class Builder:
             *(row for group in self.ablations.values() for row in group if "ablation" in wanted),
             *(point.row for sweep in self.sweeps for point in sweep.points if "sensitivity" in wanted),
         ]:
-            # a point of a sweep may be one of the others with fewer seeds
+            # a point of a sweep may be one of the other rows with fewer seeds
             found.setdefault(row.identity, row)
         return list(found.values())
 
@@ -167,7 +168,7 @@ class Builder:
         return [
             f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
             "Epochs were chosen on the validation split.",
-            *([f"{count(len(self.failed), 'run')} failed, and no table has them; see Runs."] if self.failed else []),
+            *([f"{count(len(self.failed), 'run')} failed and are in no table; see Runs."] if self.failed else []),
             *(f"{note}." for note in measurement_differences(self.rows)),
         ]
 
@@ -190,7 +191,7 @@ class Builder:
 
     def _other_masks(self) -> list[Table]:
         caption = "The same runs under the other mask."
-        # under repeatable: True nothing is masked, and there is no other one
+        # under repeatable: True nothing is masked, so there is no other mask
         masks = [mask for mask in MASKS if mask != self.mask and metrics.recorded(self.rows, mask)[0]]
         masks = masks if self.options.brief else []
         made = [tables.scores(f"main-{slug(m)}", caption, self.rows, self.metrics, m) for m in masks]
@@ -199,7 +200,7 @@ class Builder:
     def beyond(self, title: str) -> Section:
         self._need_rows()
         if not self.other_metrics:
-            raise Nothing("the records have no such metric; the key beyond_accuracy adds coverage, Gini and popularity")
+            raise Nothing("the records have no such metric: the key beyond_accuracy adds coverage, Gini and popularity")
         table = tables.beyond(self.rows, self.other_metrics, self.mask)
         return Section("beyond", title, tables=[self._traced(table, self.rows)])
 
@@ -207,7 +208,7 @@ class Builder:
         self._need_rows()
         rows = [row for here in datasets(self.rows).values() if len(here) > 1 for row in here]
         if not rows or not self.metrics:
-            raise Nothing("there is one model, nothing to compare it with" if self.metrics else "no accuracy metric")
+            raise Nothing("there is only one model" if self.metrics else "no accuracy metric was recorded")
         table = tables.deltas(rows, self.metrics, self.mask, self.options.reference)
         return Section("improvements", title, tables=[self._traced(table, rows)])
 
@@ -258,31 +259,31 @@ class Builder:
             raise Nothing("the records have no accuracy metric")
         section = Section("groups", title)
         for dataset, rows in self._by_dataset():
-            known = [row for row in rows if row.has_users and row.test(self.mask, self.leading)]
-            if len(known) < len(rows):
-                lacking = listing([row.label for row in rows if row not in known])
+            usable = [row for row in rows if row.has_users and row.test(self.mask, self.leading)]
+            if len(usable) < len(rows):
+                lacking = listing([row.label for row in rows if row not in usable])
                 section.text.append(f"Left out on {dataset}: {lacking}, without results per user under this mask.")
-            if not known:
+            if not usable:
                 continue
             try:
-                found, note = buckets.groupings(known, self.mask, self.leading, self._step)
+                found, note = buckets.groupings(usable, self.mask, self.leading, self._step)
             except UserError as error:
                 section.text.append(f"Left out on {dataset}: {without_folders(error)}.")
                 continue
             if note:
                 section.text.append(f"Left out on {dataset}: {note}.")
             for groups in found:
-                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), known))
+                section.tables.append(self._traced(tables.grouping(dataset, groups, self.mask), usable))
                 if not self.options.brief:
                     chart = charts.grouping(dataset, groups, self.mask, self.looks)
-                    section.charts.append(self._traced(chart, known))
+                    section.charts.append(self._traced(chart, usable))
         if not section.tables:
             raise Nothing(" ".join(section.text))
         return section
 
     def ablation(self, title: str) -> Section:
         if not self.ablations:
-            raise Nothing("no group of runs is of one model in several forms (compare --group=FILE)")
+            raise Nothing("no group of runs has variants of one model (compare --group=FILE)")
         if self.leading is None:
             raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
         section = Section("ablation", title)
@@ -301,8 +302,8 @@ class Builder:
     def sensitivity(self, title: str) -> Section:
         if not self.sweeps:
             raise Nothing(
-                "no runs of one model differ in a few numbers alone, and there is no record of a search (give the "
-                "trials.jsonl of tune, too)"
+                "no runs of one model differ only in a few numbers, and there is no record of a search (also give the "
+                "trials.jsonl of tune)"
             )
         section = Section("sensitivity", title)
         for sweep in self.sweeps:
@@ -334,9 +335,9 @@ class Builder:
         return datasets(self.rows).items()
 
     def _traced(self, part: Part, rows: Sequence[Row]) -> Part:
-        """A table or chart that says where it comes from; a brief page says it once, at its end."""
+        """A table or chart with its origin, which a brief page only gives at its end."""
         return part if self.options.brief else replace(part, origin=self.provenance.of(rows))
 
     def _drawn(self, made: Iterable[tuple[Chart | None, Sequence[Row]]]) -> list[Chart]:
-        """The charts that there are, with the rows they show."""
+        """The charts that exist, with the origin of the rows that they show."""
         return [self._traced(chart, rows) for chart, rows in made if chart is not None]

@@ -1,4 +1,4 @@
-"""How charts look: told apart by colour, marker and line style together, drawn the same on every machine."""
+"""The style of charts: models differ in colour, marker and line style, and charts are the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, with a grey in place of yellow, which is too light for lines on white
+# Okabe and Ito's colours, with grey instead of yellow, which is too light for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = "#666666"
-# inches; wide enough for its text to be read when a narrow screen shrinks it
+# in inches, so that text can still be read when a narrow screen shrinks the chart
 WIDTH, HEIGHT = 5.0, 3.5
-# pixels of a page per inch, and of a PNG file
+# pixels per inch on a page and in a PNG file
 DPI, _PNG_DPI = 96, 150
 _RC = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -37,14 +37,14 @@ _RC = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "axes.titlesize": 10.5,
-    "svg.fonttype": "path",  # text is never wider than it was when the chart was laid out
+    "svg.fonttype": "path",  # text has the same width wherever the chart is shown
     "svg.hashsalt": "recbole_mambarec",
 }
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one model is drawn with in every chart."""
+    """How one model is drawn in every chart."""
 
     colour: str
     marker: str
@@ -56,7 +56,7 @@ class Look:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for each label: no two of 88 have colour and marker in common."""
+    """A look for each label; no two of the first 88 have the same colour and marker."""
     return {
         label: Look(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)], LINES[n % len(LINES)])
         for n, label in enumerate(labels)
@@ -65,7 +65,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib's defaults with the settings above, whatever the user's own are.
+    """Matplotlib's defaults with the settings above, regardless of the user's own settings.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -76,7 +76,7 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(height: float = HEIGHT) -> Figure:
-    """An empty figure. The object interface: no window system, no state shared with a notebook."""
+    """An empty figure, made without pyplot: no window system, and no state shared with a notebook."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

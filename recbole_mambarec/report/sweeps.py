@@ -12,18 +12,18 @@ from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.report.document import slug
 from recbole_mambarec.report.load import Row, identity, mean, rows, varying
 
-# with more keys in play, grids of at most two of them are looked for
+# with more varying keys, only grids over at most two of them are searched
 _MOST_KEYS = 5
-# share of the combinations of values that must be there to speak of a grid
+# share of the combinations of values that makes a grid
 _FILLED = 0.6
 _FEWEST = 3
-# how long a run may take is a budget: runs under another one are not held against each other
+# the number of epochs is a budget: runs with different budgets are not compared
 _BUDGET = ("epochs",)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Values of the keys, in their order, and the runs there: of the seeds that all points have, if there are any."""
+    """Values of the keys, in their order, and the runs with them; of common seeds of all points, if there are any."""
 
     values: tuple
     row: Row
@@ -34,8 +34,8 @@ class Sweep:
     """Points that differ in ``keys`` and nothing else.
 
     Attributes:
-        searched: it is a search by ``run_hyper.py``.
-        stopped: trials that were given up early, which have no point.
+        searched: whether it is a search for hyper-parameters, rather than a grid among other runs.
+        stopped: number of trials that were stopped early and have no point.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """For links and files."""
+        """A name for links and files."""
         return "-".join(["sweep", *map(slug, (self.model, self.dataset, *self.keys))])
 
     @property
@@ -61,16 +61,16 @@ class Sweep:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, else -1."""
+        """1 if more is better, else -1."""
         return 1 if self.points[0].row.config.get("valid_metric_bigger", True) else -1
 
     @property
     def chosen(self) -> Point | None:
-        """The point that validation chooses: the first of the best."""
+        """The point with the best validation score, the first one among equals."""
         return self._best(lambda row: row.valid(self.metric))
 
     def best_on_test(self, mask: str) -> Point | None:
-        """The point that the test split would have chosen; None where some point was not tested."""
+        """The point with the best test score; None if some point was not tested."""
         if not all(point.row.test(mask, self.metric) for point in self.points):
             return None
         return self._best(lambda row: row.test(mask, self.metric))
@@ -118,7 +118,7 @@ def _searches(trials: Sequence[Record]) -> list[Sweep]:
 def _grids(found: Sequence[Row]) -> list[Sweep]:
     parts: dict[tuple[str, str], dict[str, Row]] = {}
     for row in found:
-        # one configuration may stand there under several labels
+        # a configuration may occur under several labels
         parts.setdefault((row.dataset, row.model), {}).setdefault(identity(row.config), row)
     sweeps = []
     for (dataset, model), unique in parts.items():
@@ -134,7 +134,7 @@ def _grids(found: Sequence[Row]) -> list[Sweep]:
             for chosen in combinations(keys, size):
                 for members in _classes(candidates, chosen):
                     here = {id(row) for row in members}
-                    if any(here <= others for others in taken):
+                    if any(here <= larger for larger in taken):
                         continue
                     taken.append(here)
                     common = set.intersection(*(set(row.seeds) for row in members))
@@ -144,7 +144,7 @@ def _grids(found: Sequence[Row]) -> list[Sweep]:
 
 
 def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
-    """Rows that are equal but for ``keys`` and fill enough of a grid over them."""
+    """Groups of rows that differ only in ``keys`` and fill enough of a grid over them."""
     alike: dict[str, list[Row]] = {}
     for row in candidates:
         if all(_is_number(row.config.get(key)) for key in keys):
@@ -154,7 +154,7 @@ def _classes(candidates: list[Row], keys: tuple[str, ...]) -> list[list[Row]]:
 
 
 def _crossed(members: list[Row], keys: tuple[str, ...]) -> list[Row]:
-    """Rows whose value of each key is seen at two values of the others; the rest are changes at the side of a grid."""
+    """Rows each of whose values occurs in another row, too; the others are single changes beside a grid."""
     while True:
         counts = [Counter(row.config[key] for row in members) for key in keys]
         kept = [row for row in members if all(count[row.config[key]] > 1 for key, count in zip(keys, counts))]

@@ -27,19 +27,19 @@ def _cell(values: Sequence[float], places: int = 4, **marks) -> Cell:
 
 
 def _about_spread(blocks: Sequence[Block]) -> str:
-    """What ± is, where it is shown."""
+    """What ± means, if it is shown."""
     if not any(cell.spread for block in blocks for row in block.rows for cell in row):
         return ""
     return " ± is the standard deviation over seeds (n\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}1); a single seed has none."
 
 
 def _ranked(means: Sequence[float | None], smaller: bool = False) -> list[str]:
-    """``best``, ``second`` or nothing for each value of a column, as far as the printed places tell them apart."""
+    """``best``, ``second`` or "" for each value of a column, as far as they differ in the printed places."""
     shown = [None if value is None else round(value, 4) for value in means]
     order = sorted((value for value in shown if value is not None), reverse=not smaller)
     if len(order) < 2:
         return [""] * len(shown)
-    # two that are best leave no second
+    # if two are best, there is no second
     names = {order[1]: "second"} | {order[0]: "best"}
     return [names.get(value, "") for value in shown]
 
@@ -65,19 +65,19 @@ def scores(
     """Test scores of the rows: mean and standard deviation over seeds.
 
     Args:
-        tests: decides about stars; None: none.
+        tests: decide about stars; without them there are none.
         published: dataset -> model -> scores to show below the measured ones.
-        ranked: mark best and second.
+        ranked: whether to mark best and second.
     """
     blocks, sources = [], {}
     for dataset, here in datasets(rows).items():
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
-        known = published(here[0].records[0].dataset)
-        for model in dict.fromkeys(row.model for row in here if row.model in known):
-            cells = [Cell(number(known[model].scores.get(metric)), aside=True) for metric in metrics]
+        others = published(here[0].records[0].dataset)
+        for model in dict.fromkeys(row.model for row in here if row.model in others):
+            cells = [Cell(number(others[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
-            sources.setdefault(known[model].source, {})[model] = None
+            sources.setdefault(others[model].source, {})[model] = None
         blocks.append(Block(dataset, lines))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
     unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r.test for r in row.records)]
@@ -86,7 +86,7 @@ def scores(
             f"{listing(unmasked)}: tested under repeatable: True, where nothing is masked; see the mask '{UNMASKED}'."
         )
     if ranked:
-        notes.append("Bold: best of the column on a dataset; underlined: second.")
+        notes.append("Bold: best of the column on a dataset; underlined: second best.")
     if tests is not None:
         starred = any(cell.star for block in blocks for line in block.rows for cell in line)
         tested = any(tests.family(dataset, metric) for dataset in datasets(rows) for metric in metrics)
@@ -95,7 +95,7 @@ def scores(
         names = "; ".join(f"{listing(list(models))} from {source}" for source, models in sources.items())
         notes.append(
             f"Published, other features: {names}. These are results of other code, on the public feature files, with "
-            "validation items ranked at test; they count neither as best nor as second."
+            "validation items ranked at test; they are not considered for best and second best."
         )
     return Table(name, caption, ["model", "seeds", *metrics], blocks, notes=notes)
 
@@ -113,20 +113,18 @@ def _column(
 
 
 def beyond(rows: Sequence[Row], metrics: Sequence[str], mask: str) -> Table:
-    """What the recommended lists look like, whoever they are for."""
-    table = scores("beyond", "What recommended lists look like, mean over seeds.", rows, metrics, mask, ranked=False)
+    """Properties of the recommended lists as such (coverage, popularity, ...)."""
+    table = scores("beyond", "Properties of the recommended lists, mean over seeds.", rows, metrics, mask, ranked=False)
     header = [*table.header[:2], *(f"{name} {'↓' if smaller_is_better(name) else '↑'}" for name in metrics)]
-    note = (
-        "↑ more, ↓ less is usually wanted (RecBole's definitions); nothing is marked, as neither is better by itself."
-    )
+    note = "↑ more, ↓ less is usually wanted (RecBole's definitions); nothing is marked, as neither is better as such."
     return Table(table.name, table.caption, header, table.blocks, notes=[*table.notes, note])
 
 
 def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: str | None) -> Table:
-    """Relative differences of means: to the reference, or to the best of the other rows.
+    """Relative differences of means from the reference, or from the best of the other rows.
 
     Args:
-        reference: a label or model; on a dataset without it, its row is empty.
+        reference: a label or model; on datasets without it, cells are empty.
     """
     blocks = []
     for dataset, here in datasets(rows).items():
@@ -137,7 +135,7 @@ def deltas(rows: Sequence[Row], metrics: Sequence[str], mask: str, reference: st
             cells = [Cell("reference") if row is fixed else _delta(row, others, mask, metric) for metric in metrics]
             lines.append([Cell(row.label), *cells])
         blocks.append(Block(dataset, lines))
-    against = f"to {reference}" if reference else "to the best other model of the same column"
+    against = f"from {reference}" if reference else "from the best of the other models in the column"
     caption = f"Relative difference {against}, in percent of its mean."
     note = f"Test split; {MASKED[mask]} (mask: {mask}). Means over each row's seeds."
     return Table("deltas", caption, ["model", *(f"{metric}, %" for metric in metrics)], blocks, notes=[note])
@@ -150,7 +148,7 @@ def _delta(row: Row, others: Sequence[Row], mask: str, metric: str) -> Cell:
 
 
 def find(rows: Sequence[Row], name: str) -> Row | None:
-    """The row of this label, else the first of this model."""
+    """The row with this label, else the first row of this model; None if there is neither."""
     by_label = [row for row in rows if row.label == name]
     return next(iter([*by_label, *(row for row in rows if row.model == name)]), None)
 
@@ -158,13 +156,13 @@ def find(rows: Sequence[Row], name: str) -> Row | None:
 def _relative(value: float | None, base: float | None, places: int = 1) -> str:
     if value is None or not base:
         return MISSING
-    # a difference that is rounded away has no sign
+    # a difference that rounds to zero has no sign
     change = round(100 * (value - base) / base, places) + 0.0
     return number(change, places) if change <= 0 else f"+{number(change, places)}"
 
 
 def significance(families: dict[tuple[str, str], Family], unit: str) -> Table:
-    """Every comparison with the best, by dataset and metric."""
+    """All comparisons with the best model, by dataset and metric."""
     blocks = []
     for (dataset, metric), family in families.items():
         heading = f"{dataset}, {metric}: {family.best} ({number(family.best_mean)}) against"
@@ -186,17 +184,18 @@ def significance(families: dict[tuple[str, str], Family], unit: str) -> Table:
     for (dataset, _), family in families.items():
         methods[f"{dataset}: {method(family)}. {limits(family)}".rstrip()] = None
     alpha = next(iter(families.values())).alpha
-    header = ["model", "mean", "best − it", "95 % interval", "p, Wilcoxon", "p, t", "d_z", "rank-biserial", "pairs ≠"]
+    header = ["model", "mean", "best − model", "95 % interval", "p, Wilcoxon", "p, t"]
+    header += ["d_z", "rank-biserial", "pairs ≠"]
     notes = [
         f"* p < {alpha:g} by Wilcoxon's test. Both p-values are two-sided and corrected by Holm's procedure over the "
         f"comparisons of one block. Intervals: {INTERVAL}.",
         *methods,
-        "d_z: mean difference over its standard deviation. Rank-biserial: 1 where every difference favours the best. "
+        "d_z: mean difference over its standard deviation. Rank-biserial: 1 if every difference favours the best. "
         "Pairs ≠: pairs with a difference.",
     ]
     return Table(
         f"significance-{unit}",
-        f"The best model against each other one, paired by {unit}.",
+        f"The best model compared with each of the others, paired by {unit}.",
         header,
         blocks,
         notes=notes,
@@ -208,14 +207,14 @@ def _p(value: float) -> str:
 
 
 def _effect(value: float) -> str:
-    """Infinite where every difference is the same, undefined where there is none."""
+    """An effect size; infinite if all differences are the same, undefined if there are none."""
     if value != value:
         return MISSING
     return ("∞" if value > 0 else "−∞") if value in (float("inf"), -float("inf")) else number(value, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------
-# cost, buckets, searches
+# cost, groups, searches
 
 
 def cost(rows: Sequence[Row]) -> Table:
@@ -251,8 +250,8 @@ def cost(rows: Sequence[Row]) -> Table:
         "million parameters",
     ]
     notes = [
-        "Training and validation of all epochs as recorded, whatever else the machine was doing; best after: epochs up "
-        "to the one that validation chose; peak: of the process, of the GPU where one was used."
+        "Time of training and validation in all epochs as recorded, whatever else the machine was doing; best after: "
+        "number of epochs up to the chosen one; peak: memory of the process, or of the GPU if one was used."
         + _about_spread(blocks),
     ]
     return Table("cost", "Training cost and size.", header, blocks, words=2, notes=notes)
@@ -270,13 +269,13 @@ def grouping(dataset: str, groups: Grouping, mask: str) -> Table:
     notes = [
         f"Test split; {MASKED[mask]} (mask: {mask}). n: {groups.unit}s; mean of {count(len(groups.seeds), 'seed')} "
         f"({', '.join(map(str, groups.seeds))}). {groups.note}".rstrip(),
-        "Bold: best of the column; underlined: second.",
+        "Bold: best of the column; underlined: second best.",
     ]
     return Table(f"{groups.name}-{slug(dataset)}", caption, header, [Block("", lines)], notes=notes)
 
 
 def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str, leading: str) -> Table:
-    """Scores of a group, and how far each line is from the first."""
+    """Scores of a group, and the difference of each row from the first."""
     table = scores(f"ablation-{slug(group)}", f"Ablation {group}.", rows, metrics, mask)
     for block, here in zip(table.blocks, datasets(rows).values()):
         full = mean(here[0].test(mask, leading))
@@ -284,12 +283,12 @@ def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str,
             line.append(Cell(_relative(mean(row.test(mask, leading)), full)))
     first = next(iter(datasets(rows).values()))[0].label
     return Table(
-        table.name, table.caption, [*table.header, f"{leading}, % to {first}"], table.blocks, notes=table.notes
+        table.name, table.caption, [*table.header, f"{leading}, % from {first}"], table.blocks, notes=table.notes
     )
 
 
 def sweep(found: Sweep, masks: Sequence[str]) -> Table:
-    """Every point of a sweep, best validation score first."""
+    """All points of a sweep, in descending order of the validation score."""
     metric = found.metric
     tested = [mask for mask in masks if any(point.row.test(mask, metric) for point in found.points)]
     chosen = found.chosen
@@ -316,7 +315,7 @@ def sweep(found: Sweep, masks: Sequence[str]) -> Table:
 
 
 def choice(found: Sweep, masks: Sequence[str]) -> list[str]:
-    """What validation has chosen, and what the test split would have claimed."""
+    """Sentences on the point that validation chose, and on the one that the test split would have chosen."""
     metric, chosen = found.metric, found.chosen
     if chosen is None:
         return []
@@ -326,13 +325,13 @@ def choice(found: Sweep, masks: Sequence[str]) -> list[str]:
 
     notes = [f"Bold: chosen on the validation split ({where(chosen)})."]
     if found.stopped:
-        notes.append(f"{count(found.stopped, 'trial')} given up early {'are' if found.stopped > 1 else 'is'} left out.")
+        notes.append(f"{count(found.stopped, 'trial')} stopped early {'are' if found.stopped > 1 else 'is'} left out.")
     for mask in masks:
         of_chosen, best = mean(chosen.row.test(mask, metric)), found.best_on_test(mask)
         if of_chosen is None or best is None:
             continue
         claimed = mean(best.row.test(mask, metric))
-        other = f"would have claimed {number(claimed)} ({where(best)}), {_relative(claimed, of_chosen)} %"
+        other = f"would have given {number(claimed)} ({where(best)}), {_relative(claimed, of_chosen)} %"
         notes.append(
             f"Test {metric} of the chosen point, mask {mask}: {number(of_chosen)}. Choosing on the test split "
             f"{'would have chosen the same point' if best is chosen else other}."
