@@ -58,7 +58,7 @@ def texts(figure) -> list[Text]:
 
 
 def check(figure) -> None:
-    """Fails where a chart is empty, or a text of it is cut or covered by another one."""
+    """Fails if a chart is empty, or if any of its text is cut off or covered by other text."""
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
     assert marks(figure) > 1

@@ -59,7 +59,7 @@ def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
         "Significance": "there is one model",
         "Learning curves": "no record holds the validation scores of its epochs",
         "Users and items": "Left out on baby: BPR, without results per user",
-        "Ablation": "no group of runs is of one model",
+        "Ablation": "no group of runs has variants of one model",
         "Hyper-parameter sensitivity": "there is no record of a search",
     }
     for title, reason in reasons.items():
@@ -84,7 +84,7 @@ def test_options_choose_mask_metrics_reference_and_title(files):
     assert main([*files, "--out", "out", "--sections=main,improvements", *options]) == 0
     text = Path("out/report.md").read_text(encoding="utf-8")
     assert text.startswith("# Table 2\n") and "recall@20" not in text and ", published" not in text
-    assert "mask: train+valid" in text and "Relative difference to BPR" in text and "| reference |" in text
+    assert "mask: train+valid" in text and "Relative difference from BPR" in text and "| reference |" in text
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_options_choose_mask_metrics_reference_and_title(files):
         (["--sections=mian"], "no section 'mian': there are main"),
         (["--page=x.md"], "a page is about one dataset, and there are runs on baby, sports"),
         (["--page=x.md", "--out=y"], "give one of them"),
-        (["--notes=n.md"], "--notes belongs to --page"),
+        (["--notes=n.md"], "--notes needs --page"),
         (["--page=x.md", "--dataset=baby", "--notes=n.md"], "notes n.md cannot be read"),
     ],
 )

@@ -104,7 +104,7 @@ def test_results_per_user_are_found_beside_the_records(tmp_path):
     ("damage", "sentence"),
     [
         ({"test": {"train": [1]}}, r"record 2 of .* \(BPR\) is damaged: its scores \(test under 'train'\)"),
-        ({"valid": {"recall@20": "high"}}, r"its scores \(valid\) are no numbers"),
+        ({"valid": {"recall@20": "high"}}, r"its scores \(valid\) are not numbers"),
         ({"curve": [3]}, "an entry of its curve"),
     ],
 )
@@ -117,7 +117,7 @@ def test_damaged_records_are_named(tmp_path, damage, sentence):
 def test_a_score_that_is_no_number_is_damage(tmp_path):
     path = write(tmp_path / "runs.jsonl", run())
     path.write_text(path.read_text().replace(f'"recall@20": {run().test["train"]["recall@20"]}', '"recall@20": NaN'))
-    with pytest.raises(UserError, match=r"is damaged: its scores \(test under 'train'\) are no numbers"):
+    with pytest.raises(UserError, match=r"is damaged: its scores \(test under 'train'\) are not numbers"):
         load.read([path])
 
 

@@ -90,7 +90,7 @@ def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there
     assert reason.startswith("Not by user (d: recall@20): there are no results per user of a")
     alone = load.rows(scored("a", 0.3))
     (statement,) = compare_all(alone, "train", METRICS).statements(alone, METRICS)
-    assert statement == "Significance not tested (d: recall@20): there is one model, nothing to compare it with."
+    assert statement == "Significance not tested (d: recall@20): there is only one model."
 
 
 def test_by_user_the_table_and_the_test_have_the_same_means(tmp_path):
@@ -139,14 +139,14 @@ def test_differences_to_the_best_other_and_to_a_reference():
     assert [cell.text for (cell,) in fixed.values()] == ["−37.5", "+25.0", "reference"]
 
 
-def test_a_sweep_says_what_choosing_on_test_would_have_claimed():
+def test_a_sweep_says_what_choosing_on_the_test_split_would_have_given():
     table = tables.sweep(find(grid(), [])[0], ["train"])
     assert table.header == ["a", "b", "seeds", "validation recall@20", "test recall@20, train masked"]
     first = table.blocks[0].rows[0]
     assert [cell.text for cell in first] == ["2", "2", "1", "0.1000", "0.0920"] and first[3].rank == "best"
     assert table.notes == [
         "Bold: chosen on the validation split (a = 2, b = 2).",
-        "Test recall@20 of the chosen point, mask train: 0.0920. Choosing on the test split would have claimed 0.0930 "
+        "Test recall@20 of the chosen point, mask train: 0.0920. Choosing on the test split would have given 0.0930 "
         "(a = 3, b = 1), +1.1 %.",
     ]
 
