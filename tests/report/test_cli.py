@@ -55,8 +55,8 @@ def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
     page, shown = Path("out/index.html").read_text(encoding="utf-8"), capsys.readouterr().out
     reasons = {
         "Beyond accuracy": "the key beyond_accuracy adds",
-        "Improvements": "there is one model",
-        "Significance": "there is one model",
+        "Improvements": "there is only one model",
+        "Significance": "there is only one model",
         "Learning curves": "no record holds the validation scores of its epochs",
         "Users and items": "Left out on baby: BPR, without results per user",
         "Ablation": "no group of runs has variants of one model",
