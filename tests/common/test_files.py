@@ -1,4 +1,4 @@
-"""What a file is that cannot be read as it should be."""
+"""Files with unexpected content are recognised."""
 
 import bz2
 import gzip
@@ -67,7 +67,7 @@ TABLE = "user_id:token\titem_id:token\nu1\ti1\n"
         (bytes(10_000), "nothing but zero bytes"),
     ],
 )
-def test_a_file_is_told_by_its_content(tmp_path, content, phrase):
+def test_a_file_is_recognised_by_its_content(tmp_path, content, phrase):
     path = tmp_path / "books.image.npy"
     path.write_bytes(content)
     assert phrase in what_it_is(path)
@@ -82,13 +82,13 @@ def test_what_is_unknown_is_not_named(tmp_path, content):
     assert what_it_is(path) is None
 
 
-def test_zeros_at_the_start_are_not_all(tmp_path):
+def test_zeros_at_the_start_do_not_mean_an_empty_file(tmp_path):
     path = tmp_path / "x.npy"
     path.write_bytes(bytes(5000) + b"abc")
     assert what_it_is(path) is None
 
 
-def test_no_file_a_folder_and_links(tmp_path):
+def test_missing_files_folders_and_links(tmp_path):
     assert what_it_is(tmp_path / "none.npy") is None
     assert what_it_is(tmp_path) == "a folder"
     annexed, dangling = tmp_path / "a.npy", tmp_path / "b.npy"

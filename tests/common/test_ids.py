@@ -8,12 +8,12 @@ FORMS = [str, lambda n: f"{n}.0", lambda n: f"{n:08d}", lambda n: f" {n}\t", lam
 
 
 @given(st.integers(0, 10**7), st.sampled_from(FORMS), st.sampled_from(FORMS))
-def test_a_number_is_the_same_however_it_is_written(number, one, other):
+def test_spellings_of_the_same_number_are_equal(number, one, other):
     assert spelling(one(number)) == spelling(other(number))
 
 
 @given(st.integers(0, 2**52), st.integers(0, 2**52))
-def test_different_numbers_stay_different(a, b):
+def test_different_numbers_have_different_spellings(a, b):
     assert (spelling(f"{a}.0") == spelling(f"{b}")) == (a == b)
 
 
@@ -46,7 +46,7 @@ def test_a_table_of_floats_is_recognised(numbers):
     assert f"{len(used)} of the {len(used)} item ids of A are not in B" in mismatch(used, known, "item", "A", "B")
 
 
-def test_what_is_merely_missing_is_no_mismatch():
+def test_missing_ids_alone_are_not_a_mismatch():
     known = {f"i{n}" for n in range(300)}
     assert mismatch(sorted(known), known, "item", "A", "B") is None
     assert mismatch([*sorted(known), "I7", "x", "y"], known, "item", "A", "B") is None  # one of three by chance

@@ -15,7 +15,7 @@ def counting(value):
     return build, calls
 
 
-def test_computed_once_per_key(tmp_path):
+def test_arrays_are_computed_once_per_key(tmp_path):
     cache = ArrayCache(tmp_path)
     build, calls = counting(1)
     for _ in range(2):
@@ -26,7 +26,7 @@ def test_computed_once_per_key(tmp_path):
     assert len(calls) == 3
 
 
-def test_a_damaged_entry_is_built_again_and_said(tmp_path, caplog):
+def test_a_damaged_entry_is_built_again_with_a_warning(tmp_path, caplog):
     cache = ArrayCache(tmp_path)
     build, calls = counting(1)
     cache.get("thing", {}, build)
@@ -38,21 +38,21 @@ def test_a_damaged_entry_is_built_again_and_said(tmp_path, caplog):
     assert cache.get("thing", {}, build)["x"] == [1] and len(calls) == 2
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_gives_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert ArrayCache(tmp_path / "file" / "cache").get("thing", {}, counting(1)[0])["x"] == [1]
     assert "could not be kept" in caplog.text
 
 
-def test_no_folder_keeps_nothing():
+def test_without_a_folder_nothing_is_kept():
     build, calls = counting(1)
     for _ in range(2):
         ArrayCache(None).get("thing", {}, build)
     assert len(calls) == 2
 
 
-def test_the_content_key_sees_values_shape_and_type():
+def test_the_content_key_depends_on_values_shape_and_dtype():
     base = np.arange(6, dtype=np.float32)
     variants = [base, base + 1, base.reshape(2, 3), base.astype(np.float64), base[::-1]]
     assert len({content_key(v) for v in variants}) == len(variants)

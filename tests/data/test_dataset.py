@@ -38,7 +38,7 @@ def test_a_prepared_folder_describes_itself(tmp_path):
     assert [len(part._dataset.inter_feat) for part in (train, valid, test)] == [360, 60, 60]
 
 
-def test_arrays_beyond_the_memory_stay_on_disk(tmp_path):
+def test_arrays_larger_than_feature_memory_stay_on_disk(tmp_path):
     folder = write_planted(tmp_path, modalities={"image": 8, "text": 6})
     assert all(isinstance(f.matrix, np.ndarray) for f in load(folder).item_features.values())
     on_disk = load(folder, feature_memory=0)
@@ -214,7 +214,7 @@ def test_a_broken_folder_gets_one_sentence(tmp_path, change, sentence):
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_item_of_the_interactions_that_item_does_not_list(tmp_path):
+def test_an_item_with_interactions_that_the_item_file_does_not_list(tmp_path):
     folder = write_planted(tmp_path)
     with open(folder / "planted.train.inter", "a", encoding="utf-8") as stream:
         stream.write("u1\tghost\n")
@@ -232,7 +232,7 @@ def test_lines_that_recbole_would_swallow(tmp_path):
         load(folder)
 
 
-def test_a_split_that_tests_on_what_it_trains_on(tmp_path, caplog):
+def test_a_split_that_tests_on_training_interactions(tmp_path, caplog):
     folder = write_planted(tmp_path)
     train = (folder / "planted.train.inter").read_text()
     with open(folder / "planted.test.inter", "a", encoding="utf-8") as stream:
@@ -264,7 +264,7 @@ def test_an_item_listed_twice(tmp_path):
         load(folder)
 
 
-def test_an_unknown_modality_names_those_there_are(tmp_path):
+def test_the_error_for_an_unknown_modality_names_the_existing_ones(tmp_path):
     with pytest.raises(UserError, match=r"no modality 'video': .* offers image, text"):
         load(write_planted(tmp_path), modalities=["video"])
 

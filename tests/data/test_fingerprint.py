@@ -14,14 +14,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_of_a_suffix_count_where_they_are_read(folder):
+def test_files_with_an_additional_suffix_count_if_they_are_read(folder):
     without, with_vectors = data_hash(folder, "d"), data_hash(folder, "d", ("words.emb",))
     (folder / "d.words.emb").write_text("other")
     assert data_hash(folder, "d") == without
     assert data_hash(folder, "d", ("words.emb",)) != with_vectors
 
 
-def test_files_of_others_do_not_count(folder):
+def test_other_files_do_not_count(folder):
     before = data_hash(folder, "d")
     (folder / "d.json").write_text("other")
     (folder / "e.inter").write_text("other")
@@ -29,8 +29,8 @@ def test_files_of_others_do_not_count(folder):
 
 
 @pytest.mark.parametrize("how", ["written into", "put in its place"])
-def test_a_file_that_looks_as_before_is_looked_into(folder, how):
-    """Of the same size and time, as after a copy that keeps them."""
+def test_a_changed_file_of_the_same_size_and_time_is_noticed(folder, how):
+    """As after a copy that keeps size and time."""
     path, before = folder / "d.inter", data_hash(folder, "d")
     times = path.stat()
     target = path if how == "written into" else folder / "new"

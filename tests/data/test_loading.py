@@ -39,7 +39,7 @@ def assert_same_batches(loaders):
         {"distribution": "popularity", "sample_num": 1},
     ],
 )
-def test_pairs_and_negatives_are_those_of_recboles_loader(tmp_path, sampling):
+def test_pairs_and_negatives_are_the_same_as_with_recboles_loader(tmp_path, sampling):
     config, (train, *_) = prepare(tmp_path, train_neg_sample_args=sampling, train_batch_size=50)
     assert type(train) is PairLoader
     assert_same_batches([train, TrainDataLoader(config, train._dataset, train._sampler, shuffle=True)])
@@ -50,8 +50,8 @@ def test_a_model_that_learns_without_negatives(tmp_path):
     assert_same_batches([train, TrainDataLoader(config, train._dataset, train._sampler, shuffle=True)])
 
 
-def test_columns_beside_the_ids_are_kept(tmp_path):
-    """RecBole looks an item's columns up for positives and negatives."""
+def test_columns_besides_the_ids_are_kept(tmp_path):
+    """RecBole looks up an item's columns for positives and negatives."""
     folder = write_planted(tmp_path)
     item_file = folder / "planted.item"
     header, *items = item_file.read_text().splitlines()
@@ -64,7 +64,7 @@ def test_columns_beside_the_ids_are_kept(tmp_path):
     assert "neg_price" in next(iter(train)).columns
 
 
-def test_no_negative_is_known_to_its_user(tmp_path):
+def test_no_negative_has_an_interaction_with_its_user(tmp_path):
     _, (train, *_) = prepare(tmp_path)
     users = np.repeat(np.arange(1, 61), 200)
     drawn = train.draw_negatives(users)
@@ -73,7 +73,7 @@ def test_no_negative_is_known_to_its_user(tmp_path):
     assert drawn.min() >= 1 and len(np.unique(drawn)) == 48
 
 
-def test_users_to_rank_are_those_of_recboles_loader(tmp_path):
+def test_ranked_users_are_the_same_as_with_recboles_loader(tmp_path):
     config, (_, valid, test) = prepare(tmp_path, eval_batch_size=49 * 7)
     for data in (valid, test):
         assert type(data) is RankingLoader

@@ -15,7 +15,7 @@ def tokens(*names):
 
 
 @given(st.permutations(range(6)), st.lists(st.booleans(), min_size=6, max_size=6), st.sampled_from("efd"))
-def test_rows_follow_their_tokens_whatever_the_order(order, kept, dtype):
+def test_rows_follow_their_tokens_in_any_order(order, kept, dtype):
     matrix = np.array([[n, -n, 2 * n] for n in order], dtype=dtype)
     ids = {f"i{n}": k + 1 for k, n in enumerate(n for n in range(6) if kept[n])}
     aligned = Modality("image", matrix, tokens(*(f"i{n}" for n in order))).align(ids, len(ids) + 1)
@@ -26,7 +26,7 @@ def test_rows_follow_their_tokens_whatever_the_order(order, kept, dtype):
     assert aligned.present[1:].all()
 
 
-def test_a_row_of_nan_is_a_missing_modality_and_takes_the_mean():
+def test_a_row_of_nan_is_a_missing_modality_and_is_replaced_by_the_mean():
     matrix = np.array([[1.0, 3.0], [np.nan, np.nan], [3.0, 5.0]], dtype=np.float32)
     aligned = Modality("text", matrix, tokens("a", "b", "c")).align({"[PAD]": 0, "a": 1, "b": 2, "c": 3}, 4)
     assert aligned.present.tolist() == [False, True, False, True]
@@ -64,7 +64,7 @@ def test_a_partly_broken_row_is_named(bad):
         Modality("image", matrix, tokens("a", "b", "c")).align({"a": 1, "b": 2, "c": 3}, 4)
 
 
-def test_a_double_beyond_float32_is_reported_not_turned_into_infinity():
+def test_a_value_beyond_float32_is_reported_rather_than_turned_into_infinity():
     with pytest.raises(UserError, match="row 0"):
         Modality("image", np.full((1, 2), 1e300), tokens("a")).align({"a": 1}, 2)
 
@@ -74,12 +74,12 @@ def test_an_item_without_a_row_is_named():
         Modality("image", np.ones((1, 2), np.float32), tokens("a")).align({"a": 1, "z": 2}, 3)
 
 
-def test_a_modality_that_nobody_has_is_refused():
+def test_a_modality_that_no_item_has_is_refused():
     with pytest.raises(UserError, match="leave 'image' out"):
         Modality("image", np.full((1, 2), np.nan, np.float32), tokens("a")).align({"a": 1}, 2)
 
 
-def test_files_that_are_no_arrays(tmp_path):
+def test_files_that_are_not_arrays(tmp_path):
     ids = tokens("a", "b")
     with pytest.raises(UserError, match="there is no file"):
         Modality.load("image", tmp_path / "none.npy", ids)
@@ -97,7 +97,7 @@ def test_files_that_are_no_arrays(tmp_path):
         Modality.load("image", tmp_path / "objects.npy", ids)
 
 
-def test_a_matrix_beyond_the_memory_stays_on_disk_and_reads_the_same(tmp_path):
+def test_a_matrix_that_stays_on_disk_has_the_same_values(tmp_path):
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(7, 5)).astype(np.float16)
     matrix[3] = np.nan
@@ -113,7 +113,7 @@ def test_a_matrix_beyond_the_memory_stays_on_disk_and_reads_the_same(tmp_path):
     assert on_disk.missing_share == loaded.missing_share > 0
 
 
-def test_a_matrix_on_disk_is_checked_as_well(tmp_path):
+def test_a_matrix_on_disk_is_checked_too(tmp_path):
     matrix = np.ones((2, 3), np.float32)
     matrix[1, 0] = np.inf
     with pytest.raises(UserError, match="row 1"):

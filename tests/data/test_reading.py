@@ -32,7 +32,7 @@ N_USERS, N_ITEMS, UNSEEN = 12, 15, 3
 
 
 def rows(kind: str, user=lambda n: f"u{n}", item=lambda n: f"{100 + n}") -> list[list[str]]:
-    """The lines of one of the tables; users and items can be written in another way."""
+    """The lines of one of the tables; ids of users and items can be written differently."""
     if kind == "inter":
         pairs = [(u, i) for u in range(N_USERS) for i in range(N_ITEMS) if (u + i) % 3]
         return [[user(u), item(i), str(1 + (u * i) % 5)] for u, i in pairs]
@@ -107,7 +107,7 @@ def test_a_byte_order_mark_in_an_additional_table_and_in_parts(folder):
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "UTF8", "utf_8_sig"])
-def test_the_encoding_of_the_configuration_is_that_of_all_files(folder, encoding):
+def test_the_configured_encoding_applies_to_all_files(folder, encoding):
     expected = content(load(folder, "CFKG"))
     for kind in HEADERS:
         write(folder / f"tea.{kind}", kind, encoding=encoding)
@@ -115,7 +115,7 @@ def test_the_encoding_of_the_configuration_is_that_of_all_files(folder, encoding
 
 
 @pytest.mark.parametrize(("end", "separator"), [("\r\n", "\t"), ("\r", "\t"), ("\n", ","), ("\n", "|"), ("\n", "::")])
-def test_ends_of_lines_and_separators(folder, end, separator):
+def test_line_ends_and_separators(folder, end, separator):
     expected = content(load(folder))
     for kind in HEADERS:
         write(folder / f"tea.{kind}", kind, end=end, separator=separator)
@@ -123,13 +123,13 @@ def test_ends_of_lines_and_separators(folder, end, separator):
 
 
 @pytest.mark.parametrize(("kind", "model"), [("item", "BPR"), ("user", "LightGCN"), ("kg", "CFKG")])
-def test_text_in_another_encoding_is_one_sentence(folder, kind, model):
+def test_text_in_another_encoding_gives_one_sentence(folder, kind, model):
     write(folder / f"tea.{kind}", kind, encoding="latin-1")
     with pytest.raises(UserError, match=rf"tea\.{kind} is not UTF-8 text \(line 2 holds the byte 0x..\): convert it"):
         load(folder, model)
 
 
-def test_a_wrong_byte_far_down_is_found(folder):
+def test_a_wrong_byte_late_in_a_file_is_found(folder):
     with open(folder / "tea.item", "ab") as stream:
         stream.write("".join(f"{n}\tplain\n" for n in range(1000, 4000)).encode() + b"4000\tcaf\xe9\n")
     with pytest.raises(UserError, match=rf"line {1 + N_ITEMS + UNSEEN + 3000 + 1} holds the byte 0xe9"):
@@ -142,7 +142,7 @@ def test_utf_16_is_named(folder):
         load(folder)
 
 
-def test_a_file_that_is_not_asked_for_is_not_looked_at(folder):
+def test_a_file_that_is_not_loaded_is_not_read(folder):
     (folder / "tea.user").write_bytes(b"\xff\xfe\x00 no table")
     assert load(folder, load_col={"inter": COLUMNS["inter"]}).item_num == N_ITEMS + 1
 
@@ -178,7 +178,7 @@ def test_mmrecs_layout_is_recognised(folder):
         load(folder)
 
 
-def test_lines_that_quotation_marks_join(folder, caplog):
+def test_lines_that_are_joined_by_quotation_marks(folder, caplog):
     expected = load(folder)
     path = folder / "tea.item"
     text = path.read_text()
@@ -231,13 +231,13 @@ def test_ids_of_users_that_are_written_differently(folder):
         load(folder, "FM")
 
 
-def test_a_half_of_the_ids(folder):
+def test_half_of_the_ids_written_differently(folder):
     write(folder / "tea.inter", "inter", item=lambda n: f"{100 + n}.0" if n % 2 else f"{100 + n}")
     with pytest.raises(UserError, match=f"7 of the {N_ITEMS} item ids"):
         load(folder)
 
 
-def test_ids_of_another_data_set(folder):
+def test_ids_of_another_dataset(folder):
     write(folder / "tea.item", "item", item=lambda n: f"B00{n}XQ")
     with pytest.raises(UserError, match=r"only 0 of the 15 item ids .* e\.g\. '101' here, 'B00\d+XQ' there"):
         load(folder)
@@ -250,14 +250,14 @@ def test_a_part_that_writes_its_ids_differently(folder):
         load(folder, load_col={"inter": COLUMNS["inter"]}, benchmark_filename=["train", "valid", "test"])
 
 
-def test_items_of_a_part_alone_are_cold_not_wrong(folder):
+def test_items_in_a_single_part_are_accepted_as_cold_start(folder):
     for part, first in {"train": 0, "valid": 1000, "test": 2000}.items():
         write(folder / f"tea.{part}.inter", "inter", item=lambda n, first=first: f"{first + n}")
     parts = {"load_col": {"inter": COLUMNS["inter"]}, "benchmark_filename": ["train", "valid", "test"]}
     assert load(folder, **parts).item_num == 3 * N_ITEMS + 1
 
 
-def test_a_few_unlisted_items_stay_recboles_affair(folder):
+def test_a_few_unlisted_items_are_left_to_recbole(folder):
     lines = (folder / "tea.item").read_text().splitlines()
     (folder / "tea.item").write_text("\n".join([lines[0], *lines[3:]]) + "\n")
     assert len(load(folder).inter_feat) < len(rows("inter"))
@@ -290,13 +290,13 @@ def test_a_few_unlisted_items_stay_recboles_affair(folder):
         ({"ITEM_ID_FIELD": "asin"}, "is read without a column 'asin'"),
     ],
 )
-def test_a_configuration_that_no_file_fits_is_one_sentence(folder, settings, sentence):
+def test_a_configuration_that_fits_no_file_gives_one_sentence(folder, settings, sentence):
     with pytest.raises(UserError) as caught:
         load(folder, **settings)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_knowledge_graph_that_is_not_there(folder):
+def test_a_missing_knowledge_graph(folder):
     (folder / "tea.kg").unlink()
     with pytest.raises(UserError, match=r"tea\.kg"):
         load(folder, "CFKG")
@@ -323,7 +323,7 @@ def test_a_column_that_no_file_has_is_mentioned(folder, caplog):
         (["--load_col={'inter':['user_id','item_id'],'item':['item_id','title']}"], "tea.item is not UTF-8 text"),
     ],
 )
-def test_the_command_line_says_it_in_one_line(folder, monkeypatch, capsys, arguments, sentence):
+def test_the_command_line_reports_it_in_one_line(folder, monkeypatch, capsys, arguments, sentence):
     write(folder / "tea.item", "item", encoding="latin-1")
     arguments = ["--model=BPR", "--dataset=tea", f"--data_path={folder.parent}", *arguments]
     monkeypatch.setattr("sys.argv", ["run_recbole.py", *arguments])

@@ -1,4 +1,4 @@
-"""What a run is given is the same with and without saved datasets and splits, whoever left them there."""
+"""A run gets the same data with and without saved datasets and splits, wherever these come from."""
 
 import os
 import pickle
@@ -92,7 +92,7 @@ def prepared(folder: Path, model: str, **more):
 
 
 def fingerprints(folder: Path, model: str, **more) -> dict[str, str]:
-    """All that a run can see of its data: contents, batches of an epoch, and what the random generators go on with."""
+    """All that a run can see of its data: contents, batches of an epoch, and the next random numbers."""
     dataset, loaders = prepared(folder, model, **more)
     found = {"dataset": digest(pack(reuse._contents(dataset))), "random": digest(pack(reuse._random()))}
     for part, loader in zip(("train", "valid", "test"), loaders):
@@ -147,7 +147,7 @@ def folder_of(model: str, tmp_path: Path) -> Path:
         ("MambaRec", ""),
     ],
 )
-def test_what_is_read_back_is_what_would_be_made(tmp_path, log, model, order):
+def test_what_is_read_back_equals_what_would_be_built(tmp_path, log, model, order):
     folder = folder_of(model, tmp_path)
     more = {"eval_args": ORDER[order]} if order else {}
     fresh = fingerprints(folder, model, **more)
@@ -166,7 +166,7 @@ def test_what_is_read_back_is_what_would_be_made(tmp_path, log, model, order):
     assert log("Load") == 0
 
 
-def test_the_split_is_read_back_in_its_place(shop, log):
+def test_the_split_is_read_back_on_its_own(shop, log):
     fingerprints(shop, "BPR", save_dataloaders=True, eval_args=ORDER["RO"])
     fingerprints(shop, "BPR", eval_args=ORDER["RO"])
     assert log("Load split dataloaders from") == 1
@@ -180,7 +180,7 @@ def test_models_share_a_dataset(shop, log):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("suffix", ["inter", "item"])
-def test_changed_files_are_read_anew(tmp_path, log, model, suffix):
+def test_changed_files_are_read_again(tmp_path, log, model, suffix):
     folder = folder_of(model, tmp_path)
     prepared(folder, model, save_dataset=True, save_dataloaders=True)
     log("")
@@ -257,7 +257,7 @@ def test_other_settings_of_sequences_find_no_stale_data(shop, key):
     assert fingerprints(shop, "GRU4Rec", **more) == fingerprints(shop, "GRU4Rec", checkpoint_dir="none", **more)
 
 
-def test_another_class_of_dataset_is_not_taken(shop):
+def test_a_dataset_of_another_class_is_not_used(shop):
     prepared(shop, "BPR", save_dataset=True)
     shutil.copy("saved/shop-Dataset.pth", "saved/shop-SequentialDataset.pth")
     dataset, _ = prepared(shop, "GRU4Rec")
@@ -265,15 +265,15 @@ def test_another_class_of_dataset_is_not_taken(shop):
     assert fingerprints(shop, "GRU4Rec") == fingerprints(shop, "GRU4Rec", checkpoint_dir="none")
 
 
-def test_other_code_makes_data_anew(shop, log, monkeypatch):
+def test_changed_code_builds_the_data_again(shop, log, monkeypatch):
     prepared(shop, "BPR", save_dataset=True, save_dataloaders=True)
     monkeypatch.setattr(reuse, "code_hash", lambda: "another version")
     prepared(shop, "BPR")
     assert log("other versions of RecBole, this package or their libraries") == 2
 
 
-def test_a_split_by_other_random_numbers_is_another(shop, log):
-    """Without init_seed, or with other draws before, RecBole splits in another way."""
+def test_a_split_by_other_random_numbers_is_not_used(shop, log):
+    """Without init_seed, or after other draws, RecBole splits differently."""
     prepared(shop, "BPR", save_dataloaders=True, eval_args=ORDER["RO"])
     config = configuration(shop, "BPR", eval_args=ORDER["RO"])
     torch.manual_seed(1)
@@ -286,7 +286,7 @@ def test_a_split_by_other_random_numbers_is_another(shop, log):
         assert torch.equal(a._dataset.inter_feat["item_id"], b._dataset.inter_feat["item_id"])
 
 
-def test_a_dataset_that_was_changed_by_hand_is_split_anew(shop):
+def test_a_dataset_that_was_changed_by_hand_is_split_again(shop):
     prepared(shop, "BPR", save_dataset=True, save_dataloaders=True)
     config = configuration(shop, "BPR")
     init_seed(config["seed"], True)
@@ -302,7 +302,7 @@ def test_a_dataset_that_was_changed_by_hand_is_split_anew(shop):
 
 @pytest.fixture
 def rank(monkeypatch):
-    """Configurations as process r of two has them, without the processes."""
+    """The configuration of process r of two, without starting processes."""
 
     def be(number: int | None) -> dict:
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
@@ -313,7 +313,7 @@ def rank(monkeypatch):
 
 
 def sizes(folder, model, given, **more):
-    """Rows that the training loader gives, and users that are tested."""
+    """The rows in the training loader, and the users that are tested."""
     config = configuration(folder, model, **more)
     config.final_config_dict.update(given)
     init_seed(config["seed"], True)
@@ -324,7 +324,7 @@ def sizes(folder, model, given, **more):
 
 
 @pytest.mark.parametrize("model", ["BPR", "MambaRec"])
-def test_loaders_of_a_process_are_its_own(tmp_path, rank, model):
+def test_each_process_has_its_own_loaders(tmp_path, rank, model):
     folder = folder_of(model, tmp_path)
     saving = {"save_dataset": True, "save_dataloaders": True}
     alone, half = sizes(folder, model, {}), sizes(folder, model, rank(0))
@@ -391,7 +391,7 @@ def test_a_named_file_is_used_or_refused(shop, tmp_path, log, key):
     assert log(f"{key} names nowhere.pth, which does not exist") == 1
 
 
-def test_data_are_saved_where_it_is_known_what_they_are_made_of(shop):
+def test_data_are_saved_only_where_they_are_built(shop):
     dataset, loaders = prepared(shop, "BPR", save_dataset=True)
     with pytest.raises(UserError, match="set save_dataset=True"):
         dataset.save()
@@ -400,7 +400,7 @@ def test_data_are_saved_where_it_is_known_what_they_are_made_of(shop):
     assert load_split_dataloaders(dataset.config) is None
 
 
-def test_classes_from_elsewhere_are_not_saved(shop, log, monkeypatch):
+def test_datasets_of_other_packages_are_not_saved(shop, log, monkeypatch):
     class BPRDataset(Dataset):
         pass
 

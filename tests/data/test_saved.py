@@ -167,7 +167,7 @@ def test_a_file_of_torch_that_can_run_code_is_refused(tmp_path):
         ["array", "<i8", [5], torch.zeros(8, dtype=torch.uint8)],
     ],
 )
-def test_contents_that_are_none_are_refused(packed):
+def test_invalid_contents_are_refused(packed):
     with pytest.raises(Exception):  # noqa: B017 - of any kind, as it says
         unpack(packed, config=None)
 

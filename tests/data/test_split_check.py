@@ -91,20 +91,20 @@ def test_a_model_of_ours(tmp_path):
         load(folder, "VBPR", eval_args=RANDOM)
 
 
-def test_a_few_repeated_pairs_are_said(tmp_path, caplog):
+def test_a_few_repeated_pairs_give_a_warning(tmp_path, caplog):
     # the repeated interactions are the latest ones
     parts = load(write(tmp_path, repeats=2), eval_args=RANDOM | {"split": {"LS": "test_only"}, "order": "TO"})
     assert shared_pairs(parts) == 2
     assert "2 of 242 interactions of 'plain' are in more than one split" in caplog.text
 
 
-def test_data_without_repeated_pairs_passes_in_silence(tmp_path, caplog):
+def test_data_without_repeated_pairs_gives_no_warning(tmp_path, caplog):
     load(write(tmp_path), eval_args=RANDOM)
     load(write_parts(tmp_path), benchmark_filename=PARTS)
     assert "more than one split" not in caplog.text
 
 
-def test_where_repeated_pairs_are_meant(tmp_path, caplog):
+def test_repeated_pairs_are_accepted_where_they_are_intended(tmp_path, caplog):
     folder = write(tmp_path, repeats=120)
     assert shared_pairs(load(folder, eval_args=RANDOM, repeatable=True)) > 10
     load(
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_a_split_in_files_is_read_back(tmp_path):
     assert len(create_dataset(again)) == 480
 
 
-def test_unlisted_users_of_a_split_in_files_are_said(tmp_path, caplog):
+def test_unlisted_users_of_a_split_in_files_give_a_warning(tmp_path, caplog):
     folder = write_parts(tmp_path)
     (folder / "parts.user").write_text("user_id:token\n" + "".join(f"u{n}\n" for n in range(29)))
     parts = load(folder, benchmark_filename=PARTS)

@@ -112,7 +112,7 @@ def test_ids_alone_are_trained_on_when_asked_for(tmp_path, monkeypatch, capsys):
         )
 
 
-def test_an_array_left_aside_beside_others_is_mentioned(tmp_path, caplog):
+def test_an_unread_array_beside_others_gives_a_warning(tmp_path, caplog):
     folder = write_planted(tmp_path)
     (folder / "planted.text.npy").rename(folder / "text_feat.npy")
     assert list(load(folder).item_features) == ["image"]

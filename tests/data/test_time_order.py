@@ -207,7 +207,7 @@ def test_a_random_order_needs_no_times(tmp_path):
     ],
 )
 @pytest.mark.parametrize("model", ["BPR", "SASRec"])
-def test_times_that_order_nothing(tmp_path, time, kind, sentence, model):
+def test_times_that_cannot_be_ordered(tmp_path, time, kind, sentence, model):
     rows = rows_of()
     rows[5] = (*rows[5][:2], time)
     folder = write(tmp_path, rows, time=f"timestamp:{kind}")
@@ -319,7 +319,7 @@ def test_sorts_by_several_fields_are_stable_in_both_directions(rows, up):
     assert plain.columns == ["user", "n"]
 
 
-def test_wrong_arguments_of_sort_are_recboles_to_refuse():
+def test_recbole_refuses_wrong_arguments_of_sort():
     interactions = timed([2, 1])
     with pytest.raises(ValueError, match="not exist"):
         interactions.sort("unknown", False)

@@ -1,4 +1,4 @@
-"""Makers of small raw files in every format that dataset_prep reads, and the way to the real ones."""
+"""Functions that write small raw files in every format that dataset_prep reads, and find the real ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORDS = [
 
 
 def real_data(name: str) -> Path:
-    """A folder of real data; the test is skipped where it is absent."""
+    """A folder of real data; the test is skipped if it is absent."""
     places = [os.environ.get("RECBOLE_MAMBAREC_DATA"), REPOSITORY.parent / "shared" / "data"]
     for place in filter(None, places):
         if (Path(place) / name).is_dir():

@@ -18,7 +18,7 @@ PICTURE = b"\xff\xd8\xff" + b"picture" * 50
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers by path; ``seen`` is what was asked."""
+    """Answers by path; ``seen`` records the requests."""
 
     seen: list
     times: dict
@@ -93,7 +93,7 @@ def test_images_are_saved_by_item(server, fetcher, tmp_path):
     assert Server.seen[0][0] == "/good/a%20b?x=%C3%A9" and Server.seen[0][1].startswith("recbole_mambarec/")
 
 
-def test_goes_on_where_it_stopped(server, fetcher, tmp_path):
+def test_fetching_resumes_where_it_stopped(server, fetcher, tmp_path):
     addresses = {"B1": [f"{server}/good/1"], "B2": [f"{server}/code/404"], "B3": []}
     assert fetch_images(addresses, tmp_path, fetcher) == {
         "fetched": 1,
@@ -115,7 +115,7 @@ def test_retries_with_growing_pauses(server, fetcher, pauses, tmp_path):
     assert Server.times["/flaky/4"] == 4
 
 
-def test_gives_up_and_tries_again_next_time(server, fetcher, tmp_path):
+def test_temporary_failures_are_retried_in_the_next_run(server, fetcher, tmp_path):
     addresses = {"B1": [f"{server}/code/503"]}
     assert fetch_images(addresses, tmp_path, fetcher)["HTTP 503, 4 times"] == 1
     assert Server.times["/code/503"] == 4
@@ -135,7 +135,7 @@ def test_gives_up_and_tries_again_next_time(server, fetcher, tmp_path):
         ("code/403", "HTTP 403"),
     ],
 )
-def test_what_is_no_image_is_not_saved(server, fetcher, tmp_path, path, reason):
+def test_answers_without_an_image_are_not_saved(server, fetcher, tmp_path, path, reason):
     assert fetch_images({"B1": [f"{server}/{path}"]}, tmp_path, fetcher)[reason] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["failed.tsv"]
 
@@ -159,14 +159,14 @@ def test_the_next_address_is_tried(server, fetcher, tmp_path):
         "http://2130706433/x.jpg",
     ],
 )
-def test_private_addresses_are_not_asked(address, tmp_path, monkeypatch):
+def test_private_addresses_are_not_contacted(address, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("a connection was opened"))
     counts = fetch_images({"B1": [address]}, tmp_path, Fetcher(rate=1e6, retries=0, sleep=lambda _: None))
     assert counts.get("private address") == 1 or counts.get("host not found, 1 times") == 1
 
 
 def test_redirect_to_a_private_address_is_refused(server, tmp_path, monkeypatch):
-    """The first host looks public; it points to one that is not."""
+    """The first host looks public and redirects to one that is not."""
     port = server.rpartition(":")[2]
     real = Fetcher._resolve
     monkeypatch.setattr(
@@ -185,7 +185,7 @@ def test_redirect_to_a_private_address_is_refused(server, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("address", ["ftp://host/x", "http://", "http://[", "http://h:99999/x", "http://a\nb/x", "x"])
-def test_odd_addresses_are_counted(address, tmp_path):
+def test_invalid_addresses_are_counted(address, tmp_path):
     counts = fetch_images({"B1": [address]}, tmp_path, Fetcher(rate=1e6, retries=0, sleep=lambda _: None))
     assert counts["fetched"] == 0 and sum(counts.values()) == 1
 

@@ -1,4 +1,4 @@
-"""LATTICE's, MMSSL's and DiffMM's layouts and Ducho's folders: what is read, and the sentence each fault gets."""
+"""LATTICE's, MMSSL's and DiffMM's layouts and Ducho's folders: what is read, and the message for each fault."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_faulty_matrices(tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-def test_another_command_is_named(tmp_path):
+def test_the_error_names_the_right_command(tmp_path):
     write_json(tmp_path / "json")
     write_matrices(tmp_path / "matrices")
     raw.write_mmrec(tmp_path / "table")
@@ -297,7 +297,7 @@ def test_folders_of_arrays_of_other_items(dataset, tmp_path):
         set_modality(dataset, "image", array=tmp_path / "indexed", first_id=0)
 
 
-def test_a_model_trains_on_each(tmp_path):
+def test_a_model_trains_on_each_layout(tmp_path):
     from recbole.quick_start import run_recbole
 
     import recbole_mambarec  # noqa: F401

@@ -1,4 +1,4 @@
-"""MMRec's and MRLib's layout: what is read, and the sentence each fault gets."""
+"""MMRec's and MRLib's layout: what is read, and the message for each fault."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table(path):
     return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
-def test_keeps_split_rows_and_arrays(tmp_path):
+def test_split_rows_and_arrays_are_kept(tmp_path):
     source = write_mmrec(tmp_path / "raw")
     folder, card, changed = prepare(source, tmp_path / "out")
     assert changed and check_dataset(folder) == (card, [])
@@ -56,7 +56,7 @@ def test_maps_give_raw_ids(tmp_path):
     assert [source["name"] for source in card["sources"]][1:3] == ["i_id_mapping.csv", "u_id_mapping.csv"]
 
 
-def test_twice_gives_the_same_bytes_and_says_so(tmp_path, capsys):
+def test_preparing_twice_gives_the_same_bytes_and_says_so(tmp_path, capsys):
     source = write_mmrec(tmp_path / "raw", maps=True)
     arguments = ["mmrec", str(source), "--name", "small", "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
@@ -84,7 +84,7 @@ def test_mrlib_layout_with_rating_and_pt(tmp_path):
     assert table(folder / "small.valid.inter")["rating:float"].tolist() == ["1.5"] * 4
 
 
-def test_items_without_interactions_stay(tmp_path):
+def test_items_without_interactions_are_kept(tmp_path):
     source = write_mmrec(tmp_path / "raw", n_items=10)
     for name in ("image", "text"):
         array = np.load(source / f"{name}_feat.npy")
@@ -93,7 +93,7 @@ def test_items_without_interactions_stay(tmp_path):
     assert card["counts"]["items"] == 12 and card["counts"]["items_without_interaction"] == 2
 
 
-def test_row_of_nan_is_missing(tmp_path):
+def test_a_row_of_nan_means_missing(tmp_path):
     source = write_mmrec(tmp_path / "raw")
     array = np.load(source / "image_feat.npy")
     array[[2, 7]] = np.nan
@@ -259,7 +259,7 @@ tables = st.one_of(
 @given(tables, st.one_of(st.none(), st.binary(max_size=200), st.integers(0, 400)))
 @settings(max_examples=300 * FUZZ, deadline=None)
 def test_fuzz_mmrec(tmp_path_factory, table, array):
-    """Any bytes as table; any bytes, or a whole array with one byte changed, as features."""
+    """The table is arbitrary bytes; the features are arbitrary bytes or a valid array with one byte changed."""
     source = write_mmrec(tmp_path_factory.getbasetemp() / "fuzz_mmrec")
     (source / "small.inter").write_bytes(table)
     file = source / "image_feat.npy"
@@ -293,7 +293,7 @@ def test_real_data(tmp_path, name, users, items, rows, parts, without):
     assert check_dataset(folder)[1] == []
 
 
-def test_sizes_of_our_split_are_those_of_the_published_one():
+def test_our_split_has_the_sizes_of_the_published_one():
     table = read_mmrec(real_data("amazon-baby"), "baby").interactions
     n = np.bincount(table.users)
     validation, test = held_out(n)

@@ -44,7 +44,7 @@ def stages(tmp_path):
 # --- text -----------------------------------------------------------------------------------------
 
 
-def test_tfidf_brings_like_texts_together(stages):
+def test_tfidf_makes_similar_texts_close(stages):
     texts = ["warm baby blanket", "", "soft warm blanket", "wooden toy train", "toy train of wood", "!!!"]
     vectors, made_by = encode_texts(texts, "tfidf", stages, width=3, seed=1)
     assert vectors.dtype == np.float32 and made_by == "tfidf (svd 3, seed 1)"
@@ -80,7 +80,7 @@ def test_texts_without_words(stages):
 
 
 class FakeSentences:
-    """Stands in for the package sentence_transformers: a vector of lengths, and a log of what was asked."""
+    """A stand-in for the package sentence_transformers that gives lengths as vectors and records the calls."""
 
     asked: list
     broken_after = None
@@ -106,7 +106,7 @@ def sentences(monkeypatch):
     return FakeSentences
 
 
-def test_sentence_encoder_goes_on_where_it_stopped(stages, sentences):
+def test_the_sentence_encoder_resumes_where_it_stopped(stages, sentences):
     texts = ["a b", "", "cc", "ddd d d", "e", "ff f"]
     sentences.broken_after = 2
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def test_sentence_encoder_goes_on_where_it_stopped(stages, sentences):
     assert len(sentences.asked) == 6, "other texts must not take the pieces of these"
 
 
-def test_sentence_encoder_that_is_not_there(stages, sentences):
+def test_a_missing_sentence_encoder(stages, sentences):
     with pytest.raises(UserError, match="could not be loaded") as caught:
         encode_texts(["a"], "sentence-transformers:missing", stages)
     assert "\n" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_sentence_encoder_that_is_not_there(stages, sentences):
 
 
 def mean_colour() -> image_module.ImageEncoder:
-    """A network as small as can be: the mean of each channel."""
+    """The smallest possible network: the mean of each channel."""
     return image_module.ImageEncoder(
         "mean colour", lambda images: images.mean(dim=(2, 3)), size=8, mean=(0, 0, 0), std=(1, 1, 1)
     )
@@ -163,7 +163,7 @@ def test_images_of_a_folder(stages, pictures):
     assert np.isnan(vectors[3:]).all()
 
 
-def test_images_go_on_where_they_stopped(stages, pictures, monkeypatch):
+def test_encoding_images_resumes_where_it_stopped(stages, pictures, monkeypatch):
     monkeypatch.setattr(image_module, "PIECE", 1)
     ids = [raw.item_id(n) for n in range(3)]
     calls = []
@@ -191,7 +191,7 @@ def test_faulty_image_folders(stages, pictures, tmp_path):
         image_module.encode_images(pictures, [raw.item_id(n) for n in (3, 4, 5)], mean_colour(), stages)
 
 
-def test_enormous_pictures_are_broken(stages, pictures, monkeypatch):
+def test_enormous_images_count_as_broken(stages, pictures, monkeypatch):
     monkeypatch.setattr(image_module, "MAX_PIXELS", 500)
     ids = [raw.item_id(n) for n in range(3)]
     vectors, skips = image_module.encode_images(pictures, ids, mean_colour(), stages)
@@ -209,7 +209,7 @@ class Vgg(torch.nn.Module):
         return self.classifier(images.mean(dim=(2, 3)))
 
 
-def test_torchvision_network_loses_its_classifier(tmp_path, stages, pictures, monkeypatch):
+def test_a_torchvision_network_is_used_without_its_classifier(tmp_path, stages, pictures, monkeypatch):
     models = types.ModuleType("torchvision.models")
     models.get_model = lambda name, weights: Vgg()
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
@@ -263,13 +263,13 @@ def test_b_file(tmp_path, packed):
 
 
 @pytest.mark.parametrize("cut", [1, 4096, 16_393])
-def test_b_file_cut_mid_record(tmp_path, cut):
+def test_b_file_that_ends_within_a_record(tmp_path, cut):
     path = raw.write_b(tmp_path / "f.b", [b"a", b"b"], np.zeros((2, 4096)), cut=cut)
     with pytest.raises(UserError, match="ends in the middle of record 1"):
         read_b(path, ["a"], tmp_path / "rows.npy", max_bad=0.01)
 
 
-def test_b_file_without_any_byte(tmp_path):
+def test_empty_b_file(tmp_path):
     (tmp_path / "f.b").write_bytes(b"")
     with pytest.raises(UserError, match="is empty"):
         read_b(tmp_path / "f.b", ["a"], tmp_path / "rows.npy", max_bad=0.01)
@@ -399,13 +399,13 @@ def longer(folder):
         ),
     ],
 )
-def test_check_finds(dataset, capsys, spoil, sentence):
+def test_check_finds_problems(dataset, capsys, spoil, sentence):
     spoil(dataset)
     assert main(["check", str(dataset)]) == 1
     assert sentence in capsys.readouterr().out
 
 
-def test_check_refuses_what_is_no_dataset(tmp_path, dataset):
+def test_check_refuses_folders_that_are_not_datasets(tmp_path, dataset):
     for folder, sentence in ((tmp_path / "none", "there is no folder"), (tmp_path, "not a prepared dataset")):
         with pytest.raises(UserError, match=sentence):
             main(["check", str(folder)])
@@ -417,7 +417,7 @@ def test_check_refuses_what_is_no_dataset(tmp_path, dataset):
         main(["check", str(dataset)])
 
 
-def test_check_notices_another_name(dataset):
+def test_check_notices_a_renamed_folder(dataset):
     moved = shutil.move(dataset, dataset.parent / "other")
     assert any("is called 'other'" in problem for problem in check_dataset(moved)[1])
 

@@ -1,4 +1,4 @@
-"""Files as users have them: byte order marks, encodings, separators, archives, pointers. Right, or one sentence."""
+"""Files as users have them (encodings, separators, archives, pointers) are read correctly or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_read_right(tmp_path, case):
+def test_unusual_files_are_read_correctly(tmp_path, case):
     content, name = GOOD[case]
     got, titles = convert(tmp_path, content, name, MARK + TITLES.encode())
     assert got == sorted(ROWS)
@@ -94,7 +94,7 @@ def test_odd_ids_and_titles_survive(tmp_path):
 
 
 def test_leading_zeros_and_long_ids_survive(tmp_path):
-    """H&M's files: article ids with a zero in front, customers as hexadecimal texts, days."""
+    """As in H&M's files: article ids with a leading zero, hexadecimal ids of customers, dates."""
     rows = [(f"2018-09-{1 + n % 28:02d}", f"{7 * n % 90:064x}", f"0{663713000 + n % 9}", 0.05) for n in range(300)]
     clicks = text(rows=rows, header=["t_dat", "customer_id", "article_id", "price"])
     goods = "article_id,prod_name,detail_desc\n" + "".join(f'0{663713000 + n},Top {n},"Soft, warm"\n' for n in range(9))
@@ -110,7 +110,7 @@ def test_leading_zeros_and_long_ids_survive(tmp_path):
 
 
 def test_microlens(tmp_path):
-    """Pairs with times in milliseconds and items numbered from 1, arrays in the order of the numbers."""
+    """Pairs with times in milliseconds, items numbered from 1, and arrays in the order of these numbers."""
     rows = [(u[4:], int(i[4:]) + 5, t * 1000 + 42) for u, i, _, t in ROWS]
     (tmp_path / "pairs.csv").write_text(text(rows=rows, header=["user", "item", "timestamp"]))
     words = ["csv", "--interactions", str(tmp_path / "pairs.csv"), "--name", "ml", "--out", str(tmp_path / "out")]
@@ -165,7 +165,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_one_sentence(tmp_path, case):
+def test_faulty_interactions_give_one_sentence(tmp_path, case):
     content, sentence = BAD[case]
     with pytest.raises(UserError, match=sentence) as caught:
         convert(tmp_path, content, "a.csv")
@@ -184,7 +184,7 @@ def test_one_sentence(tmp_path, case):
         ("a.xlsx", b"PK", "unknown kind of table"),
     ],
 )
-def test_one_sentence_of_other_kinds(tmp_path, name, content, sentence):
+def test_faulty_files_of_other_kinds_give_one_sentence(tmp_path, name, content, sentence):
     with pytest.raises(UserError, match=sentence):
         convert(tmp_path, content, name)
 
@@ -198,7 +198,7 @@ def test_one_sentence_of_other_kinds(tmp_path, name, content, sentence):
         (b"item_id,title\n", "goods.csv holds no rows"),
     ],
 )
-def test_one_sentence_on_the_items(tmp_path, items, sentence):
+def test_faulty_items_give_one_sentence(tmp_path, items, sentence):
     assert b"wooden" in TITLES.encode()
     with pytest.raises(UserError, match=sentence):
         convert(tmp_path, text().encode(), "a.csv", items)

@@ -39,7 +39,7 @@ def dense(found) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["matrix", "array"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "i1", "u2", "?"])
-def test_what_scipy_writes(tmp_path, form, kind, protocol, dtype):
+def test_matrices_as_scipy_writes_them(tmp_path, form, kind, protocol, dtype):
     matrix = some_matrix()
     content = pickle.dumps(getattr(sp, f"{form}_{kind}")(matrix.astype(dtype)), protocol)
     (tmp_path / "m.pkl").write_bytes(content)

@@ -66,8 +66,8 @@ def test_every_version_end_to_end(tmp_path, capsys, version, packed):
     assert not (tmp_path / "out" / ".stages").exists()
 
 
-def test_golden_2014_category_is_the_same_twice(tmp_path):
-    """In two processes with other hash seeds, other folders and other numbers of threads."""
+def test_a_2014_category_gives_the_same_bytes_twice(tmp_path):
+    """In two processes with different hash seeds, folders and numbers of threads."""
     ids = [raw.item_id(n).encode() for n in range(0, 20, 2)]
     results = []
     for seed, threads in (("1", "1"), ("2", "2")):
@@ -149,7 +149,7 @@ def test_forced_version(tmp_path):
 # --- interruption ---------------------------------------------------------------------------------
 
 
-def test_finished_stages_are_not_done_again(tmp_path, monkeypatch):
+def test_finished_stages_are_not_repeated(tmp_path, monkeypatch):
     words = amazon(tmp_path, "2018")
     spilled = []
     monkeypatch.setattr("dataset_prep.prepare.spill", lambda *a: (spilled.append(1), spill(*a)))
@@ -250,7 +250,7 @@ def test_faulty_files_get_one_sentence(tmp_path, spoil, sentence):
     assert not (tmp_path / "out" / "tiny").exists()
 
 
-def test_no_space_for_a_stage_is_one_sentence(tmp_path, monkeypatch):
+def test_no_space_for_a_stage_gives_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise pl.exceptions.ComputeError("No space left on device (os error 28)")
 
@@ -288,7 +288,7 @@ def test_a_foreign_folder_is_refused_before_any_work(tmp_path, monkeypatch):
         main(words)
 
 
-def test_missing_extra_is_one_sentence(monkeypatch, tmp_path):
+def test_a_missing_extra_gives_one_sentence(monkeypatch, tmp_path):
     words = amazon(tmp_path, "2018", "--text-encoder", "sentence-transformers:mini")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r'pip install "recbole-mambarec\[features\]"'):
@@ -340,7 +340,7 @@ assert not loaded, loaded
     assert check_dataset(tmp_path / "tiny")[1] == []
 
 
-def test_a_missing_package_is_one_sentence(tmp_path):
+def test_a_missing_package_gives_one_sentence(tmp_path):
     raw.write_mmrec(tmp_path / "raw")
     code = f"""
 import sys

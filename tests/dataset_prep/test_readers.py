@@ -1,4 +1,4 @@
-"""Streaming readers: two ways to one result, every fault counted, nothing but UserError for any bytes."""
+"""Streaming readers: both parsers agree, every fault is counted, and any bytes give nothing worse than a UserError."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_blocks_hold_whole_lines_and_lose_none(tmp_path, size, packed):
     assert b"".join(parts) == content[3:] + b"\n"
 
 
-def test_cut_gzip_is_named(tmp_path):
+def test_truncated_gzip_is_reported(tmp_path):
     path = tmp_path / "r.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 10_000)[:-20])
     with pytest.raises(UserError, match="ends in the middle of its gzip data"):
         list(blocks(path))
 
 
-def test_damaged_gzip_is_named(tmp_path):
+def test_damaged_gzip_is_reported(tmp_path):
     path = tmp_path / "r.json.gz"
     packed = bytearray(gzip.compress(b'{"a": 1}\n' * 10_000))
     packed[30:40] = b"\0" * 10
@@ -173,7 +173,7 @@ records = st.one_of(
 
 @given(st.lists(records, min_size=1, max_size=6))
 @settings(max_examples=400 * raw.FUZZ, deadline=None)
-def test_the_fast_way_gives_what_the_slow_way_gives(written):
+def test_the_fast_and_the_slow_parser_agree(written):
     block = "".join(json.dumps(record) + "\n" for record in written).encode()
     fast = batches._json_block(block, LAYOUT)
     if fast is None:
@@ -292,12 +292,12 @@ def test_metadata_of_each_version(module):
     assert '"' not in text
 
 
-def test_scripts_as_titles_of_2018_are_no_titles():
+def test_scripts_in_place_of_titles_are_dropped_in_2018():
     item = amazon2018.item({"asin": "B1", "title": "var aPageStart = (new Date()).getTime();", "brand": "Good"})
     assert item.clean_title() == "" and item.text() == "Good"
 
 
-def test_long_texts_are_cut_below_what_readers_take():
+def test_long_texts_are_cut_to_what_readers_accept():
     assert len(amazon2018.item({"asin": "B1", "description": ["word " * 100_000]}).text()) <= 30_000
 
 
@@ -419,7 +419,7 @@ def test_dates_in_parquet(tmp_path):
     assert table["timestamp"].to_list() == [1.3e9]
 
 
-def test_columns_are_named_or_asked_for(tmp_path):
+def test_columns_are_guessed_or_must_be_named(tmp_path):
     path = write_table(tmp_path / "t.csv", names=("who", "what", "stars", "when"))
     with pytest.raises(UserError, match="which column holds the user"):
         tabular.layout_of(path)

@@ -18,7 +18,7 @@ edges = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60)
 
 
 def by_brute_force(pairs, k):
-    """Take away one interaction at a time until nobody is below k."""
+    """Remove one interaction at a time until no user or item is below k."""
     left = list(range(len(pairs)))
     while True:
         for row in left:
@@ -32,7 +32,7 @@ def by_brute_force(pairs, k):
 
 @given(edges, st.integers(0, 5))
 @settings(max_examples=300, deadline=None)
-def test_k_core_is_that_of_brute_force(pairs, k):
+def test_k_core_agrees_with_brute_force(pairs, k):
     users = np.array([user for user, _ in pairs], dtype=np.int64)
     items = np.array([item for _, item in pairs], dtype=np.int64)
     assert np.flatnonzero(k_core(users, items, k)).tolist() == by_brute_force(pairs, k)
@@ -84,7 +84,7 @@ def test_sizes_per_user(method):
     np.testing.assert_array_equal(np.bincount(data.users[parts == 2], minlength=40), test)
 
 
-def test_seed_decides():
+def test_the_seed_determines_the_split():
     data = table()
     one, same, other = (split(data, "mmrec", seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
@@ -92,7 +92,7 @@ def test_seed_decides():
 
 
 @pytest.mark.parametrize("method", ["temporal-user", "leave-one-out"])
-def test_time_flows_from_training_to_test(method):
+def test_no_training_interaction_is_later_than_a_test_interaction(method):
     data = table()
     parts = split(data, method, 1)
     for user in range(40):
@@ -113,7 +113,7 @@ def test_equal_times_keep_the_order_of_the_file():
     assert per_user(np.zeros(3, int), np.zeros(3)).tolist() == [0, 1, 2]
 
 
-def test_temporal_global_cuts_at_moments():
+def test_temporal_global_keeps_equal_times_together():
     times = np.arange(100.0)
     parts = temporal_global(times)
     assert np.bincount(parts).tolist() == [80, 10, 10]
@@ -122,7 +122,7 @@ def test_temporal_global_cuts_at_moments():
         assert len(set(ties[moment * 5 : moment * 5 + 5].tolist())) == 1
 
 
-def test_none_and_faults():
+def test_no_split_and_impossible_splits():
     data = table()
     assert split(data, "none", 0) is None
     with pytest.raises(UserError, match="unknown split"):

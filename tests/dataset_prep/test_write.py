@@ -1,4 +1,4 @@
-"""The writer: whole or absent, never over something else, and names that stay inside."""
+"""The writer writes everything or nothing, replaces nothing else, and stays within its folder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_notes_beside_a_dataset_are_carried_over(tmp_path):
     assert "title" in (folder / "small.item").read_text()
 
 
-def test_interrupted_leaves_the_old_dataset_whole(tmp_path, monkeypatch):
+def test_an_interruption_leaves_the_old_dataset_intact(tmp_path, monkeypatch):
     write.write_dataset(small(), tmp_path)
     before = content(tmp_path)
 
@@ -79,7 +79,7 @@ def test_interrupted_leaves_the_old_dataset_whole(tmp_path, monkeypatch):
     assert content(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_no_space_is_one_sentence(tmp_path, monkeypatch):
+def test_no_space_gives_one_sentence(tmp_path, monkeypatch):
     from .raw import write_mmrec
 
     source = write_mmrec(tmp_path / "raw")

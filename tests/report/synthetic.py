@@ -1,4 +1,4 @@
-"""Records as a night of runs leaves them, without the runs: several models, datasets, seeds, an ablation, searches."""
+"""Records like those of many runs, without running anything: several models, datasets, seeds, an ablation, searches."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_no_text_is_cut_and_every_chart_has_marks(report, tmp_path, width):
+def test_no_text_is_cut_off_and_every_chart_has_marks(report, tmp_path, width):
     page = report / "index.html"
     layout = probe(page, width)
     assert layout["width"] == width and layout["scrolls"] <= width, "the page itself must not scroll sideways"
@@ -30,13 +30,13 @@ def test_no_text_is_cut_and_every_chart_has_marks(report, tmp_path, width):
         assert edge.min() > 200, f"something of {chart['name']} is cut"
 
 
-def test_nothing_is_cut_on_paper(report):
+def test_nothing_is_cut_off_on_paper(report):
     # A4 without its margins, in pixels of a page
     layout = probe(report / "index.html", round((210 - 2 * 14) / 25.4 * 96), print_style=True)
     assert layout["cut"] == [] and layout["scrolls"] <= layout["width"]
 
 
-def test_the_probe_sees_what_is_cut(report, tmp_path):
+def test_the_probe_detects_what_is_cut_off(report, tmp_path):
     wide = tmp_path / "wide.html"
     wide.write_text('<body><p style="white-space: nowrap">' + "word " * 400 + "</p></body>")
     layout = probe(wide, 600)

@@ -1,4 +1,4 @@
-"""What is drawn: every chart has marks, and no text is cut or covered."""
+"""Every chart has marks, and none of its text is cut off or covered."""
 
 import itertools
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.report.test_sweeps import scored
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Figures that charts were made of, by name."""
+    """The figures of charts, by name."""
     drawn, sizes = [], charts.Chart
 
     def keep(name, *rest):
@@ -46,7 +46,7 @@ def marks(figure) -> int:
 
 
 def texts(figure) -> list[Text]:
-    """All text that is drawn; matplotlib keeps more, of ticks beyond the limits."""
+    """All text that is drawn; matplotlib also keeps that of ticks beyond the limits."""
     found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     for axes in figure.axes:
         found += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
@@ -142,7 +142,7 @@ def test_the_front_is_filled_and_the_rest_is_not(figures):
     check(figure)
 
 
-def test_there_is_no_chart_where_there_is_nothing_to_draw():
+def test_there_is_no_chart_without_data():
     rows = load.rows([run("a"), run("b")])
     looks = style.looks(["a", "b"])
     assert charts.curves("d", rows, looks) is None
@@ -151,7 +151,7 @@ def test_there_is_no_chart_where_there_is_nothing_to_draw():
     assert charts.ablation("d", "g", rows[:1], "train", "recall@20") is None
 
 
-def test_the_user_s_own_style_changes_nothing(monkeypatch):
+def test_the_users_own_style_has_no_effect(monkeypatch):
     import matplotlib
 
     rows = load.rows([run(label) for label in ("a", "b")])

@@ -1,4 +1,4 @@
-"""The command line, on files as a night of runs leaves them."""
+"""The command line, on files like those of many runs."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_the_same_records_give_the_same_bytes(files, report, tmp_path):
     assert [name for name in before if again[name] != before[name]] == []
 
 
-def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
+def test_sections_without_data_are_listed_with_the_reason(tmp_path, capsys):
     made = Synthetic(tmp_path, users=0.05, bare=True)
     made.comparison(["BPR"], ["baby"], [999])
     assert main([str(made.runs), "--out", "out"]) == 0
@@ -68,7 +68,7 @@ def test_sections_without_data_are_named_with_the_reason(tmp_path, capsys):
     assert "<img" not in page and contents(Path("out")).keys() == {"index.html", "report.md", "tables.tex"}
 
 
-def test_charts_of_an_earlier_report_go_and_other_files_stay(files, tmp_path):
+def test_charts_of_an_earlier_report_are_removed_and_other_files_kept(files, tmp_path):
     assert main([*files, "--out", "out", "--sections=ablation,sensitivity"]) == 0
     first = {path.name for path in Path("out/charts").iterdir()}
     Path("out/charts/mine.png").write_bytes(b"x")
@@ -101,13 +101,13 @@ def test_options_choose_mask_metrics_reference_and_title(files):
         (["--page=x.md", "--dataset=baby", "--notes=n.md"], "notes n.md cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_is_written(files, options, sentence):
+def test_impossible_options_are_explained_and_nothing_is_written(files, options, sentence):
     with pytest.raises(UserError, match=sentence):
         main([*files, *options])
     assert contents(Path()) == {}
 
 
-def test_wrong_input_is_one_sentence_without_a_traceback(tmp_path):
+def test_wrong_input_gives_one_sentence_and_no_traceback(tmp_path):
     Path("table.csv").write_text("a,b\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 of table.csv is no JSON"):
         main(["table.csv"])
@@ -118,13 +118,13 @@ def test_wrong_input_is_one_sentence_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_said(files):
+def test_a_folder_that_cannot_be_written_is_reported(files):
     Path("out").write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=r"out/.* cannot be written"):
         main([*files, "--out", "out", "--sections=sensitivity"])
 
 
-def test_an_interrupt_leaves_the_earlier_page(files, monkeypatch):
+def test_an_interrupt_keeps_the_earlier_page(files, monkeypatch):
     assert main([*files, "--out", "out", "--sections=sensitivity"]) == 0
     before = Path("out/index.html").read_bytes()
 
@@ -166,7 +166,7 @@ def test_the_page_needs_neither_notes_nor_matplotlib(tmp_path, monkeypatch):
         main([str(made.runs), "--out=out"])
 
 
-def test_results_per_user_that_are_gone_leave_a_report_over_seeds(tmp_path):
+def test_without_results_per_user_the_report_compares_seeds(tmp_path):
     made = Synthetic(tmp_path / "runs", users=0.05)
     made.comparison(["BPR", "MambaRec"], ["baby"])
     for path in (tmp_path / "runs" / "per_user").iterdir():
@@ -182,7 +182,7 @@ def test_results_per_user_that_are_gone_leave_a_report_over_seeds(tmp_path):
 # commands
 
 
-def test_commands_make_the_same_runs_again(files, tmp_path):
+def test_the_commands_repeat_the_same_runs(files, tmp_path):
     runs = load.read(files)
     comparison, grid = runs.comparison(), runs.ablations()["grid"]
     traced = provenance.trace([*comparison, *runs.ablations()["mambarec-ablation"], *grid, *load.rows(runs.trials)])
@@ -216,7 +216,7 @@ def test_overrides_and_single_seeds_are_in_the_command(tmp_path):
     assert command == "python -m recbole_mambarec compare --models=BPR --dataset=baby --label=paper --variant=paper"
 
 
-def test_a_search_of_the_shipped_space_needs_no_words(tmp_path):
+def test_a_search_of_the_shipped_space_needs_no_note(tmp_path):
     rows = load.rows(load.read(everything(tmp_path, users=0.03)).trials)
     point = {"point": {"mmd_weight": 0.1, "mmd_bandwidth": 2}}
     shipped = [replace(row, records=tuple(replace(record, **point) for record in row.records)) for row in rows[:1]]
@@ -231,7 +231,7 @@ def test_synthetic_files_are_records(tmp_path):
         assert store.read(path)
 
 
-def test_a_group_that_is_asked_for_comes_without_the_grids_of_others(files):
+def test_a_chosen_group_comes_without_the_grids_of_other_groups(files):
     other = [
         replace(record, key=f"{record.key}2", model="FREEDOM", group="other grid")
         for record in store.read(files[0])

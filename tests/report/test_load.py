@@ -26,13 +26,13 @@ def write(path, *records):
     return path
 
 
-def test_seeds_make_a_row_and_configurations_do_not():
+def test_seeds_share_a_row_and_configurations_do_not():
     rows = load.rows([run(seed=2), run(seed=1), run(seed=1, epochs=5), run("VBPR")])
     found = [(row.label, row.seeds) for row in rows]
     assert found == [("BPR (epochs=unset)", [1, 2]), ("BPR (epochs=5)", [1]), ("VBPR", [1])]
 
 
-def test_a_record_from_before_a_key_has_its_neutral_value():
+def test_a_record_older_than_a_key_has_its_neutral_value():
     rows = load.rows([run(seed=1), run(seed=2, lr_boost=1.0), run(seed=1, lr_boost=3)])
     assert [(row.label, row.seeds) for row in rows] == [("BPR (lr_boost=1)", [1, 2]), ("BPR (lr_boost=3)", [1])]
 
@@ -42,7 +42,7 @@ def test_many_differences_are_named_by_a_fingerprint():
     assert one.label.startswith("BPR (configuration ") and one.label != other.label
 
 
-def test_data_of_one_name_and_several_contents_are_several_datasets():
+def test_different_data_of_one_name_are_different_datasets():
     rows = load.rows([run(data_hash="a" * 64), run(data_hash="b" * 64), run(dataset="e")])
     assert [row.dataset for row in rows] == ["d (data aaaaaaaa)", "d (data bbbbbbbb)", "e"]
 
@@ -75,7 +75,7 @@ def test_a_run_that_failed_and_then_finished_has_finished(tmp_path):
     assert len(runs.finished) == 1 and [each.label for each in runs.failed] == ["VBPR"]
 
 
-def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
+def test_the_tested_record_of_a_trial_counts_in_any_order(tmp_path):
     trained = replace(run(group="tuning"), test={})
     trials = write(tmp_path / "trials.jsonl", replace(trained, point={"lr": 1}))
     chosen = write(tmp_path / "chosen.jsonl", replace(trained, test={"train": {"recall@20": 0.7}}))
@@ -85,7 +85,7 @@ def test_the_tested_record_of_a_trial_counts_whatever_the_order(tmp_path):
         assert load.read(paths).comparison() == []
 
 
-def test_results_per_user_count_whichever_file_has_them(tmp_path):
+def test_results_per_user_count_in_whichever_file_they_are(tmp_path):
     bare = write(tmp_path / "a.jsonl", run())
     full = write(tmp_path / "b.jsonl", replace(run(), per_user="per_user/x.parquet"))
     for paths in ([bare, full], [full, bare]):
@@ -114,14 +114,14 @@ def test_damaged_records_are_named(tmp_path, damage, sentence):
         load.read([path])
 
 
-def test_a_score_that_is_no_number_is_damage(tmp_path):
+def test_a_score_that_is_not_a_number_is_damage(tmp_path):
     path = write(tmp_path / "runs.jsonl", run())
     path.write_text(path.read_text().replace(f'"recall@20": {run().test["train"]["recall@20"]}', '"recall@20": NaN'))
     with pytest.raises(UserError, match=r"is damaged: its scores \(test under 'train'\) are not numbers"):
         load.read([path])
 
 
-def test_nothing_finished_and_other_datasets_are_said(tmp_path):
+def test_no_finished_run_and_missing_datasets_are_reported(tmp_path):
     path = write(tmp_path / "runs.jsonl", replace(run(), status="failed", error="x"))
     with pytest.raises(UserError, match=r"no finished run in .*runs.jsonl \(1 failed\)"):
         load.read([path])

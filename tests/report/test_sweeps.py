@@ -15,7 +15,7 @@ def scored(valid, test=None, **options):
 
 
 def grid(*more):
-    """3 x 3 points; validation and test would choose different ones."""
+    """3 x 3 points, of which validation and test would choose different ones."""
     made = [
         scored(0.1 - (a - 2) ** 2 * 0.01 - (b - 2) ** 2 * 0.01, 0.09 + 0.001 * a, label=f"{a} {b}", model="M", a=a, b=b)
         for a, b in product((1, 2, 3), (1, 2, 3))
@@ -37,7 +37,7 @@ def test_other_models_and_other_settings_do_not_mix_with_it():
     assert len(found.points) == 9 and found.chosen.values == (2, 2)
 
 
-def test_one_key_needs_three_values_and_words_are_no_grid():
+def test_one_key_needs_three_values_and_words_are_not_a_grid():
     assert find(load.rows([scored(0.1, label=str(a), model="M", a=a) for a in (1, 2)]), []) == []
     assert find(load.rows([scored(0.1, label=str(a), model="M", a=a) for a in ("x", "y", "z")]), []) == []
     assert find(load.rows([scored(0.1, label=str(a), model="M", a=a) for a in (True, False)]), []) == []
@@ -45,19 +45,19 @@ def test_one_key_needs_three_values_and_words_are_no_grid():
     assert found.keys == ("a",) and found.options(0) == [0.5, 1, 2]
 
 
-def test_scattered_points_are_no_grid():
+def test_scattered_points_are_not_a_grid():
     scattered = [scored(0.1, label=f"{a}", model="M", a=a, b=a * a) for a in (1, 2, 3, 4)]
     assert find(load.rows(scattered), []) == []
 
 
-def test_lines_that_cross_are_no_grid():
-    """Changes of one key at a time are sweeps of that key, where it has enough values, and no plane."""
+def test_crossing_lines_are_not_a_grid():
+    """Changes of one key at a time are sweeps of that key if it has enough values, but not a grid of two keys."""
     points = [(1, 1), (2, 1), (3, 1), (1, 2)]
     (found,) = find(load.rows([scored(0.1, label=f"{a} {b}", model="M", a=a, b=b) for a, b in points]), [])
     assert found.keys == ("a",) and [point.values for point in found.points] == [(1,), (2,), (3,)]
 
 
-def test_a_change_at_the_side_is_no_part_of_a_grid():
+def test_a_single_change_beside_a_grid_is_not_part_of_it():
     side = scored(0.5, label="without b", model="M", a=2, b=0)
     plane, line = find(grid(side), [])
     assert plane.keys == ("a", "b") and len(plane.points) == 9
@@ -73,7 +73,7 @@ def test_runs_under_another_budget_are_another_grid():
     assert [(sweep.keys, len(sweep.points)) for sweep in found] == [(("a",), 3)] * 2
 
 
-def test_points_are_compared_on_the_seeds_that_all_have():
+def test_points_are_compared_on_common_seeds():
     more = scored(0.9, 0.9, label="1 1", model="M", a=1, b=1, seed=7)
     (found,) = find(grid(more), [])
     assert {tuple(point.row.seeds) for point in found.points} == {(1,)}
@@ -88,7 +88,7 @@ def test_smaller_may_be_better():
     assert found.chosen.values == (2,)
 
 
-def test_a_search_is_its_trials_without_those_given_up():
+def test_a_search_consists_of_its_trials_except_those_stopped_early():
     trials = [
         replace(
             scored(value, label=f"a={a}", model="M", group="tuning", a=a, b=1), point={"a": a, "b": 1}, stopped=a == 3

@@ -1,4 +1,4 @@
-"""What stands in tables."""
+"""The content of tables."""
 
 from dataclasses import replace
 
@@ -48,12 +48,12 @@ def test_best_and_second_mean_and_deviation():
     assert cells(main_table(scored("a", 0.1), mask="train+valid"))["a"][1].text == "0.1100"
 
 
-def test_equal_as_printed_is_equally_good():
+def test_scores_that_print_the_same_rank_the_same():
     shown = cells(main_table(scored("a", 0.30001), scored("b", 0.30002), scored("c", 0.2)))
     assert [cell.rank for _, cell in shown.values()] == ["best", "best", ""]
 
 
-def test_alone_nothing_is_best_and_what_is_missing_is_a_dash():
+def test_a_single_row_is_not_best_and_missing_values_are_dashes():
     assert cells(main_table(scored("a", 0.3)))["a"][1].rank == ""
     shown = cells(main_table(scored("a", 0.3), scored("b", 0.2), scored("c", 0.5, metric="ndcg@20")))
     assert shown["c"][1].text == "–" and shown["a"][1].rank == "best"
@@ -72,7 +72,7 @@ def family(best, others, significant=True):
 
 
 @pytest.mark.parametrize(("best", "significant", "star"), [("b", True, True), ("b", False, False), ("a", True, False)])
-def test_a_star_is_for_the_best_of_the_table_if_it_beats_all(best, significant, star):
+def test_the_best_row_gets_a_star_if_it_beats_all_others(best, significant, star):
     tests = Paired({("d", "recall@20"): family(best, ["a" if best == "b" else "b", "c"], significant)}, {}, {})
     table = main_table(scored("a", 0.1), scored("b", 0.2), scored("c", 0.15), tests=tests)
     assert cells(table)["b"][1].star is star and not cells(table)["a"][1].star
@@ -81,7 +81,7 @@ def test_a_star_is_for_the_best_of_the_table_if_it_beats_all(best, significant, 
     assert ("No score has a star" in notes) is not star
 
 
-def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there_is_nothing():
+def test_without_results_per_user_stars_are_over_seeds_and_without_both_there_are_reasons():
     rows = load.rows(scored("a", *np.linspace(0.4, 0.5, 8)) + scored("b", *np.linspace(0.1, 0.3, 8)))
     tests = compare_all(rows, "train", METRICS)
     assert not tests.by_user and tests.family("d", "recall@20").unit == "seed"
@@ -93,14 +93,14 @@ def test_stars_over_seeds_where_there_is_nothing_by_user_and_reasons_where_there
     assert statement == "Significance not tested (d: recall@20): there is only one model."
 
 
-def test_by_user_the_table_and_the_test_have_the_same_means(tmp_path):
+def test_the_table_and_the_test_by_user_have_the_same_means(tmp_path):
     rows = load.read([Synthetic(tmp_path, users=0.1).comparison(["BPR", "MambaRec"], ["baby"])]).comparison()
     found = compare_all(rows, "train", METRICS).by_user["baby", "recall@20"]
     assert found.best == "MambaRec" and found.pairs == 90 and len(found.seeds) == 3
     assert found.best_mean == pytest.approx(load.mean(rows[1].test("train", "recall@20")), abs=1e-4)
 
 
-def test_models_without_results_per_user_keep_the_star_from_the_others(tmp_path):
+def test_there_is_no_star_if_a_model_lacks_results_per_user(tmp_path):
     made = Synthetic(tmp_path, users=0.3)
     made.comparison(["BPR", "LightGCN", "MambaRec"], ["baby"], [999])
     rows = load.read([made.runs]).comparison()
@@ -113,7 +113,7 @@ def test_models_without_results_per_user_keep_the_star_from_the_others(tmp_path)
     assert statement == "Significance not tested (baby: recall@20): there are no results per user of BPR."
 
 
-def test_published_scores_stand_below_and_do_not_compete():
+def test_published_scores_are_below_and_not_ranked():
     known = {"a": published.Published({"recall@20": 0.9}, "a paper"), "z": published.Published({}, "another")}
     table = main_table(scored("a", 0.1), scored("b", 0.2), published=lambda dataset: known)
     assert list(cells(table)) == ["a", "b", "a, published"]
@@ -121,7 +121,7 @@ def test_published_scores_stand_below_and_do_not_compete():
     assert "Published, other features: a from a paper." in table.notes[-1]
 
 
-def test_shipped_published_scores_have_four_metrics_and_hold_under_one_mask():
+def test_shipped_published_scores_have_four_metrics_under_one_mask():
     for dataset in ("baby", "sports", "clothing"):
         found = published.read(dataset, "train")
         assert len(found) == 15 and all(len(each.scores) == 4 for each in found.values())
@@ -131,7 +131,7 @@ def test_shipped_published_scores_have_four_metrics_and_hold_under_one_mask():
     assert published.read("baby", "train+valid") == {} and published.read("ml-100k", "train") == {}
 
 
-def test_differences_to_the_best_other_and_to_a_reference():
+def test_differences_from_the_best_other_model_and_from_a_reference():
     rows = load.rows(scored("a", 0.1) + scored("b", 0.2) + scored("c", 0.16))
     free = cells(tables.deltas(rows, METRICS, "train", None))
     assert [cell.text for (cell,) in free.values()] == ["−50.0", "+25.0", "−20.0"]
@@ -151,7 +151,7 @@ def test_a_sweep_says_what_choosing_on_the_test_split_would_have_given():
     ]
 
 
-def test_metrics_are_told_apart_and_chosen(tmp_path):
+def test_metrics_are_classified_and_chosen(tmp_path):
     rows = load.rows(scored("a", 0.1) + scored("b", 0.2, metric="itemcoverage@20"))
     assert metrics.choose(rows, "train", None) == (["recall@20"], ["itemcoverage@20"])
     assert metrics.choose(rows, "train", ["itemcoverage@20"]) == ([], ["itemcoverage@20"])

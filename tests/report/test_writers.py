@@ -26,7 +26,7 @@ def small() -> Report:
 
 
 class Elements(HTMLParser):
-    """Fails at a tag that is not closed; keeps attributes."""
+    """Fails at a tag that is not closed, and collects attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_markdown_tables_have_as_many_cells_in_each_line():
     assert "- Curves: no data." in text
 
 
-def test_a_page_stands_around_its_notes():
+def test_a_page_surrounds_its_notes():
     report = small()
     with_title = markdown.page(report, "# Baby\n\nBefore *it*.\n\n<!-- tables -->\n\nAfter.\n", "notes/a.md")
     assert with_title.index("# Baby\n\nBefore *it*.") < with_title.index("## Section") < with_title.index("After.")
@@ -127,6 +127,6 @@ def test_latex_compiles(report, tmp_path):
         assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 
-def test_parts_of_one_name_are_numbered():
+def test_parts_of_the_same_name_are_numbered():
     first, second = with_unique_names([*small().sections, *small().sections])
     assert (first.tables[0].name, second.tables[0].name) == ("t", "t-2")

@@ -21,7 +21,7 @@ def grouped(n=1500, dim=20, groups=60, seed=0):
 
 
 def recall(found, exact):
-    """Share of the exact neighbours, the item itself aside, that were found."""
+    """Share of the exact neighbours, without the item itself, that were found."""
     pairs = [(set(a[1:]), set(b[1:]) - {-1}) for a, b in zip(found.indices, exact.indices)]
     return sum(len(a & b) for a, b in pairs) / sum(len(b) for _, b in pairs)
 
