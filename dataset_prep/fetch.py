@@ -146,8 +146,8 @@ class Fetcher:
         kind = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
         if kind not in _ENDING:
             raise _Refused("not an image")
-        told = response.getheader("Content-Length", "")
-        if told.isdecimal() and int(told) > self.max_bytes:
+        announced = response.getheader("Content-Length", "")
+        if announced.isdecimal() and int(announced) > self.max_bytes:
             raise _Refused("too large")
         parts, size, deadline = [], 0, time.monotonic() + 6 * self.timeout
         while part := response.read1(1 << 16):
@@ -157,7 +157,7 @@ class Fetcher:
                 raise _Refused("too large")
             if time.monotonic() > deadline:
                 raise _TryLater("no answer in time")
-        if not size or (told.isdecimal() and size != int(told)):
+        if not size or (announced.isdecimal() and size != int(announced)):
             raise _TryLater("answer cut short")
         return b"".join(parts), _ENDING[kind]
 

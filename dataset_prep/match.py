@@ -141,16 +141,15 @@ def _spelling_without_blanks(token: str) -> str:
 
 def _near_miss(items: Sequence[str], seen: Seen) -> tuple[str, str, str] | None:
     """(reason, an item, its id in the source) for the difference that explains most mismatches; None if none does."""
-    ours = list(dict.fromkeys(items))[:_KEPT]
-
+    tokens = list(dict.fromkeys(items))[:_KEPT]
     best = None
     for reason, change in (*_REASONS, ("in more than one way (case, blanks, quotes, zeros)", _spelling_without_blanks)):
         changed = {change(token): token for token in reversed(seen.examples)}
-        pairs = [(token, changed[key]) for token in ours if (key := change(token)) in changed]
+        pairs = [(token, changed[key]) for token in tokens if (key := change(token)) in changed]
         pairs = [pair for pair in pairs if pair[0] != pair[1]]
         if reason == _PREFIX:  # two different prefixes are two categories
             pairs = [(our, their) for our, their in pairs if our.isdecimal() != their.isdecimal()]
-        if enough(len(pairs), len(ours)) and (best is None or len(pairs) > best[0]):
+        if enough(len(pairs), len(tokens)) and (best is None or len(pairs) > best[0]):
             best = (len(pairs), reason, *pairs[0])
     return best and best[1:]
 
@@ -176,7 +175,7 @@ def join(items: Sequence[str], names: Iterable[str], source: str, advice: str = 
     seen = Seen(names)
     if other := other_spelling(items, seen):
         spelled, note = other
-        theirs = [spelled(item) for item in items]
-        if enough(sum(name in names for name in theirs), len(items)):
-            return theirs, note
+        spelled_names = [spelled(item) for item in items]
+        if enough(sum(name in names for name in spelled_names), len(items)):
+            return spelled_names, note
     raise no_match(items, seen, n_matched, source, advice)

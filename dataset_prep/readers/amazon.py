@@ -74,15 +74,15 @@ def recognise(reviews: Path, metadata: Path | None = None) -> ModuleType:
         raise _unrecognised(reviews, "reviews")
     if metadata is not None:
         records = _first_records(metadata)
-        told = {v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))}
-        if not told:
+        matching = {v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))}
+        if not matching:
             raise _unrecognised(metadata, "metadata")
-        if not possible & told:
+        if not possible & matching:
             raise UserError(
                 f"{reviews.name} looks like {' or '.join(sorted(possible))} and {metadata.name} like "
-                f"{' or '.join(sorted(told))}: give two files of the same version, or force one with --version"
+                f"{' or '.join(sorted(matching))}: give two files of the same version, or force one with --version"
             )
-        possible &= told
+        possible &= matching
     return VERSIONS[min(possible)]
 
 
@@ -93,10 +93,10 @@ def recognise_metadata(metadata: Path) -> ModuleType:
         UserError: it is of no known version.
     """
     records = _first_records(metadata)
-    told = [v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))]
-    if not told:
+    matching = [v for v, module in VERSIONS.items() if any(map(module.is_metadata, records))]
+    if not matching:
         raise _unrecognised(metadata, "metadata")
-    return VERSIONS[told[0]]
+    return VERSIONS[matching[0]]
 
 
 def _unrecognised(path: Path, kind: str) -> UserError:
@@ -108,9 +108,9 @@ def _unrecognised(path: Path, kind: str) -> UserError:
 
 def _versions_of_reviews(path: Path) -> set[str]:
     records = _first_records(path)
-    told = {v for v, module in VERSIONS.items() if any(map(module.is_review, records))}
-    if told:
-        return told
+    matching = {v for v, module in VERSIONS.items() if any(map(module.is_review, records))}
+    if matching:
+        return matching
     if any(set(amazon2014.LAYOUT.columns().values()) <= set(record) for record in records):
         return {"2014", "2018"}
     if cells := _first_cells(path):

@@ -47,13 +47,13 @@ class Layout:
     def columns(self) -> dict[str, str]:
         """Our name -> name in the file, of the columns that are there."""
         named = {"user": self.user, "item": self.item, "rating": self.rating, "timestamp": self.timestamp}
-        return {ours: raw for ours, raw in named.items() if raw is not None}
+        return {column: raw for column, raw in named.items() if raw is not None}
 
     def dtypes(self) -> dict:
         """Our name -> polars type before screening."""
         time = pl.String if self.time_unit == "iso" else pl.Float64
         types = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": time}
-        return {ours: types[ours] for ours in self.columns()}
+        return {column: types[column] for column in self.columns()}
 
 
 def read_json_lines(path: Path, layout: Layout, skips: Skips, literals: bool = False) -> Iterator[pl.DataFrame]:
@@ -77,13 +77,13 @@ def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
     if len(set(columns.values())) < len(columns):
         return None
     try:
-        batch = pl.read_ndjson(io.BytesIO(block), schema={columns[ours]: dtypes[ours] for ours in columns})
+        batch = pl.read_ndjson(io.BytesIO(block), schema={columns[column]: dtypes[column] for column in columns})
     except (pl.exceptions.PolarsError, OverflowError, ValueError, OSError):  # OSError: bytes that look compressed
         return None
     if batch.height != block.count(b"\n"):
         return None
-    batch = batch.rename({raw: ours for ours, raw in columns.items()})
-    texts = [ours for ours, dtype in dtypes.items() if dtype == pl.String]
+    batch = batch.rename({raw: column for column, raw in columns.items()})
+    texts = [column for column, dtype in dtypes.items() if dtype == pl.String]
     # true, {..} and [..] are turned into text, and half a surrogate pair into \0
     odd = pl.any_horizontal(pl.col(texts).str.contains(r"^(true|false|[\[{].*)$|\x00")).any()
     return None if batch.select(odd.fill_null(False)).item() else batch
@@ -91,7 +91,7 @@ def _json_block(block: bytes, layout: Layout) -> pl.DataFrame | None:
 
 def _json_by_line(block: bytes, layout: Layout, skips: Skips, literals: bool) -> pl.DataFrame:
     columns, dtypes = layout.columns(), layout.dtypes()
-    found: dict[str, list] = {ours: [] for ours in columns}
+    found: dict[str, list] = {column: [] for column in columns}
     for line in block.split(b"\n"):
         if not line.strip():
             continue
@@ -101,9 +101,9 @@ def _json_by_line(block: bytes, layout: Layout, skips: Skips, literals: bool) ->
         except BadLine as fault:
             skips.add(str(fault))
             continue
-        for ours, raw in columns.items():
-            convert = _text if dtypes[ours] == pl.String else _number
-            found[ours].append(convert(record.get(raw)))
+        for column, raw in columns.items():
+            convert = _text if dtypes[column] == pl.String else _number
+            found[column].append(convert(record.get(raw)))
     return pl.DataFrame(found, schema=dtypes)
 
 
@@ -140,7 +140,7 @@ def read_delimited(
 def _cast(rows: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     dtypes = layout.dtypes()
     return rows.select(
-        pl.col(raw).cast(dtypes[ours], strict=False).alias(ours) for ours, raw in layout.columns().items()
+        pl.col(raw).cast(dtypes[column], strict=False).alias(column) for column, raw in layout.columns().items()
     )
 
 
@@ -283,12 +283,12 @@ def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None
 def screen(batch: pl.DataFrame, layout: Layout, skips: Skips) -> pl.DataFrame:
     """The usable rows; the others are counted, each under the first reason that applies."""
     batch = batch.with_columns(pl.col("user", "item").str.strip_chars())
-    for ours in ("user", "item"):
-        fine = pl.col(ours).str.contains(_PLAIN_ID)
+    for column in ("user", "item"):
+        fine = pl.col(column).str.contains(_PLAIN_ID)
         batch = batch.with_row_index("row")
         doubtful = batch.filter(~fine.fill_null(False))
-        faults = {token: id_fault(token) for token in doubtful[ours].unique().to_list()}
-        reasons = [faults[token] for token in doubtful[ours].to_list()]
+        faults = {token: id_fault(token) for token in doubtful[column].unique().to_list()}
+        reasons = [faults[token] for token in doubtful[column].to_list()]
         bad = [row for row, reason in zip(doubtful["row"].to_list(), reasons) if reason]
         for reason in filter(None, reasons):
             skips.add(reason)

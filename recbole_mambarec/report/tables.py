@@ -73,11 +73,11 @@ def scores(
     for dataset, here in datasets(rows).items():
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
-        others = published(here[0].records[0].dataset)
-        for model in dict.fromkeys(row.model for row in here if row.model in others):
-            cells = [Cell(number(others[model].scores.get(metric)), aside=True) for metric in metrics]
+        published_scores = published(here[0].records[0].dataset)
+        for model in dict.fromkeys(row.model for row in here if row.model in published_scores):
+            cells = [Cell(number(published_scores[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
-            sources.setdefault(others[model].source, {})[model] = None
+            sources.setdefault(published_scores[model].source, {})[model] = None
         blocks.append(Block(dataset, lines))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
     unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r.test for r in row.records)]
