@@ -321,18 +321,22 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize("recbole", ["installed", "missing"])
-def test_preparing_a_table_loads_neither_torch_nor_recbole(tmp_path, recbole):
+@pytest.mark.parametrize(
+    ("encoder", "heavy"), [("none", {"torch", "recbole", "pandas"}), ("tfidf", {"torch", "recbole"})]
+)
+def test_preparing_a_table_loads_neither_torch_nor_recbole(tmp_path, encoder, heavy, recbole):
     rows = "".join(f"u{user},i{item}\n" for user, item, _, _ in raw.pairs())
     (tmp_path / "t.csv").write_text(f"user,item\n{rows}")
     (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{n},{raw.text_of(n)}\n" for n in range(20)))
     words = ["csv", "--interactions", str(tmp_path / "t.csv"), "--items", str(tmp_path / "items.csv")]
+    words += ["--text-encoder", encoder]
     code = f"""
 import sys
 if {recbole!r} == "missing":
     sys.modules["recbole"] = None
 from dataset_prep.__main__ import main
 assert main([*{words!r}, "--name", "tiny", "--out", {str(tmp_path)!r}]) == 0
-loaded = {{"torch", "recbole", "pandas", "recbole_mambarec"}} & {{name for name in sys.modules if sys.modules[name]}}
+loaded = {heavy | {"recbole_mambarec"}!r} & {{name for name in sys.modules if sys.modules[name]}}
 assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=raw.REPOSITORY, capture_output=True, text=True)
