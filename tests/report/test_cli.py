@@ -109,7 +109,7 @@ def test_impossible_options_are_explained_and_nothing_is_written(files, options,
 
 def test_wrong_input_gives_one_sentence_and_no_traceback(tmp_path):
     Path("table.csv").write_text("a,b\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 1 of table.csv is no JSON"):
+    with pytest.raises(UserError, match=r"line 1 of table.csv is not JSON"):
         main(["table.csv"])
     command = [sys.executable, "-m", "recbole_mambarec.report", "absent.jsonl"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
