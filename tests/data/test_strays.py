@@ -46,9 +46,9 @@ def array(folder: Path) -> bytes:
         ("shop.image.NPY", "call it shop.image.npy"),
         ("shop.npy", "call it shop.<modality>.npy"),
         ("embeddings/audio.npy", "call it shop.audio.npy"),
-        ("shop.image.npz", "of a format that is not read: save its array with numpy.save as shop.image.npy"),
-        ("text_features.pt", "of a format that is not read: save its array with numpy.save as shop.text.npy"),
-        ("image.pkl", "of a format that is not read"),
+        ("shop.image.npz", "has a format that is not read: save its array with numpy.save as shop.image.npy"),
+        ("text_features.pt", "has a format that is not read: save its array with numpy.save as shop.text.npy"),
+        ("image.pkl", "has a format that is not read"),
         ("shop.image.npy.gz", "is compressed: unpack it and call it shop.image.npy"),
         ("shop.image.npy.dvc", "dvc pull"),
         ("image_features_Shop.b", "--image-features"),
@@ -63,9 +63,9 @@ def test_the_near_miss_is_named(tmp_path, model, name, sentence):
     parts = {"benchmark_filename": ["train", "valid", "test"]}
     with pytest.raises(UserError) as caught:
         load(folder, model, **parts)
-    said = str(caught.value)
-    assert f"{model} learns from item features and dataset 'shop' has none" in said
-    assert str(folder / name) in said and sentence in said
+    message = str(caught.value)
+    assert f"{model} learns from item features, and dataset 'shop' has none" in message
+    assert str(folder / name) in message and sentence in message
     with pytest.raises(UserError, match="offers none; "):
         load(folder, model, modalities=["image"], **parts)
     with pytest.raises(UserError, match="has none"):
@@ -155,16 +155,16 @@ def saved(**kwargs) -> bytes:
         (gzip.compress, "unpack it with `gunzip`"),
         (lambda c: saved(arr=np.array([None] * 48), allow_pickle=True), "pickled Python objects"),
         (lambda c: c[:-1], "is a truncated NumPy array"),
-        (lambda c: b"0.1 0.2 0.3\n", "of another format, write it again with numpy.save"),
+        (lambda c: b"0.1 0.2 0.3\n", "in another format: write it again with numpy.save"),
     ],
 )
-def test_what_lies_in_place_of_an_array_is_named(tmp_path, change, sentence):
+def test_a_file_in_place_of_an_array_is_recognised(tmp_path, change, sentence):
     folder = write_planted(tmp_path)
     path = folder / "planted.image.npy"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError) as caught:
         load(folder)
-    assert f"{path} is no readable .npy array" in str(caught.value) and sentence in str(caught.value)
+    assert f"{path} is not a readable .npy array" in str(caught.value) and sentence in str(caught.value)
     assert "allow_pickle" not in str(caught.value)
 
 
