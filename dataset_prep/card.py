@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
 
 from recbole_mambarec_command import __version__
+from recbole_mambarec_command.requirements import distribution_of, version_of
 from recbole_mambarec_common.card import CARD_FORMAT
 from recbole_mambarec_common.files import sha256_file
 from recbole_mambarec_common.terminal import table
@@ -54,7 +54,8 @@ def count(interactions: Interactions, n_items: int) -> dict:
 
 def versions(*modules: str) -> dict[str, str]:
     """Versions of what the bytes of a prepared dataset depend on: this package, numpy and ``modules``."""
-    others = {module: importlib.import_module(module).__version__ for module in ("numpy", *modules)}
+    # from metadata, because importing scikit-learn takes seconds
+    others = {module: version_of(distribution_of(module)) for module in ("numpy", *modules)}
     return {"recbole_mambarec": __version__, **others}
 
 

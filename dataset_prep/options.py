@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_mambarec_common.errors import UserError
-from recbole_mambarec_common.extras import need
 
 SPLIT_METHODS = ("mmrec", "leave-one-out", "temporal-user", "temporal-global", "none")
 #: Largest share of unusable lines of a file that is skipped by default.
@@ -59,6 +58,8 @@ class Options:
         if self.images is not None and self.image_encoder is None:
             raise UserError("--images needs --image-encoder (timm:MODEL or torchvision:MODEL)")
         if self.text_encoder.startswith("sentence-transformers:"):
+            from recbole_mambarec_common.extras import need
+
             need("sentence_transformers", "features")
         elif self.text_encoder not in ("tfidf", "none"):
             raise UserError(
