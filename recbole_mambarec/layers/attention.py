@@ -1,4 +1,4 @@
-"""Attention over the edges of a fixed graph: products with a sparse matrix whose values a model computes."""
+"""Attention over the edges of a fixed graph: products with a sparse matrix whose values are computed by a model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from torch import Tensor, nn
 
 
 class EdgePattern(nn.Module):
-    """Positions of a sparse matrix without values, in both directions; its buffers are not saved with a model.
+    """Positions of the entries of a sparse matrix, row by row and column by column, without their values.
+
+    Its buffers are not saved with a model.
 
     Args:
-        rows, columns: distinct positions, sorted by row, then column.
-        shape: of the matrix.
+        rows, columns: distinct positions of the E entries, ``(E,)`` each, sorted by row, then column.
+        shape: shape of the matrix, ``(rows, columns)``.
     """
 
     def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        # position in the list of edges, in the order of the columns
+        # edge numbers, sorted by column
         order = np.lexsort((rows, columns))
         for name, ends, count in (("row", rows, shape[0]), ("column", columns[order], shape[1])):
             starts = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=count))])
             self._store(f"{name}_starts", starts, np.int32)
-        # 64 bits to gather with, 32 for the kernels of sparse products
+        # gathering takes 64-bit indices, the kernels of sparse products 32-bit ones
         self._store("rows", rows, np.int64)
         self._store("columns", columns, np.int64)
         self._store("order", order, np.int64)
@@ -34,20 +36,23 @@ class EdgePattern(nn.Module):
         self.register_buffer(name, torch.from_numpy(values.astype(kind)), persistent=False)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Inner product of the two ends of each edge, ``(E,)``, of ``(rows, d)`` and ``(columns, d)``."""
+        """Inner product of the two ends of each edge: ``(rows, d)``, ``(columns, d)`` -> ``(E,)``."""
         return (left[self.rows] * right[self.columns]).sum(dim=1)
 
     def softmax(self, scores: Tensor, over: str) -> Tensor:
-        """Softmax of ``(E,)`` scores among the edges of each row (``over="rows"``) or column (``"columns"``)."""
+        """Softmax of scores among the edges of each row (``over="rows"``) or column (``"columns"``), ``(E,)``."""
         segments, count = (self.rows, self.shape[0]) if over == "rows" else (self.columns, self.shape[1])
         return segment_softmax(scores.float(), segments, count)
 
     def propagate(self, values: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
-        """The matrix with ``(E,)`` ``values`` (or its transpose) times ``x``, differentiable in both."""
+        """The matrix with ``values`` ``(E,)`` times ``x`` ``(columns, d)``, differentiable in both: ``(rows, d)``.
+
+        ``transposed``: the transposed matrix, ``(rows, d)`` -> ``(columns, d)``.
+        """
         return _EdgeProduct.apply(values.float(), x.float(), self, transposed)
 
     def csr(self, values: Tensor, transposed: bool) -> Tensor:
-        """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor."""
+        """The matrix with ``values`` ``(E,)``, or its transpose, as a ``torch.sparse_csr`` tensor."""
         if transposed:
             parts = self.column_starts, self.column_rows, values[self.order]
         else:
@@ -57,14 +62,19 @@ class EdgePattern(nn.Module):
 
 
 def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Softmax of ``(E,)`` scores within each of ``count`` segments."""
+    """Softmax of ``scores`` within each of ``count`` segments, ``(E,)``.
+
+    Args:
+        scores: ``(E,)``.
+        segments: segment of each score, ``(E,)``, from 0.
+    """
     largest = scores.new_full((count,), -torch.inf).scatter_reduce(0, segments, scores.detach(), "amax")
     powers = (scores - largest[segments]).exp()
     return powers / scores.new_zeros(count).index_add(0, segments, powers)[segments]
 
 
 class _EdgeProduct(torch.autograd.Function):
-    """Sparse product that knows the gradient of the values too: one inner product per edge."""
+    """Sparse product with a gradient for the values too, which is one inner product per edge."""
 
     @staticmethod
     def forward(ctx, values: Tensor, x: Tensor, pattern: EdgePattern, transposed: bool) -> Tensor:
@@ -78,10 +88,10 @@ class _EdgeProduct(torch.autograd.Function):
         pattern, transposed = ctx.pattern, ctx.transposed
         values, x = ctx.saved_tensors
         gradient = gradient.contiguous()
-        of_values = of_x = None
+        grad_values = grad_x = None
         with torch.autocast(x.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                of_values = pattern.dots(x, gradient) if transposed else pattern.dots(gradient, x)
+                grad_values = pattern.dots(x, gradient) if transposed else pattern.dots(gradient, x)
             if ctx.needs_input_grad[1]:
-                of_x = pattern.csr(values, not transposed) @ gradient
-        return of_values, of_x, None, None
+                grad_x = pattern.csr(values, not transposed) @ gradient
+        return grad_values, grad_x, None, None

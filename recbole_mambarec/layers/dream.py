@@ -18,10 +18,10 @@ class DREAM(nn.Module):
     global mean, spread back over the map. With attention weights M_c (channel) and M_s (spatial), the output is
     ``ReLU(BN(conv1x1(max(F * M_c, F * M_s) * F)))``.
 
-    An item is one vector, a 1 x 1 map, on which a padded 3x3 kernel touches nothing but its centre tap and the global
-    mean is the identity. Vectors therefore take a path where the five branches are one matrix product; it equals the
-    convolutions, which maps with more positions still take. All parameters exist in both paths, so a state dict fits
-    either; the outer taps get zero gradient on vectors.
+    An item is one vector, a 1 x 1 map, on which only the centre tap of a padded 3x3 kernel has an effect and the global
+    mean is the identity. For vectors the five branches are therefore computed as one matrix product, which equals the
+    convolutions; maps with more positions take the convolutions. All parameters exist in both paths, so a state dict
+    fits either; on vectors the outer taps get zero gradient.
 
     Args:
         dim: channels in and out, d.
@@ -81,12 +81,12 @@ class DREAM(nn.Module):
         """The branches of ``(n, d, h, w)``, channels last: ``(n, h, w, 5d)``."""
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True))
         branches = [self.pointwise(x), *(conv(x) for conv in self.dilated), pooled]
-        # branch by branch, because the statistics of the pooled one run over samples alone
+        # branch by branch, because the pooled one has statistics over samples alone
         normed = [
             F.relu(self._norm(self.branch_norm, branch, slice(i * self.dim, (i + 1) * self.dim)))
             for i, branch in enumerate(branches)
         ]
-        normed[-1] = normed[-1].expand_as(x)  # resizing a 1 x 1 map is spreading it
+        normed[-1] = normed[-1].expand_as(x)  # what resizing a 1 x 1 map amounts to
         return torch.cat(normed, dim=1).movedim(1, -1)
 
     def _mix(self, features: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class DREAM(nn.Module):
 
     @staticmethod
     def _norm(norm: nn.Module, x: Tensor, channels: slice = slice(None)) -> Tensor:
-        """BatchNorm of ``x`` (channels in dimension 1) with the part ``channels`` of ``norm``'s parameters."""
+        """BatchNorm of ``x`` (channels in dimension 1) with the parameters of ``norm`` for ``channels`` of it."""
         if norm.training and channels.start in (None, 0):
             norm.num_batches_tracked.add_(1)
         return F.batch_norm(

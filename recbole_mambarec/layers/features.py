@@ -1,4 +1,4 @@
-"""Raw item features as models hold them: in memory, or on disk and read in blocks."""
+"""Raw item features inside a model: in memory, or on disk and read in blocks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FeatureTable(nn.Module):
 
     Args:
         features: float32, shape ``(n_items, dim)``, an array or rows that stay on disk.
-        frozen: keep them as they are, unsaved (they are rebuilt from the data); otherwise they are a parameter that
-            training changes. Frozen rows on disk are never held as a whole on the CPU; a GPU holds them in the type
-            that they are stored in.
+        frozen: keep them as they are and do not save them (they are rebuilt from the data); otherwise they are a
+            parameter that training changes. On the CPU, frozen rows on disk are never in memory as a whole; a GPU holds
+            all of them, in the type in which they are stored.
     """
 
     def __init__(self, features: Rows, frozen: bool) -> None:
@@ -40,7 +40,7 @@ class FeatureTable(nn.Module):
             self.weight = nn.Parameter(weight)
 
     def forward(self) -> Tensor | FeatureBlocks:
-        """The table, ``(n_items, dim)``."""
+        """The table, float32 ``(n_items, dim)``, or what stands for it."""
         if self._on_disk is not None:
             return FeatureBlocks(self.shape, torch.device("cpu"), self._read)
         if self.weight.dtype != torch.float32 and not isinstance(self.weight, nn.Parameter):
@@ -74,13 +74,13 @@ class FeatureBlocks:
     """Stands for a float32 tensor ``(n, dim)`` without gradient whose rows are read when they are needed.
 
     ``F.linear`` (hence ``nn.Linear``), ``@`` and ``F.normalize`` along rows go through it in blocks, and rows can be
-    picked. Any other torch function gets the whole tensor: right, and as large as it is.
+    indexed. Any other torch function gets the whole tensor, which is correct but takes its full size in memory.
     https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-with-a-tensor-like-type
 
     Args:
         shape: ``(n, dim)``.
-        device: where the blocks come to be.
-        read: rows by slice or index tensor.
+        device: device of the blocks.
+        read: slice or index tensor -> those rows.
     """
 
     requires_grad = False
@@ -100,7 +100,7 @@ class FeatureBlocks:
         return _BlockProduct.apply(weight.T, None, self)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """(place, rows) from the first row to the last."""
+        """(slice, its rows) from the first row to the last."""
         step = max(1, BLOCK_VALUES // max(self.shape[1], 1))
         for start in range(0, len(self), step):
             place = slice(start, min(start + step, len(self)))
@@ -133,7 +133,7 @@ def _linear(table: FeatureBlocks, weight: Tensor, bias: Tensor | None = None) ->
 
 
 class _BlockProduct(torch.autograd.Function):
-    """``F.linear`` of a table that is read in blocks, once forward and once backward."""
+    """``F.linear`` of a table that is read in blocks: once in the forward and once in the backward pass."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, bias: Tensor | None, table: FeatureBlocks) -> Tensor:
@@ -143,12 +143,11 @@ class _BlockProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        of_weight = of_bias = None
+        grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            of_weight = gradient.new_zeros(gradient.shape[1], ctx.table.shape[1], dtype=torch.float32)
+            grad_weight = gradient.new_zeros(gradient.shape[1], ctx.table.shape[1], dtype=torch.float32)
             for place, rows in ctx.table.blocks():
-                part = gradient[place].T @ rows.to(gradient.dtype)
-                of_weight += part
+                grad_weight += gradient[place].T @ rows.to(gradient.dtype)
         if ctx.needs_input_grad[1]:
-            of_bias = gradient.sum(dim=0, dtype=torch.float32)
-        return of_weight, of_bias, None
+            grad_bias = gradient.sum(dim=0, dtype=torch.float32)
+        return grad_weight, grad_bias, None

@@ -13,7 +13,7 @@ class BehaviourGuidedFusion(nn.Module):
 
     With scores ``a_m = q . tanh(W x_m + b)`` and their softmax ``w`` over modalities, ``common = sum_m w_m x_m`` and
     ``separate_m = sigmoid(G_m h + g_m) * (x_m - common)``; the result is ``(sum_m separate_m + common) / (M + 1)``.
-    One modality is its own result, none leaves the behaviour view.
+    A single modality is returned as it is; without modalities the result is the behaviour view.
 
     Args:
         dim: embedding width d.

@@ -1,4 +1,4 @@
-"""An item graph that follows what a model learns, and travels with its checkpoint."""
+"""An item graph that follows what a model learns and is saved with it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ItemGraph(nn.Module):
     """Cosine top-k of each item without the item itself, ``s_ij / sqrt(d_i d_j)`` with ``d`` the row sums.
 
     ``raw`` is a graph over the raw features, built once; ``refined`` one over representations that the model learns,
-    found anew by :meth:`refresh`; ``mix`` a weighted sum of the two. Between two refreshes the graph is a constant.
-    The refined neighbours are in the state dict, as no data brings them back: a restored model has the graph with which
-    its weights were saved. Before the first refresh (``found``) there is no graph, and nothing to propagate on.
+    searched anew by :meth:`refresh`; ``mix`` a weighted sum of the two. Between two refreshes the graph is constant.
+    The refined neighbours are in the state dict, as the data cannot bring them back: a restored model has the graph
+    that belongs to its weights. Before the first refresh (``found`` is False) there is no graph to propagate over.
 
     Args:
         data: the training data.
@@ -30,7 +30,7 @@ class ItemGraph(nn.Module):
         image_weight: weight of modality ``image`` in the raw graph (:meth:`TrainingData.mixed_item_graph`).
 
     Raises:
-        UserError: unknown ``kind``, or a weight beyond [0, 1].
+        UserError: unknown ``kind``, or a weight outside [0, 1].
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ItemGraph(nn.Module):
         if kind != "refined":
             self.raw = data.mixed_item_graph(k, image_weight, weighting="cosine", loops=False)
         self.found = not self.learns
-        # a module that is there from the start: RecBole counts the operations of the modules it knew before a pass
+        # one module from the start, whose entries change: RecBole counts operations of the modules there before a pass
         self.graph = SparseGraph(sp.csr_array((data.n_items, data.n_items))) if self.learns else self.raw
         if self.learns:
             shape = (data.n_items, self.k)
@@ -53,7 +53,7 @@ class ItemGraph(nn.Module):
 
     @torch.no_grad()
     def refresh(self, learnt: Tensor) -> None:
-        """Search the neighbours in ``learnt``, ``(n_items, width)``, in row blocks; a raw graph stays as it is."""
+        """Search the neighbours in ``learnt``, ``(n_items, width)``, in row blocks; does nothing for a raw graph."""
         if self.learns:
             found = self.data.neighbours_among(learnt, self.k + 1).without_self()
             self.indices.copy_(torch.from_numpy(found.indices))
@@ -72,14 +72,14 @@ class ItemGraph(nn.Module):
         if self.learns and (self.indices >= 0).any():
             self._build()
         elif self.learns:
-            # the state of a model that has never searched: an earlier graph is not that of the weights
+            # the state of a model that had never searched: the present graph does not belong to these weights
             self.found = False
 
     def propagate(self, x: Tensor) -> Tensor:
-        """The graph times ``x``, ``(n_items, d)``; no gradient reaches the graph.
+        """The graph times ``x``, ``(n_items, d)`` -> the same shape; no gradient reaches the graph.
 
         Raises:
-            ValueError: it has not been searched.
+            ValueError: there has been no refresh yet.
         """
         if not self.found:
             raise ValueError("the item graph has not been searched: refresh it first")

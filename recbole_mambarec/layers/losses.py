@@ -55,10 +55,14 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 @_in_float32
 def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperature: float) -> Tensor:
-    """:func:`info_nce` over the distinct ones of ``nodes``, ``(B,)``: a node that stands there n times counts once.
+    """:func:`info_nce` in which each distinct node of the batch counts once.
 
-    The n rows of a node share its weight, as anchors and as negatives. Picking one of them would give arrays whose size
-    depends on values, for which a program has to wait for its GPU.
+    The n rows of a node that occurs n times share its weight, as anchors and as negatives. Picking one of them would
+    give arrays whose size depends on values, and so make the CPU wait for the GPU.
+
+    Args:
+        anchors, targets: ``(B, d)`` each.
+        nodes: node of each row, ``(B,)``.
     """
     unit, targets, nodes = (all_rows(x) for x in (F.normalize(anchors, dim=1), F.normalize(targets, dim=1), nodes))
     ordered = nodes.sort().values
@@ -75,7 +79,7 @@ def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: i
 
 @_in_float32
 def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """:func:`info_nce` with inner products instead of cosines (SLMRec)."""
+    """:func:`info_nce` with inner products instead of cosines, ``(B, d)`` each (SLMRec)."""
     own = torch.arange(len(anchors), device=anchors.device) + first_row(anchors)
     return _SumOfCrossEntropies.apply(anchors, all_rows(targets), own, 1.0 / temperature) / len(anchors)
 
@@ -84,8 +88,8 @@ def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperature: float) -> Tensor:
     """InfoNCE against more candidates than the batch: anchor r should find ``candidates[index[r]]``.
 
-    *Sum* over anchors (LGMRec), not the mean. The ``(B, n)`` logits exist in row blocks only: the gradient is computed
-    along with the value.
+    The result is the *sum* over anchors, not the mean (LGMRec). The ``(B, n)`` logits exist in row blocks only, as the
+    gradient is computed along with the value.
 
     Args:
         anchors: ``(B, d)``.
@@ -100,8 +104,8 @@ class _SumOfCrossEntropies(torch.autograd.Function):
     """Sum over r of the cross-entropy of ``scale * anchors[r] @ candidates.T`` with the class ``index[r]``.
 
     ``shares``, where given, weighs each anchor and the candidate of the same number. The gradient is computed along
-    with the value, in row blocks that fit in a CPU's cache: the logits never exist as a whole, and no pass over them
-    goes to memory.
+    with the value, in row blocks that fit in a CPU's cache: the logits never exist as a whole and never leave the
+    cache.
     """
 
     @staticmethod
@@ -121,13 +125,13 @@ class _SumOfCrossEntropies(torch.autograd.Function):
             weights.sub_(largest).exp_()
             sums = weights.sum(dim=1, keepdim=True)
             losses = sums.log() + largest - (scaled * own).sum(dim=1, keepdim=True)
-            # softmax minus the own class, with the division by the sums done on (rows, d) instead of (rows, n)
-            of_anchors = ((weights @ candidates) / sums - own) * scale
+            # softmax minus the anchor's own class; the division by the sums is done on (rows, d) instead of (rows, n)
+            grad_anchors = ((weights @ candidates) / sums - own) * scale
             if shares is not None:
                 share = shares[rows, None]
-                losses, of_anchors, scaled = losses * share, of_anchors * share, scaled * share
+                losses, grad_anchors, scaled = losses * share, grad_anchors * share, scaled * share
             total += losses.sum()
-            gradients[0][rows] = of_anchors
+            gradients[0][rows] = grad_anchors
             gradients[1].addmm_(weights.T, scaled / sums).index_add_(0, index[rows], scaled, alpha=-1.0)
         ctx.save_for_backward(*gradients)
         return total
@@ -140,7 +144,7 @@ class _SumOfCrossEntropies(torch.autograd.Function):
 
 @_in_float32
 def moment_gap(a: Tensor, b: Tensor) -> Tensor:
-    """Difference of mean and of variance over all entries of two arrays (GUME)."""
+    """Absolute difference of the means plus that of the variances, over all entries of two arrays (GUME)."""
     return (a.var() - b.var()).abs() + (a.mean() - b.mean()).abs()
 
 
@@ -172,7 +176,7 @@ class _MeanKernel(torch.autograd.Function):
     One product of rows extended by their norms gives the exponents. The gradient ``2 scale (a_i sum_j K_ij - sum_j K_ij
     b_j)`` is computed along with the value, in row blocks that fit in a CPU's cache, so that the kernel matrix never
     exists as a whole. Within one set of rows the matrix is symmetric, and only its blocks from the diagonal on are
-    made.
+    computed.
     """
 
     @staticmethod
@@ -183,30 +187,30 @@ class _MeanKernel(torch.autograd.Function):
         left = torch.cat([-2 * scale * a, scale * a.square().sum(1, keepdim=True), one.expand(len(a), 1)], dim=1)
         right = torch.cat([b, one.expand(len(b), 1), scale * b.square().sum(1, keepdim=True)], dim=1)
         total = a.new_zeros(())
-        of_a, of_b = torch.empty_like(a), torch.zeros_like(b)
+        grad_a, grad_b = torch.empty_like(a), torch.zeros_like(b)
         step = max(1, _PAIRS_AT_A_TIME[a.device.type] // max(len(b), 1))
         for start in range(0, len(a), step):
             rows = slice(start, start + step)
             columns = slice(start if symmetric else 0, None)
             kernel = (left[rows] @ right[columns].T).exp_()
             row_sums = kernel.sum(dim=1, keepdim=True)
-            of_a[rows] = a[rows] * row_sums - kernel @ b[columns]
+            grad_a[rows] = a[rows] * row_sums - kernel @ b[columns]
             total += row_sums.sum()
             if symmetric:
-                # what lies past the diagonal block stands for its mirror image too
+                # what lies past the diagonal block counts for its mirror image too
                 columns, kernel = slice(start + step, None), kernel[:, len(kernel) :]
                 total += kernel.sum()
-            of_b[columns] += b[columns] * kernel.sum(0)[:, None] - kernel.T @ a[rows]
+            grad_b[columns] += b[columns] * kernel.sum(0)[:, None] - kernel.T @ a[rows]
         factor = 2 * scale / (len(a) * len(b))
         if symmetric:
-            of_a, of_b = 2 * (of_a + of_b), None
-        ctx.save_for_backward(factor * of_a, None if of_b is None else factor * of_b)
+            grad_a, grad_b = 2 * (grad_a + grad_b), None
+        ctx.save_for_backward(factor * grad_a, None if grad_b is None else factor * grad_b)
         return total / (len(a) * len(b))
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        of_a, of_b = ctx.saved_tensors
-        return gradient * of_a, None if of_b is None else gradient * of_b, None
+        grad_a, grad_b = ctx.saved_tensors
+        return gradient * grad_a, None if grad_b is None else gradient * grad_b, None
 
 
 @_in_float32
@@ -220,8 +224,8 @@ def l2_half(*embeddings: Tensor, batch_size: int) -> Tensor:
 
 @_in_float32
 def embedding_norm(*embeddings: Tensor) -> Tensor:
-    """Sum of the Frobenius norms, *not* squared, divided by the rows of the last; RecBole's ``EmbLoss``.
+    """Sum of the Frobenius norms, *not* squared, divided by the number of rows of the last; RecBole's ``EmbLoss``.
 
-    It is taken of the arrays as they are: rows of a batch pass :func:`~recbole_mambarec.layers.rows.all_rows` first.
+    The arrays are taken as they are: rows of a batch have to pass :func:`~recbole_mambarec.layers.rows.all_rows` first.
     """
     return sum(x.norm() for x in embeddings) / len(embeddings[-1])

@@ -1,7 +1,7 @@
 """Random perturbations, drawn from torch's generator of the tensor's device.
 
-Where several processes share a batch, their generators are in the same state: what is drawn for tables is the same in
-all of them, what is drawn for rows of the batch (:func:`row_dropout`, :func:`signed_noise`) is drawn for all rows.
+Processes that share a batch have generators in the same state. Draws for tables are therefore the same in all of them,
+and draws for rows of a batch (:func:`row_dropout`, :func:`signed_noise`) are made for the rows of all processes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from recbole_mambarec.layers.rows import own_rows, processes
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise of the shape of ``like``."""
+    """Standard Gumbel noise of the shape, type and device of ``like``."""
     return -torch.empty_like(like).exponential_().log()
 
 
 def signed_noise(x: Tensor, scale: float = 0.1) -> Tensor:
-    """``x`` moved by a random vector of length ``scale`` per row that points away from zero in every coordinate.
+    """``x`` ``(B, d)``, each row moved by a random vector of length ``scale`` that has the row's signs.
 
     Source: SimGCL (arXiv 2112.08679), as GUME uses it.
     """
@@ -28,7 +28,7 @@ def signed_noise(x: Tensor, scale: float = 0.1) -> Tensor:
 
 
 def row_dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
-    """Dropout of rows of a batch, ``(B, d)``."""
+    """Dropout of the entries of batch rows, ``(B, d)`` -> the same shape."""
     if processes() == 1:
         return F.dropout(x, rate, training)
     return x * own_rows(F.dropout(x.new_ones(processes() * len(x), *x.shape[1:]), rate, training))

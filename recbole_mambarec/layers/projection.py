@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class DimensionProjection(nn.Module):
-    """Linear map ``in_dim -> out_dim``, or two of them over a narrower ``width`` with nothing in between.
+    """Linear map ``in_dim -> out_dim``, or two of them through a narrower ``width`` without an activation between them.
 
     Source: MambaRec (arXiv 2509.09114), dimension projection; ``width`` is D // r there.
 
@@ -29,7 +29,7 @@ class DimensionProjection(nn.Module):
             return self.expand(features)
         if self.reduce.out_features <= self.expand.out_features:
             return self.expand(self.reduce(features))
-        # two maps without an activation are one map: composed first, the wide product has out_dim columns, not width
+        # two maps without an activation are one: composing them first makes the large product out_dim wide, not width
         weight = self.expand.weight @ self.reduce.weight
         bias = self.expand.weight @ self.reduce.bias + self.expand.bias
         return F.linear(features, weight, bias)
@@ -39,7 +39,8 @@ def width_for_variance(variances: np.ndarray, share: float = 0.95) -> int:
     """Smallest number of principal axes that keep ``share`` of the variance.
 
     Args:
-        variances: variance along each principal axis, descending.
+        variances: variance along each principal axis, ``(n_axes,)``, descending.
+        share: in (0, 1].
     """
     total = variances.sum()
     if total <= 0:

@@ -1,4 +1,4 @@
-"""Propagation over fixed graphs, shared by all graph models."""
+"""Propagation over fixed graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 
 
 def propagate(graph: SparseGraph, x: Tensor, n_layers: int) -> Tensor:
-    """The last layer only: ``graph`` applied ``n_layers`` times to ``x`` of shape ``(n, d)``."""
+    """The last layer only: ``graph`` ``(n, n)`` applied ``n_layers`` times to ``x``, ``(n, d)``."""
     for _ in range(n_layers):
         x = graph.propagate(x)
     return x
@@ -30,14 +30,19 @@ def light_gcn(graph: SparseGraph, users: Tensor, items: Tensor, n_layers: int) -
 
 
 def item_view(item_graph: SparseGraph, user_item: SparseGraph, items: Tensor, n_layers: int) -> Tensor:
-    """Items ``(I, d)`` spread over their own graph, users as the sum over their items: nodes ``(U + I, d)``.
+    """Items propagated over their own graph, users as sums of their items: nodes ``(U + I, d)``.
 
     Source: MGCN (arXiv 2308.03588), item-item view.
+
+    Args:
+        item_graph: ``(I, I)``, applied ``n_layers`` times.
+        user_item: ``(U, I)``, the weights of a user's items.
+        items: ``(I, d)``.
     """
     items = propagate(item_graph, items, n_layers)
     return torch.cat([user_item.propagate(items), items])
 
 
 def split_nodes(nodes: Tensor, n_users: int) -> tuple[Tensor, Tensor]:
-    """Rows of a user-item graph as (users, items)."""
+    """Nodes ``(U + I, d)`` as users ``(U, d)`` and items ``(I, d)``."""
     return nodes[:n_users], nodes[n_users:]

@@ -1,9 +1,9 @@
 """Batches whose rows are spread over the processes of torch.distributed.
 
-Each of W processes computes a loss on the B rows it has, and the gradient that all apply is the mean of theirs. A loss
-is therefore right if the mean over processes of what it returns is the loss of all W * B rows: a mean over rows is so
-by itself, a sum needs the factor :func:`processes`, and what compares rows with each other must see :func:`all_rows`.
-Without torch.distributed nothing here does anything.
+Each of W processes computes a loss on its own B rows, and all apply the mean of their gradients. A loss is therefore
+right if the mean over processes of what it returns is the loss of all W * B rows: for a mean over rows that holds as it
+is, a sum needs the factor :func:`processes`, and what compares rows with each other must see :func:`all_rows`. Without
+torch.distributed the functions return their input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def processes() -> int:
 
 
 def first_row(x: Tensor) -> int:
-    """Position of this process's first row among the rows of all, which have as many each."""
+    """Position of this process's first row among the rows of all processes, which have ``len(x)`` each."""
     return len(x) * dist.get_rank() if processes() > 1 else 0
 
 
@@ -29,12 +29,12 @@ def all_rows(x: Tensor) -> Tensor:
 
 
 def own_rows(x: Tensor) -> Tensor:
-    """This process's part of what is the same in all, ``(W * B, ...)`` -> ``(B, ...)``."""
+    """This process's rows of a tensor that is the same in all processes, ``(W * B, ...)`` -> ``(B, ...)``."""
     return x.chunk(processes())[dist.get_rank()] if processes() > 1 else x
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation over processes; each gets back the sum of all gradients of its rows."""
+    """Concatenation over processes; in the backward pass each gets the sum of all gradients of its rows."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""What every multimodal model shares: RecBole's signatures, the feature tables, cached embeddings, epoch hooks."""
+"""What all multimodal models share: RecBole's signatures, feature tables, cached embeddings, epoch hooks."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +39,19 @@ class MultimodalRecommender(GeneralRecommender):
     Args:
         config: RecBole configuration.
         dataset: the *training* split of a :class:`MultimodalDataset`.
+
+    Raises:
+        UserError: the dataset is of another class, has too few modalities or one whose name modules cannot hold, the
+            configuration contradicts the model, or the run would not fit in memory.
     """
 
     input_type = InputType.PAIRWISE
-    # fewest modalities with which the model is defined
+    # how many modalities the model needs at least
     min_modalities = 0
-    # measured: python -m benchmarks.memory
+    # measured with python -m benchmarks.memory
     step_memory = memory.StepMemory()
+    # names of parameters and buffers in checkpoints of earlier versions -> their present names
+    former_names: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
@@ -59,6 +67,8 @@ class MultimodalRecommender(GeneralRecommender):
                 f"{type(self).__name__} is defined on item features and needs at least {self.min_modalities} modality: "
                 "use a dataset that has one, or leave the key modalities unset"
             )
+        for modality in self.modalities:
+            _check_name(modality)
         if self.input_type is InputType.POINTWISE and (config["train_neg_sample_args"] or {}).get("distribution") in (
             "uniform",
             "popularity",
@@ -74,7 +84,7 @@ class MultimodalRecommender(GeneralRecommender):
 
     @classmethod
     def memory_of(cls, config, data) -> memory.StepMemory:
-        """What a step holds under a configuration; ``step_memory`` where neither keys nor data change it much."""
+        """Memory of a training step under a configuration; by default ``step_memory``, whatever the configuration."""
         return cls.step_memory
 
     @abstractmethod
@@ -96,10 +106,10 @@ class MultimodalRecommender(GeneralRecommender):
     def post_epoch(self, epoch: int) -> None:
         """Called by the trainer after each training epoch."""
 
-    # ------------------------------------------------------------------ help for subclasses
+    # ------------------------------------------------------------------ helpers for subclasses
 
     def id_embedding(self, count: int, width: int | None = None) -> nn.Embedding:
-        """A trainable table ``(count, width)``, Xavier-uniform; ``width`` is d by default."""
+        """A trainable table ``(count, width)``, Xavier-uniform; the default ``width`` is d."""
         table = nn.Embedding(count, self.embedding_size if width is None else width)
         nn.init.xavier_uniform_(table.weight)
         return table
@@ -111,6 +121,12 @@ class MultimodalRecommender(GeneralRecommender):
     def feature_tables(self, frozen: bool) -> nn.ModuleDict:
         """One :class:`FeatureTable` per modality."""
         return nn.ModuleDict({m: FeatureTable(self.data.features(m), frozen) for m in self.modalities})
+
+    def branch_name(self, name: str) -> str:
+        """``name`` for a branch that stands beside those of the modalities; ``name_`` where a modality is called so."""
+        while name in self.modalities:
+            name += "_"
+        return name
 
     # ------------------------------------------------------------------ RecBole's signatures
 
@@ -154,6 +170,18 @@ class MultimodalRecommender(GeneralRecommender):
         self._scored = None
         return super().train(mode)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         self._scored = None
-        super()._load_from_state_dict(*args, **kwargs)
+        for former, present in self.former_names.items():
+            if prefix + former in state_dict:
+                state_dict[prefix + present] = state_dict.pop(prefix + former)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _check_name(modality: str) -> None:
+    """Refuse a name under which torch's containers cannot hold what belongs to a modality."""
+    if not modality or "." in modality or hasattr(nn.ModuleDict(), modality) or hasattr(nn.ParameterDict(), modality):
+        raise UserError(
+            f"'{modality}' cannot be the name of a modality: a name has no dot, and is none that torch's modules use "
+            "themselves; rename the array and, if dataset.json lists it, its entry there"
+        )

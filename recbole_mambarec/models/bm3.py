@@ -15,13 +15,13 @@ from recbole_mambarec.models.base import MultimodalRecommender
 class BM3(MultimodalRecommender):
     """BM3, "Bootstrap Latent Representations for Multi-modal Recommendation" (WWW 2023, arXiv 2207.05969).
 
-    LightGCN's users and items (these with their ids added once more) and the projected features pass one predictor.
-    A prediction should point where its target does: a copy of the other side of the pair, or of the item itself, under
-    dropout and without gradient. There is no momentum encoder and no negative item; RecBole samples none here.
+    LightGCN's users and items (the latter with their ids added once more) and the projected features pass one
+    predictor. A prediction should point in the direction of its target: the other side of the pair, or the item itself,
+    under dropout and without gradient. There is no momentum encoder and no negative item; RecBole samples none here.
 
-    Readings of the published code: targets are not predicted; the norm is that of *all* users and items over the number
-    of items, so ``reg_weight`` has a scale of its own; the predictor stays in the scores. Dropout of the targets is
-    drawn for the rows of the batch, where the published code draws it for all nodes and keeps those.
+    Readings of the published code: the predictor is not applied to targets; the norm is that of *all* users and items
+    over the number of items, so ``reg_weight`` has a scale of its own; scores use the predictor too. Dropout of the
+    targets is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those rows.
     """
 
     input_type = InputType.POINTWISE
@@ -55,7 +55,7 @@ class BM3(MultimodalRecommender):
         return self.predictor(users), self.predictor(items)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: None = None) -> dict[str, Tensor]:
-        """Pairs, norm of all embeddings, features against the items and against themselves."""
+        """Users against items and back, norm of all embeddings, features against the items and against themselves."""
         all_users, all_items = self._online()
         u, i = all_users[users], all_items[positives]
         item_target = self._target(i)

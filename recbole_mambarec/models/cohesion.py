@@ -13,24 +13,22 @@ from recbole_mambarec.layers.propagation import propagate, split_nodes
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
-_IDS = "ids"
-
 
 class COHESION(MultimodalRecommender):
     """COHESION, "Composite Graph Convolutional Network with Dual-Stage Fusion for Multimodal Recommendation" (SIGIR
     2025, arXiv 2504.04452).
 
     Early fusion: every modality's features pass an MLP and are joined with the item ids by a root mean square of each
-    coordinate, which is positive. Each branch, and one of ids alone, has its own user preferences. Layers weigh a
-    node's neighbourhood by its cosine to the node's start. Late fusion: the branches side by side, users also receive
-    from the users who share most items with them, items from FREEDOM's item graph. BPR weighs a branch less where it
-    already ranks the pair better than the others.
+    coordinate, which is positive. Each modality's branch, and one of ids alone, has its own user preferences. A layer
+    weighs what a node receives by its cosine to the node's start. Late fusion: the branches stand side by side, users
+    also receive from the users who share most items with them, items over FREEDOM's item graph. BPR gives a branch less
+    weight where it already ranks the pair better than the others do.
 
     Readings of the published code: the id branch is cut from the gradient after its layers, so its preferences and MLP
     stay as drawn (``variant: released``; ``paper`` trains them) and ids learn through the modalities alone; logarithms
-    are to base 2; fusion is a concatenation; edge pruning and a weight per user are there without effect and left out
-    here. A user with fewer than ``user_knn_k`` neighbours has some of them repeated at random in every epoch;
-    evaluation, where the published code uses the last epoch's draw, uses each once here, so that a score does not
+    are to base 2; fusion is a concatenation; edge pruning and a weight per user exist without effect and are left out
+    here. A user with fewer than ``user_knn_k`` neighbours has some of them repeated at random in every epoch. The
+    published code evaluates with the last epoch's draw; here evaluation uses each neighbour once, so that scores do not
     depend on chance.
     """
 
@@ -39,52 +37,52 @@ class COHESION(MultimodalRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        d, data, branches = self.embedding_size, self.data, [_IDS, *self.modalities]
+        d, data, self.id_branch = self.embedding_size, self.data, self.branch_name("ids")
+        widths = {self.id_branch: d} | {m: self.feature_dim(m) for m in self.modalities}
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.reg_weight = config["reg_weight"]
         self.trains_ids, self.user_knn_k = variant_of(config) == "paper", config["user_knn_k"]
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.item_embedding = nn.Parameter(torch.empty(data.n_items, d))
-        self.preference = nn.ParameterDict({b: nn.Parameter(torch.empty(data.n_users, d)) for b in branches})
+        self.preference = nn.ParameterDict({b: nn.Parameter(torch.empty(data.n_users, d)) for b in widths})
         for table in [self.item_embedding, *self.preference.values()]:
             nn.init.xavier_normal_(table)
-        widths = {b: d if b == _IDS else self.feature_dim(b) for b in branches}
         hidden = config["hidden_dim"]
         self.mlp = nn.ModuleDict(
             {b: nn.Sequential(nn.Linear(w, hidden), nn.LeakyReLU(), nn.Linear(hidden, d)) for b, w in widths.items()}
         )
-        self.preference[_IDS].requires_grad_(self.trains_ids)
-        self.mlp[_IDS].requires_grad_(self.trains_ids)
+        self.preference[self.id_branch].requires_grad_(self.trains_ids)
+        self.mlp[self.id_branch].requires_grad_(self.trains_ids)
         self.bipartite = data.bipartite
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
         self.co_users = data.co_users(self.user_knn_k)
         self.user_graph = self.training_user_graph = self.co_users.graph()
 
     def pre_epoch(self, epoch: int) -> None:
-        """Draw the repeated neighbours of this epoch."""
+        """Draw which co-users are repeated in this epoch."""
         self.training_user_graph = self.co_users.filled_graph().to(self.device)
 
     def _branch(self, branch: str) -> Tensor:
         """Nodes of a branch, ``(U + I, d)``."""
-        ids = self.item_embedding
-        mapped = self.mlp[branch](ids if branch == _IDS else self.features[branch]())
+        ids, is_id_branch = self.item_embedding, branch == self.id_branch
+        mapped = self.mlp[branch](ids if is_id_branch else self.features[branch]())
         items = ((ids.square() + mapped.float().square()) / 2 + 1e-8).sqrt()
         start = x = total = F.normalize(torch.cat([self.preference[branch], items]), dim=1)
         for _ in range(self.n_ui_layers):
             received = self.bipartite.propagate(x)
             x = F.cosine_similarity(received, start, dim=1)[:, None] * received
             total = total + x
-        return total if branch != _IDS or self.trains_ids else total.detach()
+        return total.detach() if is_id_branch and not self.trains_ids else total
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Branches side by side, with what the user graph and the item graph add."""
+        """Branches side by side, plus what the user graph and the item graph bring; width d per branch."""
         nodes = torch.cat([self._branch(branch) for branch in self.mlp], dim=1)
         users, items = split_nodes(nodes, self.data.n_users)
         user_graph = self.training_user_graph if self.training else self.user_graph
         return users + user_graph.propagate(users), items + propagate(self.item_graph, items, self.n_mm_layers)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """BPR with a weight per branch and pair, and squares of the modalities' preferences."""
+        """BPR with a weight per branch and pair, and mean squares of the modalities' preferences."""
         all_users, all_items = self.embed()
         u, p, n = all_users[users], all_items[positives], all_items[negatives]
         margins = (u * (p - n)).detach().unflatten(1, (len(self.mlp), -1)).sum(dim=2)

@@ -14,14 +14,15 @@ from recbole_mambarec.models.pruning import PrunedRecommender
 class FREEDOM(PrunedRecommender):
     """FREEDOM, "A Tale of Two Graphs: Freezing and Denoising Graph Structures" (MM 2023, arXiv 2211.06924).
 
-    Item embeddings spread over a frozen item graph and are added to LightGCN's. Every epoch LightGCN trains on a fresh
-    draw of edges, popular ones being dropped more often; evaluation uses all. The projected features are in no score:
-    they enter through the item graph and through one BPR term each, which shares the users.
+    Item embeddings are propagated over a frozen item graph and added to LightGCN's. In every epoch LightGCN trains on a
+    fresh draw of edges, from which those of popular nodes are dropped more often; evaluation uses all edges. The
+    projected features are part of no score: they act through the item graph and through one BPR term each, with the
+    same users.
 
-    Readings of the published code (MMRec): neighbours weigh the same whatever their similarity; ``reg_weight`` weighs
-    the BPR terms of the modalities, there is no L2 term; at 0 features and projections are not trained at all. The item
-    graph weighs modality ``image`` with ``mm_image_weight``; other modalities share the rest, and without an ``image``
-    all weigh the same.
+    Readings of the published code (MMRec): all neighbours weigh the same, whatever their similarity; ``reg_weight``
+    weighs the BPR terms of the modalities, and there is no L2 term; at 0, features and projections are not trained at
+    all. The item graph weighs modality ``image`` with ``mm_image_weight``; other modalities share the rest, and without
+    an ``image`` all weigh the same.
     """
 
     min_modalities = 1
@@ -38,7 +39,7 @@ class FREEDOM(PrunedRecommender):
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """LightGCN's users and items, plus the items spread over their own graph."""
+        """LightGCN's users and items, plus the items propagated over their own graph."""
         users, items = light_gcn(self.graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
         return users, items + propagate(self.item_graph, self.item_embedding.weight, self.n_mm_layers)
 

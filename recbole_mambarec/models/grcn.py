@@ -15,14 +15,14 @@ from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 class GRCN(MultimodalRecommender):
     """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation" (MM 2020, arXiv 2111.02036).
 
-    Per modality, user preferences and projected features attend to each other along the edges. An edge weighs the
-    largest product, over modalities, of that attention and the confidence of its sending node, and nothing if that is
+    Per modality, user preferences and projected features attend to each other along the edges. The weight of an edge is
+    the largest product, over modalities, of that attention and the confidence of the sending node, or 0 if that is
     negative; ids take two hops over those weights. The final embedding is ``[ids | content per modality]``.
 
-    Quirks of the published code: its routing rounds, meant to prototype a user from their items, send nothing to users,
-    so preferences stay as they are (``variant: released``; ``paper`` does what the text says, in ``n_routing_rounds``
-    rounds). Preferences of the first modality are regularised twice, once as a whole. A node whose confidences are all
-    negative sends nothing and never recovers, as no gradient reaches them.
+    Quirks of the published code: its routing rounds, meant to build a user's prototype from their items, send nothing
+    to users, so preferences stay as they are (``variant: released``; ``paper`` does what the text says, in
+    ``n_routing_rounds`` rounds). Preferences of the first modality are regularised twice, once as a whole table. A node
+    whose confidences are all negative sends nothing and never recovers, as no gradient reaches them.
     """
 
     min_modalities = 1
@@ -45,7 +45,7 @@ class GRCN(MultimodalRecommender):
         self.edges = EdgePattern(*data.pairs, (data.n_users, data.n_items))
 
     def _content(self, modality: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Users and items of a modality, and the attention of each edge in the eyes of its user and of its item."""
+        """Users and items of a modality, and each edge's attention ``(E,)`` among its user's and its item's."""
         edges = self.edges
         items = F.normalize(F.leaky_relu(self.projection[modality](self.features[modality]())), dim=1)
         users = F.normalize(self.preference[modality], dim=1)
@@ -54,12 +54,12 @@ class GRCN(MultimodalRecommender):
                 shares = edges.softmax(edges.dots(users, items), over="rows")
                 users = F.normalize(users + edges.propagate(shares, items), dim=1)
         scores = edges.dots(users, items)
-        of_user, of_item = edges.softmax(scores, over="rows"), edges.softmax(scores, over="columns")
-        received = edges.propagate(of_user, items), edges.propagate(of_item, users, transposed=True)
-        return users + received[0], items + received[1], of_user, of_item
+        user_attention, item_attention = edges.softmax(scores, over="rows"), edges.softmax(scores, over="columns")
+        received = edges.propagate(user_attention, items), edges.propagate(item_attention, users, transposed=True)
+        return users + received[0], items + received[1], user_attention, item_attention
 
     def _ids(self, to_user: Tensor, to_item: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids after no, one and two hops over edges of these weights, added."""
+        """Sum of the ids after no, one and two hops over edges of these weights."""
         users, items = F.normalize(self.node_ids, dim=1).split([self.data.n_users, self.data.n_items])
         totals = users, items
         for _ in range(2):
@@ -71,19 +71,20 @@ class GRCN(MultimodalRecommender):
         return totals
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Ids over the refined edges beside the content of each modality."""
-        users, items, of_user, of_item = (list(x) for x in zip(*(self._content(m) for m in self.modalities)))
-        trust_users, trust_items = self.confidence.split([self.data.n_users, self.data.n_items])
-        # the sending node's confidence: items send to users, users to items
-        to_user = torch.stack(of_user, dim=1) * trust_items[self.edges.columns]
-        to_item = torch.stack(of_item, dim=1) * trust_users[self.edges.rows]
+        """Ids propagated over the refined edges, beside the content of each modality."""
+        contents = (self._content(m) for m in self.modalities)
+        users, items, user_attention, item_attention = (list(x) for x in zip(*contents))
+        user_confidence, item_confidence = self.confidence.split([self.data.n_users, self.data.n_items])
+        # the sending node's confidence counts: items send to users, users to items
+        to_user = torch.stack(user_attention, dim=1) * item_confidence[self.edges.columns]
+        to_item = torch.stack(item_attention, dim=1) * user_confidence[self.edges.rows]
         ids = self._ids(*(weights.max(dim=1).values.relu() for weights in (to_user, to_item)))
         return torch.cat([ids[0], *users], dim=1), torch.cat([ids[1], *items], dim=1)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, and mean squares of ids and preferences."""
         all_users, all_items = self.embed()
-        # each user stands beside the positive and beside the negative item
+        # a user occurs twice in the published batch, with the positive and with the negative item
         nodes = (users, positives + self.data.n_users, negatives + self.data.n_users)
         ids = [self.node_ids[rows].square().mean() for rows in nodes]
         table = self.preference[self.modalities[0]].square().mean()
@@ -92,5 +93,5 @@ class GRCN(MultimodalRecommender):
             "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
             "reg_id": self.reg_weight * (ids[0] + (ids[1] + ids[2]) / 2),
             "reg_preference": self.reg_weight * table,
-            **{f"reg_{m}": self.reg_weight * value for m, value in rows.items()},
+            **{f"reg_preference_{m}": self.reg_weight * value for m, value in rows.items()},
         }

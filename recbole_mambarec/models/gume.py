@@ -19,7 +19,7 @@ from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
 from recbole_mambarec.layers.noise import signed_noise
 from recbole_mambarec.layers.propagation import mean_of_layers, propagate
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, Views
+from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
 
 
 class GUME(TwoViewRecommender):
@@ -27,12 +27,13 @@ class GUME(TwoViewRecommender):
     arXiv 2407.12338).
 
     Items that are neighbours in every modality are linked in the user-item graph, so that rare items are better
-    connected; that graph is directed. Features gate the item embeddings and spread over the item graphs; a fuser shared
-    with MGCN joins them with LightGCN's view of the ids. Users have a table per modality, too: LightGCN over it and the
-    spread items gives extended user modalities. They are in no score; losses tie them to the fused view.
+    connected; that graph is directed. Features gate the item embeddings, which are propagated over the item graphs; a
+    fuser, which MGCN shares, joins them with LightGCN's view of the ids. Users have a table per modality, too: LightGCN
+    over it and the propagated items gives extended user modalities. They are part of no score; losses tie them to the
+    fused view.
 
     Readings of the published code: the user-item block of the extended graph carries features to users; the noise of
-    two terms is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those.
+    two terms is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those rows.
     """
 
     min_modalities = 1
@@ -41,8 +42,8 @@ class GUME(TwoViewRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
-        for key in ("extended_weight", "gap_weight", "user_weight", "user_temperature"):
-            setattr(self, key, config[key])
+        self.extended_weight, self.gap_weight = config["extended_weight"], config["gap_weight"]
+        self.user_weight, self.user_temperature = config["user_weight"], config["user_temperature"]
         self.user_modality = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
         self.item_gate = nn.ModuleDict(
             {m: nn.Sequential(nn.Linear(self.feature_dim(m), d), nn.Linear(d, d)) for m in self.modalities}
@@ -54,7 +55,7 @@ class GUME(TwoViewRecommender):
         self.fusion = BehaviourGuidedFusion(d, self.modalities)
 
     def _purified(self) -> dict[str, Tensor]:
-        """Items of each modality after its graph, ``(I, d)``."""
+        """Gated items of each modality after propagation over its graph, ``(I, d)``."""
         gates = {m: torch.sigmoid(self.item_gate[m](self.features[m]())) for m in self.modalities}
         ids = self.item_embedding.weight
         return {m: propagate(self.item_graph[m], ids * gates[m], self.n_mm_layers) for m in gates}
@@ -63,15 +64,15 @@ class GUME(TwoViewRecommender):
         """Nodes of each modality, ``(U + I, d)``."""
         return {m: torch.cat([self.user_item.propagate(items), items]) for m, items in purified.items()}
 
-    def _fused(self, modal: dict[str, Tensor]) -> Views:
+    def _fused(self, modal: dict[str, Tensor]) -> TwoViews:
         behaviour = self._behaviour()
-        return Views(behaviour, self.fusion(modal, behaviour))
+        return TwoViews(behaviour, self.fusion(modal, behaviour))
 
-    def _views(self) -> Views:
+    def _views(self) -> TwoViews:
         return self._fused(self._modal(self._purified()))
 
     def _extended(self, purified: dict[str, Tensor]) -> Tensor:
-        """Nodes of the extended user modalities, averaged over modalities."""
+        """Nodes of the extended user modalities, the mean over modalities, ``(U + I, d)``."""
         nodes = [
             mean_of_layers(self.bipartite, torch.cat([self.user_modality[m].weight, items]), self.n_ui_layers)
             for m, items in purified.items()
@@ -79,7 +80,7 @@ class GUME(TwoViewRecommender):
         return sum(nodes) / len(nodes)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """MGCN's terms; L2 of extended items; moments of modalities; extended users against fused ones."""
+        """MGCN's terms; L2 of extended items; moment gaps between modalities; extended users against fused ones."""
         purified = self._purified()
         modal = self._modal(purified)
         views, extended = self._fused(modal), self._extended(purified)

@@ -1,4 +1,4 @@
-"""LGMRec: local graphs per modality, and global hypergraphs whose edges are learnt attributes."""
+"""LGMRec: a local graph per modality, and global hypergraphs whose hyperedges are learnt attributes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 class LGMRec(MultimodalRecommender):
     """LGMRec, "Local and Global Graph Learning for Multimodal Recommendation" (AAAI 2024, arXiv 2312.16400).
 
-    Local: LightGCN on ids, plus, per modality, projected features (users start at the mean of their items) taken the
-    given number of hops over the same graph. Global: an item belongs to hyperedges by a softmax of its features'
-    logits, a user by one of the *sum* of the logits of their items, so that heavy users get nearly one hyperedge;
-    embeddings pass items -> hyperedges -> items and users. The global embeddings of the modalities are contrasted over
-    all nodes.
+    With ids ``[P; Q]``, raw features ``F_m`` of modality m, the normalised user-item graph ``A``, binary interactions
+    ``R``, ``n`` for rows divided by their lengths::
+
+        H   = mean(X, A X, ..., A^L X),  X = [P; Q]                         collaborative
+        Z_m = F_m W_m,  M_m = A^K [D_u^-1 R Z_m; Z_m]                       local: last hop only
+        G_i = dropout(softmax((F_m V_m + g) / 0.2)),  G_u likewise of R F_m V_m
+        h   = G_i^T x,  x = G_i h,  user = G_u h,  n_h times                global: E_m = [user; x]
+        embeddings = H + sum_m n(M_m) + alpha n(sum_m E_m)
+
+    with Gumbel noise ``g`` and x starting at the items of H; L, K and n_h are ``n_ui_layers``, ``n_feature_layers`` and
+    ``n_hyper_layers``. The rows of G are shares of hyperedges. A user's logits are the *sum* of those of their items, so
+    that a user with many items belongs to nearly one hyperedge. The loss adds to BPR the contrast of the modalities'
+    E_m, each node of the batch against all users or items, and the norm of the final embeddings.
 
     Readings of the published code (MMRec, which has the authors' fix of July 2024 to the users' hyperedges; the numbers
-    of the paper predate it): the contrastive term is a sum over the batch, not a mean, of image against text; with
-    other numbers of modalities here it runs over their pairs. The published code draws Gumbel noise for the hyperedges
-    at evaluation too, so that its scores change from call to call; here evaluation is a plain softmax unless
-    ``variant: released`` asks for the noise.
+    of the paper predate it): the contrastive term is a sum over the batch, not a mean, of image against text; here it
+    runs over all pairs of modalities. The published code draws Gumbel noise at evaluation too, so that its scores
+    change from call to call; ``variant: released`` keeps that, ``paper`` evaluates with a plain softmax.
     """
 
     min_modalities = 1
@@ -39,8 +46,9 @@ class LGMRec(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data, modalities = self.embedding_size, self.data, self.modalities
-        for key in ("n_ui_layers", "n_feature_layers", "n_hyper_layers", "alpha", "reg_weight", "cl_weight"):
-            setattr(self, key, config[key])
+        self.n_ui_layers, self.n_feature_layers = config["n_ui_layers"], config["n_feature_layers"]
+        self.n_hyper_layers, self.alpha = config["n_hyper_layers"], config["alpha"]
+        self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
         self.noise_in_evaluation = variant_of(config) == "released"
         self._noise = gumbel_noise
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
@@ -58,23 +66,23 @@ class LGMRec(MultimodalRecommender):
         return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))
 
     def _local(self, modality: str) -> Tensor:
-        """Nodes of a modality, ``(U + I, d)``: its projected features after the last hop."""
+        """M of a modality: its projected features after the last hop, ``(U + I, d)``."""
         items = self.features[modality]() @ self.projection[modality]
         return propagate(self.bipartite, torch.cat([self.mean_of_items.propagate(items), items]), self.n_feature_layers)
 
     def _membership(self, logits: Tensor) -> Tensor:
-        """Shares of the hyperedges in each row."""
+        """G: each row's shares of the hyperedges, ``(n, A)`` of logits ``(n, A)``."""
         if self.training or self.noise_in_evaluation:
             logits = logits + self._noise(logits)
         return self.dropout((logits / self.temperature).softmax(dim=1))
 
     def _global(self, modality: str, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Users and items of a modality after the last hypergraph layer, which starts at ``items`` ``(I, d)``."""
+        """E of a modality: users ``(U, d)`` and items ``(I, d)`` after the last hypergraph layer."""
         logits = (self.features[modality]() @ self.hyperedges[modality]).float()
-        of_items, of_users = self._membership(logits), self._membership(self.sum_of_items.propagate(logits))
+        item_shares, user_shares = self._membership(logits), self._membership(self.sum_of_items.propagate(logits))
         for _ in range(self.n_hyper_layers):
-            edges = of_items.T @ items
-            items, users = of_items @ edges, of_users @ edges
+            hyperedges = item_shares.T @ items
+            items, users = item_shares @ hyperedges, user_shares @ hyperedges
         return users, items
 
     def _embed(self) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
@@ -83,8 +91,8 @@ class LGMRec(MultimodalRecommender):
         )
         hyper = {m: self._global(m, items) for m in self.modalities}
         local = sum(F.normalize(self._local(m), dim=1) for m in self.modalities)
-        everywhere = F.normalize(sum(torch.cat(pair) for pair in hyper.values()), dim=1)
-        users, items = split_nodes(torch.cat([users, items]) + local + self.alpha * everywhere, self.data.n_users)
+        attributes = F.normalize(sum(torch.cat(pair) for pair in hyper.values()), dim=1)
+        users, items = split_nodes(torch.cat([users, items]) + local + self.alpha * attributes, self.data.n_users)
         return users, items, hyper
 
     def embed(self) -> tuple[Tensor, Tensor]:
@@ -92,7 +100,7 @@ class LGMRec(MultimodalRecommender):
         return self._embed()[:2]
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """BPR, contrast of the hypergraphs, norm of the final embeddings."""
+        """BPR, contrast of the modalities' hypergraphs, norm of the final embeddings."""
         all_users, all_items, hyper = self._embed()
         u, p, n = all_users[users], all_items[positives], all_items[negatives]
         parts = {"bpr": bpr(u, p, n)}

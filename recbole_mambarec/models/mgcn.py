@@ -8,19 +8,19 @@ from torch import nn
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, Views
+from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
 
 
 class MGCN(TwoViewRecommender):
     """MGCN, "Multi-View Graph Convolutional Network for Multimedia Recommendation" (MM 2023, arXiv 2308.03588).
 
-    Features are projected and act as a gate on the item embeddings (behaviour-guided purifier). Each modality spreads
-    the result over its own frozen item graph, users summing their items; LightGCN gives the behaviour view. A fuser
-    shared with MambaRec joins the modalities, and a contrastive term aligns the two views.
+    Projected features gate the item embeddings (behaviour-guided purifier). For each modality the result is propagated
+    over a frozen item graph, and users sum up their items; LightGCN gives the behaviour view. The fuser, which MambaRec
+    shares, joins the modalities, and a contrastive term aligns the two views.
 
-    Readings of the published code (MMRec): its stored temperature 0.5 is never read, 0.2 is used; the L2 term is of the
-    final embeddings and divided by the configured batch size; users are a sum with the weights of the normalised graph,
-    not a mean. Without modalities both views are the behaviour.
+    Readings of the published code (MMRec): its temperature 0.5 is stored but never read, 0.2 is used; the L2 term is
+    that of the final embeddings, divided by the configured batch size; users are a sum with the weights of the
+    normalised graph, not a mean. Without modalities both views are the behaviour view.
     """
 
     step_memory = StepMemory(users=(2, 8.5), items=(4, 10), batch=(13, 0))
@@ -33,11 +33,11 @@ class MGCN(TwoViewRecommender):
         self.item_graph = nn.ModuleDict({m: self.data.item_graph(m, config["knn_k"]) for m in self.modalities})
         self.fusion = BehaviourGuidedFusion(d, self.modalities)
 
-    def _views(self) -> Views:
+    def _views(self) -> TwoViews:
         modal = {}
         for m in self.modalities:
             gate = torch.sigmoid(self.item_gate[m](self.projection[m](self.features[m]())))
             purified = self.item_embedding.weight * gate
             modal[m] = item_view(self.item_graph[m], self.user_item, purified, self.n_mm_layers)
         behaviour = self._behaviour()
-        return Views(behaviour, self.fusion(modal, behaviour))
+        return TwoViews(behaviour, self.fusion(modal, behaviour))

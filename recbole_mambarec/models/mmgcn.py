@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
+from recbole_mambarec.layers.tables import DrawnTable
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -19,9 +20,9 @@ class Tower(nn.Module):
     """The network of one modality: three rounds of ``x <- leaky([mean of neighbours' xW | leaky(Ax) + id] G)``.
 
     Args:
-        width: of the nodes that enter; the first round maps them to ``dim``.
+        width: width of the nodes at the start; the first round maps them to ``dim``.
         dim: embedding width d.
-        feature_dim: width of the features where a map brings them to ``width`` first, else None.
+        feature_dim: width of the raw features where a linear map brings them to ``width`` first, else None.
     """
 
     def __init__(self, width: int, dim: int, feature_dim: int | None) -> None:
@@ -31,12 +32,19 @@ class Tower(nn.Module):
         self.message = nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)
         self.own = nn.ModuleList(nn.Linear(w, dim) for w in widths)
         self.combine = nn.ModuleList(nn.Linear(w + dim, dim) for w in widths)
-        # the published code leaves the entry and the later combinations at torch's default
+        # the published code leaves the entry and the later combinations at torch's default initialisation
         for layer in [*self.message, *self.own, self.combine[0]]:
             nn.init.xavier_normal_(layer.weight)
 
     def forward(self, graph: SparseGraph, preference: Tensor, features: Tensor, ids: Tensor) -> Tensor:
-        """Nodes ``(U + I, d)`` from user preferences ``(U, width)``, item features and the ids of all nodes."""
+        """Nodes ``(U + I, d)``.
+
+        Args:
+            graph: ``(U + I, U + I)``, which gives every node the mean of its neighbours.
+            preference: of the users, ``(U, width)``.
+            features: of the items, ``(I, feature_dim)``, or ``(I, width)`` where there is no entry map.
+            ids: of all nodes, ``(U + I, d)``.
+        """
         items = features if self.entry is None else self.entry(features)
         x = F.normalize(torch.cat([preference, items]), dim=1)
         for message, own, combine in zip(self.message, self.own, self.combine):
@@ -48,60 +56,54 @@ class Tower(nn.Module):
 class MMGCN(MultimodalRecommender):
     """MMGCN, "Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video" (MM 2019).
 
-    Every modality has its own user preferences and its own :class:`Tower` over the mean of neighbours; a node's
+    Every modality has its own user preferences and its own :class:`Tower` over the means of neighbours; a node's
     embedding is the mean over modalities.
 
-    Quirks of the published code: ids and user preferences are random tensors that no optimiser knows, so they stay as
-    drawn and ``reg_weight``, which weighs their squares (of preferences only the first modality's), changes no trained
-    weight. ``variant: released`` keeps that, ``paper`` trains them, as the text means it; either way they are saved
-    with the model here. There are always three layers, always with concatenation. Only the modalities of
-    ``latent_modalities`` are first brought to ``latent_dim``, the others enter at their own width.
+    Quirks of the published code: ids and user preferences are random tensors that no optimiser sees, so they stay as
+    drawn, and ``reg_weight``, which weighs their squares (of the preferences only the first modality's), changes no
+    trained weight. ``variant: released`` keeps that, ``paper`` trains them, as the text means it; either way they are
+    saved with the model here. There are always three layers, always with concatenation. Only the modalities listed in
+    ``latent_modalities`` are first mapped to ``latent_dim``, the others enter at their own width.
     """
 
     min_modalities = 1
-    # what is as wide as d; memory_of adds what is as wide as the nodes that enter
+    # arrays of width d; memory_of adds those that are as wide as the nodes at the start
     step_memory = StepMemory(users=(0, 19), items=(0, 19), batch=(5, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
         self.reg_weight, self.trains_ids = config["reg_weight"], variant_of(config) == "paper"
+        self.node_ids = DrawnTable(data.n_users + data.n_items, d, self.trains_ids)
+        self.preference = nn.ModuleDict()
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.towers = nn.ModuleDict()
-        self._table("node_ids", data.n_users + data.n_items, d)
         for m in self.modalities:
             mapped = m in config["latent_modalities"]
             width = config["latent_dim"] if mapped else self.feature_dim(m)
             self.towers[m] = Tower(width, d, self.feature_dim(m) if mapped else None)
-            self._table(f"preference_{m}", data.n_users, width)
+            self.preference[m] = DrawnTable(data.n_users, width, self.trains_ids)
         self.mean_of_neighbours = data.mean_adjacency
+        self.former_names = {"node_ids": "node_ids.weight"}
+        self.former_names |= {f"preference_{m}": f"preference.{m}.weight" for m in self.modalities}
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:
-        """``step_memory``, and the arrays that are as wide as what enters, on average over the modalities."""
+        """``step_memory`` plus the arrays that are as wide as the nodes at the start, a mean over the modalities."""
         mapped, width = config["latent_modalities"], config["latent_dim"]
         widths = [width if m in mapped else data.features(m).shape[1] for m in data.modalities]
         share = sum(widths) / len(widths) / config["embedding_size"]
         trained = 3 if config["variant"] == "paper" else 0  # gradients and two moments
-        (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
+        (users, modal_users), (items, modal_items) = cls.step_memory.users, cls.step_memory.items
         return cls.step_memory._replace(
-            users=(users + trained, of_users + (6 + trained) * share), items=(items + trained, of_items + 4.5 * share)
+            users=(users + trained, modal_users + (6 + trained) * share),
+            items=(items + trained, modal_items + 4.5 * share),
         )
-
-    def _table(self, name: str, rows: int, width: int) -> None:
-        values = nn.init.xavier_normal_(torch.empty(rows, width))
-        if self.trains_ids:
-            self.register_parameter(name, nn.Parameter(values))
-        else:
-            self.register_buffer(name, values)
-
-    def _preference(self, modality: str) -> Tensor:
-        return getattr(self, f"preference_{modality}")
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Mean of the towers."""
         towers = [
-            self.towers[m](self.mean_of_neighbours, self._preference(m), self.features[m](), self.node_ids)
+            self.towers[m](self.mean_of_neighbours, self.preference[m](), self.features[m](), self.node_ids())
             for m in self.modalities
         ]
         return split_nodes(sum(towers) / len(towers), self.data.n_users)
@@ -109,13 +111,11 @@ class MMGCN(MultimodalRecommender):
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, and the mean squares of the batch's ids and of the first modality's preferences."""
         all_users, all_items = self.embed()
-        # each user stands beside the positive and beside the negative item
-        ids = [
-            self.node_ids[rows].square().mean()
-            for rows in (users, positives + self.data.n_users, negatives + self.data.n_users)
-        ]
+        # a user occurs twice in the published batch, with the positive and with the negative item
+        nodes = (users, positives + self.data.n_users, negatives + self.data.n_users)
+        ids = [self.node_ids()[rows].square().mean() for rows in nodes]
         return {
             "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
             "reg_id": self.reg_weight * (ids[0] + (ids[1] + ids[2]) / 2),
-            "reg_preference": self.reg_weight * self._preference(self.modalities[0]).square().mean(),
+            "reg_preference": self.reg_weight * self.preference[self.modalities[0]]().square().mean(),
         }

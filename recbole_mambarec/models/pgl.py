@@ -28,13 +28,13 @@ class PGL(PrunedRecommender):
 
     An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
     LightGCN trains on a principal subgraph and is evaluated on the whole graph. ``subgraph: local``, the better form:
-    30 % of the edges, drawn anew in every epoch; ``global``: the graph that the leading singular vectors rebuild, made
-    once, without the published code's dense product over all nodes. Items are also spread over FREEDOM's frozen item
-    graph. A contrastive term makes users and items recognise themselves under another dropout mask.
+    30 % of the edges, drawn anew in every epoch; ``global``: :func:`principal_bipartite`, built once, without the
+    published code's dense product over all nodes. Items are also propagated over FREEDOM's frozen item graph. A
+    contrastive term makes users and items recognise themselves under another dropout mask.
 
     Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
-    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term; as many singular vectors as
-    ``embedding_size`` are sought for the global graph, and a quarter of them kept.
+    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term; the rank of the global graph
+    is ``embedding_size``.
     """
 
     min_modalities = 1
@@ -60,7 +60,7 @@ class PGL(PrunedRecommender):
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """LightGCN of features and preferences, plus the features spread over the item graph; width d per modality."""
+        """LightGCN of features and preferences, plus features propagated over the item graph; width d per modality."""
         items = [F.normalize(self.projection[m](self.features[m]()).float(), dim=1) for m in self.modalities]
         items = torch.cat(items, dim=1)
         users = torch.cat([self.user_embedding[m].weight for m in self.modalities], dim=1)
@@ -68,7 +68,7 @@ class PGL(PrunedRecommender):
         return users, propagated + propagate(self.item_graph, items, self.n_mm_layers)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """BPR, and users and items against themselves under two dropout masks."""
+        """BPR, and the contrast of users and items with themselves under another dropout mask."""
         all_users, all_items = self.embed()
         u, p = all_users[users], all_items[positives]
         masked = [[row_dropout(x, self.dropout_prob, self.training) for _ in range(2)] for x in (u, p)]

@@ -1,4 +1,4 @@
-"""Models that train on a fresh draw of edges in every epoch and are evaluated on all of them."""
+"""Models that train on a fresh draw of edges in every epoch and are evaluated on all edges."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class PrunedRecommender(MultimodalRecommender):
         self.bipartite = self.training_graph = self.data.bipartite
 
     def pre_epoch(self, epoch: int) -> None:
-        """Draw the edges of this epoch."""
+        """Draw this epoch's edges."""
         if self.prune_rate > 0:
             self.training_graph = self.data.pruned_bipartite(self.prune_rate).to(self.device)
 
     @property
     def graph(self) -> SparseGraph:
-        """The user-item graph of the present mode."""
+        """The user-item graph of the current mode: pruned in training, whole in evaluation."""
         return self.training_graph if self.training else self.bipartite

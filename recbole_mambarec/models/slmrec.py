@@ -18,13 +18,13 @@ class SLMRec(MultimodalRecommender):
 
     LightGCN runs once on ids and once per modality, on projected features, all with one user table; a linear map joins
     the results. Ranking is in-batch InfoNCE of users and their positives: there are no negatives, and RecBole samples
-    none for this model. The task (feature alignment, coarse to fine) maps item ids through a chain of heads; at each
-    step the result should find its own item among the batch in one modality, the last one in half the width.
+    none for this model. The task (feature alignment, coarse to fine) maps item ids through a chain of heads; the result
+    of each step should find its own item among those of the batch in one modality, the last one in half the width.
 
-    Readings of the published code (MMRec): features are row-normalised and frozen; the task's products are not
-    normalised; training compares cosines, scores are inner products (a sigmoid around them is left out, it only makes
-    ties); ``reg`` is never read, the optimiser's ``weight_decay`` regularises. With two modalities the chain keeps the
-    head of the third one that the original had (sound) between them.
+    Readings of the published code (MMRec): features are row-normalised and frozen; the task uses inner products;
+    training compares cosines, scores are inner products (the sigmoid around them is left out, as it only makes ties);
+    ``reg`` is never read, the optimiser's ``weight_decay`` regularises. With two modalities the chain keeps, between
+    them, the head of the third one that the original had (sound).
     """
 
     input_type = InputType.POINTWISE
@@ -41,7 +41,7 @@ class SLMRec(MultimodalRecommender):
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in modalities})
         views = len(modalities) + 1
         self.join_users, self.join_items = nn.Linear(views * d, d), nn.Linear(views * d, d)
-        # chain[k] leads to step k; only the step between two modalities may have no modality of its own
+        # chain[k] leads to step k; None is the step of the third modality, where there are two
         steps = (
             [modalities[0]]
             if len(modalities) == 1
@@ -57,7 +57,7 @@ class SLMRec(MultimodalRecommender):
         self.bipartite = data.bipartite
 
     def _views(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Users and items of the ids (``""``) and of each modality."""
+        """Users and items of the ids (under the name ``""``) and of each modality."""
         starts = {"": self.item_embedding.weight}
         starts |= {m: self.projection[m](F.normalize(self.features[m](), dim=1)) for m in self.modalities}
         views = {}
@@ -75,7 +75,7 @@ class SLMRec(MultimodalRecommender):
         return self._join(self._views())
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: None = None) -> dict[str, Tensor]:
-        """InfoNCE of the pairs, and the chain of the task."""
+        """InfoNCE of the pairs, and one term per modality in the chain of the task."""
         views = self._views()
         all_users, all_items = self._join(views)
         parts = {"main": info_nce(all_users[users], all_items[positives], self.temperature)}

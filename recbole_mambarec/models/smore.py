@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, Views
-
-_FUSED = "fused"
+from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
 
 
 class SMORE(TwoViewRecommender):
     """SMORE, "Spectrum-based Modality Representation Fusion" (WSDM 2025, arXiv 2412.14978).
 
-    Each item's projected features pass a learnt complex filter over their Fourier transform along the d coordinates;
-    the product of all modalities' spectra, filtered too, is a further, fused modality. All of them purify the item
-    embeddings and spread as in MGCN, the fused one over the entrywise maximum of the item graphs. Behaviour gates every
-    view; those of single modalities are also weighed by an attention computed from the fused one.
+    Each item's projected features are Fourier-transformed along the d coordinates and pass a learnt complex filter; the
+    product of all modalities' spectra, filtered too, is a further, fused modality. All of them gate the item embeddings
+    and are propagated as in MGCN, the fused one over the entrywise maximum of the item graphs. Behaviour gates every
+    view; those of single modalities are also weighted by an attention computed from the fused one.
 
     Readings of the published code: that attention is a softmax over the d coordinates, not over modalities, which makes
     the single modalities about d times smaller than the fused one; the loss is MGCN's, temperature 0.2.
@@ -34,10 +32,11 @@ class SMORE(TwoViewRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        d, views = self.embedding_size, [*self.modalities, _FUSED]
+        d, self.fused_branch = self.embedding_size, self.branch_name("fused")
+        views = [*self.modalities, self.fused_branch]
         own_k = config["modality_knn_k"] or {}
         self.projection = self._projections()
-        # real and imaginary parts, which any checkpoint and autocast can hold
+        # as real and imaginary parts: not every checkpoint format, nor autocast, takes complex numbers
         self.filter = nn.ParameterDict({v: nn.Parameter(torch.randn(d // 2 + 1, 2)) for v in views})
         self.item_gate = nn.ModuleDict({v: nn.Linear(d, d) for v in views})
         self.preference = nn.ModuleDict({v: nn.Linear(d, d) for v in views})
@@ -45,20 +44,20 @@ class SMORE(TwoViewRecommender):
             {m: nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, d, bias=False)) for m in self.modalities}
         )
         graphs = {m: self.data.item_graph(m, own_k.get(m, config["knn_k"])) for m in self.modalities}
-        self.item_graph = nn.ModuleDict(graphs | {_FUSED: entrywise_maximum(list(graphs.values()))})
+        self.item_graph = nn.ModuleDict(graphs | {self.fused_branch: entrywise_maximum(list(graphs.values()))})
         self.dropout = nn.Dropout(config["dropout_prob"])
 
     def _filtered(self) -> dict[str, Tensor]:
-        """Features of each modality and of their fusion after their filters, ``(I, d)``."""
+        """Filtered features of each modality and of their fusion, ``(I, d)``."""
         d = self.embedding_size
         spectra = {
             m: torch.fft.rfft(self.projection[m](self.features[m]()).float(), norm="ortho") for m in self.modalities
         }
-        spectra[_FUSED] = torch.stack(list(spectra.values())).prod(dim=0)
+        spectra[self.fused_branch] = torch.stack(list(spectra.values())).prod(dim=0)
         filters = {view: torch.view_as_complex(self.filter[view]) for view in spectra}
         return {view: torch.fft.irfft(x * filters[view], n=d, norm="ortho") for view, x in spectra.items()}
 
-    def _views(self) -> Views:
+    def _views(self) -> TwoViews:
         behaviour = self._behaviour()
         modal = {
             view: item_view(
@@ -72,9 +71,10 @@ class SMORE(TwoViewRecommender):
         side = []
         for view, x in modal.items():
             preferred = self.dropout(torch.sigmoid(self.preference[view](behaviour)))
-            attention = 1.0 if view == _FUSED else self.attention[view](modal[_FUSED]).softmax(dim=1)
-            side.append(preferred * attention * x)
-        return Views(behaviour, sum(side) / len(side))
+            if view != self.fused_branch:
+                preferred = preferred * self.attention[view](modal[self.fused_branch]).softmax(dim=1)
+            side.append(preferred * x)
+        return TwoViews(behaviour, sum(side) / len(side))
 
 
 def entrywise_maximum(graphs: Sequence[SparseGraph]) -> SparseGraph:

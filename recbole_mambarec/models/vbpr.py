@@ -1,4 +1,4 @@
-"""VBPR: matrix factorisation with a second part of the item vector that is projected from features."""
+"""VBPR: matrix factorisation in which half of the item vector is projected from features."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from recbole_mambarec.models.base import MultimodalRecommender
 class VBPR(MultimodalRecommender):
     """VBPR, "Visual Bayesian Personalized Ranking from Implicit Feedback" (AAAI 2016, arXiv 1510.01784).
 
-    The form of the multimodal tables (MMRec): an item is ``[id part | projection of all its features]``, a user a free
-    vector of that width 2d. The paper has one modality and biases of item and picture; both are gone here. The
-    regulariser is the norm of the vectors, not its square, and takes in the projected part; the projection itself is
-    not regularised.
+    The form behind published multimodal results (MMRec): an item is ``[id part | projection of all its features]``, a
+    user a free vector of that width 2d. The paper has one modality, and biases of item and picture; these are absent
+    here. The regulariser is the norm of the vectors, not its square, and includes the projected part; the projection
+    itself is not regularised.
     """
 
     min_modalities = 1
@@ -29,10 +29,8 @@ class VBPR(MultimodalRecommender):
         super().__init__(config, dataset)
         d, data = self.embedding_size, self.data
         self.reg_weight = config["reg_weight"]
-        self.user_embedding, self.item_embedding = (
-            self.id_embedding(data.n_users, 2 * d),
-            self.id_embedding(data.n_items),
-        )
+        self.user_embedding = self.id_embedding(data.n_users, 2 * d)
+        self.item_embedding = self.id_embedding(data.n_items)
         # the published code puts the text before the picture
         together = side_by_side([data.features(m) for m in reversed(self.modalities)])
         self.features = FeatureTable(together, frozen=config["freeze_features"])
@@ -41,7 +39,7 @@ class VBPR(MultimodalRecommender):
         nn.init.zeros_(self.projection.bias)
 
     def _items(self, rows: Tensor | slice) -> Tensor:
-        """Vectors of some items, ``(n, 2d)``: only their features are projected."""
+        """Vectors of the items ``rows``, ``(n, 2d)``: only their features are projected."""
         return torch.cat([self.item_embedding.weight[rows], self.projection(self.features()[rows])], dim=1)
 
     def embed(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Models whose embedding is the sum of a behaviour view and a view fused from the modalities."""
+"""Models whose final embedding is a behaviour view plus a side view fused from the modalities."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from recbole_mambarec.layers.propagation import mean_of_layers, split_nodes
 from recbole_mambarec.models.base import MultimodalRecommender
 
 
-class Views(NamedTuple):
-    """The two views of all nodes, users first, ``(U + I, d)``; their sum is the final embedding."""
+class TwoViews(NamedTuple):
+    """The two views of all nodes, users first, ``(U + I, d)`` each; their sum is the final embedding."""
 
     behaviour: Tensor
     side: Tensor
 
 
 class TwoViewRecommender(MultimodalRecommender):
-    """What MGCN and its successors share: ids, features, LightGCN as behaviour view, and the loss."""
+    """What MGCN and its successors share: ids, features, LightGCN as the behaviour view, and the loss."""
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -34,15 +34,15 @@ class TwoViewRecommender(MultimodalRecommender):
         self.bipartite, self.user_item = self.data.bipartite, self.data.user_item
 
     @abstractmethod
-    def _views(self) -> Views:
-        """Both views."""
+    def _views(self) -> TwoViews:
+        """Both views of all nodes."""
 
     def _projections(self) -> nn.ModuleDict:
-        """One linear map of the raw features per modality."""
+        """A linear map of the raw features to width d per modality."""
         return nn.ModuleDict({m: nn.Linear(self.feature_dim(m), self.embedding_size) for m in self.modalities})
 
     def _behaviour(self) -> Tensor:
-        """LightGCN's nodes."""
+        """Users and items of LightGCN on the ids, ``(U + I, d)``."""
         nodes = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         return mean_of_layers(self.bipartite, nodes, self.n_ui_layers)
 
@@ -55,7 +55,7 @@ class TwoViewRecommender(MultimodalRecommender):
         """BPR, L2 of the final embeddings, and the contrast of the two views."""
         return self._view_loss(self._views(), users, positives, negatives)
 
-    def _view_loss(self, views: Views, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    def _view_loss(self, views: TwoViews, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         all_users, all_items = split_nodes(views.behaviour + views.side, self.data.n_users)
         u, p, n = all_users[users], all_items[positives], all_items[negatives]
         contrast = node_contrast(views.side, views.behaviour, users, positives, self.data.n_users, self.temperature)

@@ -189,6 +189,28 @@ class ModelContract(TrainingContract):
         loss.backward()
         assert torch.isfinite(loss)
 
+    def test_the_names_of_modalities_do_not_matter(self):
+        """Not even names that models give to branches and loss parts of their own.
+
+        Both lists have the same order in the alphabet, also beside ``fused`` and ``ids``: torch sorts the parameters of
+        a dictionary, and what is drawn for them depends on it.
+        """
+        widths = (5, 6, 7, 8)
+        losses, scores = [], []
+        for names in (("fused", "id", "ids", "preference"), ("e", "g", "h", "z")):
+            dataset = random_dataset(dims=dict(zip(names, widths)))
+            model = self.build(dataset)
+            torch.manual_seed(1)
+            losses.append(torch.stack(model.calculate_loss(self.some_batch(dataset))))
+            scores.append(model.eval().full_sort_predict({"user_id": torch.arange(1, 4)}))
+        torch.testing.assert_close(*losses, atol=0, rtol=0)
+        torch.testing.assert_close(*scores, atol=0, rtol=0)
+
+    @pytest.mark.parametrize("modality", ["image.small", "items", ""])
+    def test_a_name_that_torch_cannot_hold_is_refused(self, modality):
+        with pytest.raises(UserError, match=f"'{modality}' cannot be the name of a modality"):
+            self.build(random_dataset(dims={modality: 5}))
+
     def test_loss_parts_are_named_and_finite(self):
         dataset = random_dataset()
         model = self.build(dataset)

@@ -30,6 +30,17 @@ class TestCOHESION(ModelContract):
             assert all((p.grad is not None) == (variant == "paper") for p in parameters)
             assert model.item_embedding.grad.any()
 
+    def test_a_modality_may_be_called_ids(self):
+        """It has a branch of its own beside that of the ids, which is called ``ids`` only where no modality is."""
+        assert self.build().id_branch == "ids"
+        dataset = random_dataset(dims={"ids": 9, "text": 7})
+        model = self.build(dataset)
+        assert list(model.mlp) == [model.id_branch, "ids", "text"] == ["ids_", "ids", "text"]
+        assert model.mlp["ids"][0].in_features == 9 and model.mlp["ids_"][0].in_features == 8
+        sum(model.calculate_loss(self.some_batch(dataset))).backward()
+        assert model.preference["ids"].grad.any() and model.preference["ids_"].grad is None
+        assert model.eval().embed()[1].shape == (dataset.n_items, 3 * 8)
+
     def test_repeats_are_drawn_per_epoch_and_not_used_in_evaluation(self):
         model = self.build(user_knn_k=30)
         drawn = []

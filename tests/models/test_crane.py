@@ -61,10 +61,10 @@ def losses_by_the_formulas(model, weights, settings, dataset, users, positives, 
     for _ in range(settings["n_mm_layers"]):
         spread, h_i = s @ spread, s @ h_i
 
-    def profile(rows, of_users):
+    def profile(rows, profile_users):
         if settings["profile_norm"] == "mean":
             return rows / rows.sum(dim=1, keepdim=True).clamp(min=1) @ x
-        return rows * scale_u[of_users, None] * scale_i @ x
+        return rows * scale_u[profile_users, None] * scale_i @ x
 
     others = known[users].clone()
     others[torch.arange(len(users)), positives] = 0
@@ -132,13 +132,13 @@ class TestCRANE(ModelContract):
         dataset = InMemoryDataset(dataset.users, dataset.items, *shape, features)
         model = self.build(dataset, rca_layers=0)
         users, items = torch.tensor(dataset.users[:5]), torch.tensor(dataset.items[:5])
-        others = model._views((users, items)).others
+        content = model._views((users, items)).target_profiles
         for row, (user, item) in enumerate(zip(users.tolist(), items.tolist())):
             kept = (dataset.users != user) | (dataset.items != item)
             smaller = InMemoryDataset(dataset.users[kept], dataset.items[kept], *shape, features)
             without = self.build(smaller, rca_layers=0)
             without.load_state_dict(model.state_dict())
-            torch.testing.assert_close(others[row], without._views().profiles[user], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(content[row], without._views().profiles[user], atol=1e-5, rtol=1e-4)
 
     def test_scores_use_whole_profiles(self):
         dataset = random_dataset()
@@ -257,7 +257,7 @@ class TestCRANE(ModelContract):
         features = {m: f.matrix[1:] for m, f in dataset.item_features.items()}
         shape = dataset.users, dataset.items, dataset.n_users + 2, dataset.n_items
         few, many = self.build(dataset).eval(), self.build(InMemoryDataset(*shape, features)).eval()
-        assert few.profiles.having is None and len(many.profiles.having) == dataset.n_users
+        assert few.profiles.active_users is None and len(many.profiles.active_users) == dataset.n_users
         state = few.state_dict()
         state["user_embedding.weight"] = torch.cat([state["user_embedding.weight"], torch.zeros(2, 8)])
         few._refresh()

@@ -4,11 +4,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.losses import mmd_gaussian
 from recbole_mambarec.models.mambarec import VARIANTS
 from recbole_mambarec.testing.contract import ModelContract
 from recbole_mambarec.testing.data import random_dataset
+from recbole_mambarec.testing.planted import write_planted
 
 
 class TestMambaRec(ModelContract):
@@ -41,8 +44,6 @@ class TestMambaRec(ModelContract):
         assert losses[0] != losses[1]
 
     def test_paper_variant_learns_too(self, tmp_path):
-        from recbole_mambarec.testing.planted import write_planted
-
         _, result, _ = self.train(write_planted(tmp_path), variant="paper")
         assert result["recall@10"] > 0.6
 
@@ -56,7 +57,7 @@ class TestMambaRec(ModelContract):
 
     def test_one_modality_fuses_to_itself_and_none_to_the_behaviour(self):
         one = self.build(random_dataset(dims={"image": 5})).eval()
-        views = one._views()
+        views = one._unfused()
         assert one.fusion.attention is None
         users, items = one.embed()
         torch.testing.assert_close(torch.cat([users, items]), views.behaviour + views.modal["image"])
@@ -68,11 +69,7 @@ class TestMambaRec(ModelContract):
         model = self.build(dataset, dropout_prob=0.0)
         rows = self.some_batch(dataset)
         total = dict(zip(("bpr", "reg", "contrastive", "mmd"), model.calculate_loss(rows)))["mmd"]
-        from torch.nn.functional import normalize
-
-        from recbole_mambarec.layers.losses import mmd_gaussian
-
-        refined = model._views().refined
+        refined = model._unfused().refined
         at = rows["item_id"] - 1
         expected = sum(
             mmd_gaussian(normalize(refined[m][at]), normalize(refined[n][at]), 1.5)
@@ -92,7 +89,7 @@ class TestMambaRec(ModelContract):
     def test_without_dream_the_projections_go_on(self):
         dataset = random_dataset()
         model = self.build(dataset, dream=False)
-        refined = model._views().refined
+        refined = model._unfused().refined
         for m in model.modalities:
             torch.testing.assert_close(refined[m], model.projection[m](model.features[m]()))
         assert not [name for name, _ in model.named_parameters() if name.startswith("dream")]

@@ -7,6 +7,7 @@ import torch
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.models.smore import entrywise_maximum
 from recbole_mambarec.testing.contract import ModelContract
+from recbole_mambarec.testing.data import random_dataset
 
 
 class TestSMORE(ModelContract):
@@ -29,6 +30,11 @@ class TestSMORE(ModelContract):
         model.filter["text"].data = torch.tensor([1.0, 0.0]).repeat(5, 1)
         expected = model.projection["text"](model.features["text"]())
         torch.testing.assert_close(model._filtered()["text"], expected, atol=1e-6, rtol=1e-5)
+
+    def test_a_modality_may_be_called_fused(self):
+        model = self.build(random_dataset(dims={"fused": 9, "text": 7}))
+        assert model.fused_branch == "fused_" and set(model.item_graph) == {"fused", "text", "fused_"}
+        assert model.projection["fused"].in_features == 9 and set(model.attention) == {"fused", "text"}
 
     def test_modalities_may_have_their_own_number_of_neighbours(self):
         model = self.build(knn_k=3, modality_knn_k={"image": 5})

@@ -135,11 +135,9 @@ def view_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, obje
     model.eval()
     with torch.no_grad():
         views = model._views()
-        # MambaRec leaves the fusion to its callers
-        side = views.side if hasattr(views, "side") else model.fusion(views.modal, views.behaviour)
-    yield "eval/side_embeddings", side
+    yield "eval/side_embeddings", views.side
     yield "eval/content_embeddings", views.behaviour
-    side, behaviour = (view[n_users:][arrays["batch_pos"]] for view in (side, views.behaviour))
+    side, behaviour = (view[n_users:][arrays["batch_pos"]] for view in (views.side, views.behaviour))
     yield "infonce/view1", side
     yield "infonce/view2", behaviour
     yield "infonce/value_t0.2", info_nce(side, behaviour, 0.2)

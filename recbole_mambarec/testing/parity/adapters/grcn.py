@@ -23,7 +23,7 @@ ADAPTER = Adapter(
         "bpr": same("bpr"),
         "reg_id": weighted("reg_id", "reg_weight"),
         "reg_image_pref_table": weighted("reg_preference", "reg_weight"),
-        "reg_image_pref_batch": weighted("reg_image", "reg_weight"),
-        "reg_text_pref_batch": weighted("reg_text", "reg_weight"),
+        "reg_image_pref_batch": weighted("reg_preference_image", "reg_weight"),
+        "reg_text_pref_batch": weighted("reg_preference_text", "reg_weight"),
     },
 )

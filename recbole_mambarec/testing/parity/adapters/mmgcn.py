@@ -14,9 +14,9 @@ _TOWERS = {"v_gcn": "image", "t_gcn": "text"}
 
 
 def _slots(model: nn.Module) -> dict[str, Slot]:
-    slots = {"id_embedding": Slot("node_ids")} | pair("v_gcn.MLP", "towers.image.entry")
+    slots = {"id_embedding": Slot("node_ids.weight")} | pair("v_gcn.MLP", "towers.image.entry")
     for tower, modality in _TOWERS.items():
-        slots[f"{tower}.preference"] = Slot(f"preference_{modality}")
+        slots[f"{tower}.preference"] = Slot(f"preference.{modality}.weight")
         for layer in range(3):
             ours = f"towers.{modality}"
             slots[f"{tower}.conv_embed_{layer + 1}.weight"] = Slot(f"{ours}.message.{layer}.weight", transposed=True)
