@@ -7,9 +7,9 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.models.mambarec import MambaRec
 from recbole_mambarec.models.vbpr import VBPR
 from recbole_mambarec.testing.contract import ModelContract
-from recbole_mambarec.testing.devices import CAN_PRETEND
+from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU
 
-pytestmark = pytest.mark.skipif(not CAN_PRETEND, reason="needs torch 2.13")
+pytestmark = pytest.mark.skipif(not CAN_SIMULATE_GPU, reason="needs torch 2.13")
 
 
 class LeftBehind(VBPR):

@@ -29,8 +29,8 @@ class LGMRec(MultimodalRecommender):
         embeddings = H + sum_m n(M_m) + alpha n(sum_m E_m)
 
     with Gumbel noise ``g`` and x starting at the items of H; L, K and n_h are ``n_ui_layers``, ``n_feature_layers`` and
-    ``n_hyper_layers``. The rows of G are shares of hyperedges. A user's logits are the *sum* of those of their items, so
-    that a user with many items belongs to nearly one hyperedge. The loss adds to BPR the contrast of the modalities'
+    ``n_hyper_layers``. The rows of G are shares of hyperedges. A user's logits are the *sum* of those of their items,
+    so that a user with many items belongs to nearly one hyperedge. The loss adds to BPR the contrast of the modalities'
     E_m, each node of the batch against all users or items, and the norm of the final embeddings.
 
     Readings of the published code (MMRec, which has the authors' fix of July 2024 to the users' hyperedges; the numbers

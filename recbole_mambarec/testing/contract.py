@@ -5,7 +5,7 @@
     class TestTheirModel(ModelContract):
         name = "TheirModel"
 
-The attributes of the classes say what a model may set. Tests of a model's own stand in the same class and use
+The class attributes are what a test class may set. A model's own tests go into the same class and use
 :meth:`ModelContract.build`, :meth:`ModelContract.some_batch` and :meth:`TrainingContract.train`.
 """
 
@@ -32,16 +32,16 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
-from recbole_mambarec.testing.devices import CAN_PRETEND, pretended_gpu
+from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
 from recbole_mambarec.testing.memory import step_peak
 from recbole_mambarec.testing.planted import QUICK, write_halves, write_planted
 from recbole_mambarec.testing.waits import Waits
 
 
 class TrainingContract:
-    """What holds for RecBole's own models as well, through RecBole's doors alone.
+    """What must hold for RecBole's own models as well; it uses RecBole's interface alone.
 
-    Inherit and set ``name``; ``settings`` are overrides under which the planted dataset is learnt quickly.
+    Inherit it and set ``name``; ``settings`` are overrides under which the model learns the planted dataset quickly.
     """
 
     name: str
@@ -49,12 +49,13 @@ class TrainingContract:
 
     @pytest.fixture(autouse=True)
     def _folder_of_its_own(self, tmp_path, monkeypatch):
-        """RecBole writes ``log/``, ``saved/`` and ``log_tensorboard/`` here, and takes arguments for settings."""
+        """RecBole writes to the working directory, and takes the arguments of the process for settings."""
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr("sys.argv", ["pytest"])
 
     def train(self, folder, seed: int = 5, **overrides):
+        """Train on a prepared dataset: (trainer, test result, test data)."""
         settings = QUICK | self.settings | {"data_path": str(folder.parent), "seed": seed} | overrides
         config = Config(self.name, folder.name, config_dict=settings)
         init_seed(config["seed"], True)
@@ -74,7 +75,7 @@ class TrainingContract:
         assert result["recall@10"] > 3 * chance > 2 * popularity["recall@10"]
 
     def test_recbole_runs_it(self, tmp_path):
-        """By RecBole's own function, which also counts the operations of a pass before training."""
+        """Through RecBole's own entry point, which also counts the operations of a pass before training."""
         folder = write_planted(tmp_path)
         settings = QUICK | self.settings | {"data_path": str(folder.parent), "epochs": 1}
         result = run_recbole(model=self.name, dataset=folder.name, config_dict=settings)
@@ -114,7 +115,7 @@ class TrainingContract:
         self.checkpoint(tmp_path)
 
     def checkpoint(self, tmp_path) -> str:
-        """Train, restore in another trainer, compare; the file."""
+        """Train, restore the checkpoint in another trainer and compare the results; returns the checkpoint's path."""
         folder = write_planted(tmp_path)
         trainer, result, test = self.train(folder, epochs=3)
         file = trainer.saved_model_file
@@ -125,40 +126,42 @@ class TrainingContract:
 
 
 class Popularity(TrainingContract):
-    """What every model is to be better than (not collected: no test class)."""
+    """The baseline that every model has to beat (not collected: its name does not start with Test)."""
 
     name = "Pop"
 
 
 class Collaborative(TrainingContract):
-    """What knows no features, likewise."""
+    """A model that uses no features, not collected either."""
 
     name = "BPR"
 
 
 class ModelContract(TrainingContract):
-    """What holds for the models of this package."""
+    """What must hold for the models of this package and of those that build on it."""
 
     # name of the loss part that ranks
     ranking_loss: ClassVar[str] = "bpr"
     # overrides that keep the model as small as the data of the tests
     sizes: ClassVar[dict] = {}
-    # the features take part as a whole, not only through a product with weights
+    # the model needs a feature table as a whole, not only its products with weights
     whole_features: ClassVar[bool] = False
-    # trainable parameters whose gradient is zero by the model's definition, by patterns of their names, with the reason
+    # pattern of parameter names -> why these trainable parameters have zero gradient by the model's definition
     inert: ClassVar[dict[str, str]] = {}
-    # why features alone cannot tell the model which items a user will like, where its definition is the reason
-    deaf_to_features: ClassVar[str | None] = None
-    # trainable parameters of the published model on Amazon Baby, where they are known
+    # where the model's definition prevents it: why features alone cannot tell it which items a user will like
+    features_cannot_rank: ClassVar[str | None] = None
+    # number of parameters of the published model on Amazon Baby, if known
     baby_parameters: ClassVar[int | None] = None
 
     def build(self, dataset: InMemoryDataset | None = None, seed: int = 0, **overrides):
+        """The model on random data in memory, as small as that data."""
         torch.manual_seed(seed)
         small = {"embedding_size": 8, "knn_k": 4, "n_neighbors": 4}
         config = model_config(self.name, **(small | self.sizes | overrides))
         return get_model(self.name)(config, dataset or random_dataset())
 
     def some_batch(self, dataset: InMemoryDataset, size: int = 16):
+        """A batch of random training interactions and random negatives, in RecBole's ids."""
         rng = np.random.default_rng(1)
         rows = rng.integers(0, len(dataset.users), size)
         return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
@@ -219,24 +222,24 @@ class ModelContract(TrainingContract):
         assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses)
 
     def test_features_matter(self, tmp_path):
-        """Where the answer lies in the features alone, the model finds it and one without features does not."""
+        """Where only the features give the answer, the model finds it and a model without features does not."""
         folder = write_halves(tmp_path)
         settings = {"epochs": 20, "knn_k": 10}
         chance = 10 / (96 - 5 - 2)
         recall = self.train(folder, **settings)[1]["recall@10"]
-        if self.deaf_to_features is not None:
-            assert recall < 2 * chance, "features matter: take deaf_to_features away"
+        if self.features_cannot_rank is not None:
+            assert recall < 2 * chance, "features do matter: remove features_cannot_rank"
             return
         assert Collaborative().train(folder, **settings)[1]["recall@10"] < 2 * chance < 0.4 < recall
 
     def test_every_parameter_is_trained(self):
-        """Its gradient is there, and more than rounding leaves of a sum that is zero by definition."""
+        """Each has a gradient, larger than what rounding leaves of a sum that is zero by definition."""
         dataset = random_dataset()
         reached, all_names = set(), set()
         for seed in range(3):
             model = self.build(dataset, seed)
             for parameter in model.parameters():
-                # what starts at zero hides what lies behind it
+                # a weight that starts at zero cuts the gradient of everything behind it
                 parameter.data += 0.3 * torch.randn_like(parameter)
             model.pre_epoch(0)
             sum(model.calculate_loss(self.some_batch(dataset))).backward()
@@ -248,14 +251,14 @@ class ModelContract(TrainingContract):
         inert = {name for name in all_names if any(fnmatchcase(name, pattern) for pattern in self.inert)}
         assert all_names - reached == inert
 
-    @pytest.mark.skipif(not CAN_PRETEND, reason="needs torch 2.13")
+    @pytest.mark.skipif(not CAN_SIMULATE_GPU, reason="needs torch 2.13")
     @pytest.mark.parametrize("frozen", [True, False])
     def test_everything_is_on_the_device_of_the_model(self, frozen):
-        """On a pretended GPU; what ``pre_epoch`` makes anew is made before the model moves there."""
+        """Checked on a simulated GPU; what ``pre_epoch`` builds is built before the model moves there."""
         dataset = random_dataset()
         model = self.build(dataset, freeze_features=frozen)
         model.pre_epoch(0)
-        with pretended_gpu(model):
+        with simulated_gpu(model):
             rows = {name: torch.zeros_like(ids, device="cuda") for name, ids in self.some_batch(dataset).items()}
             losses = model.train().calculate_loss(rows)
             model.eval()
@@ -263,7 +266,7 @@ class ModelContract(TrainingContract):
             assert {part.device.type for part in (*losses, *scores)} == {"cuda"}
 
     def test_as_many_parameters_as_the_published_model(self, monkeypatch):
-        """At Amazon Baby's sizes; the graphs have no edges but loops, as no parameter depends on them."""
+        """At Amazon Baby's sizes; item graphs have self-loops alone, as no parameter depends on their edges."""
         if self.baby_parameters is None:
             pytest.skip("not published")
         loops = lambda features, k, *_, **__: Neighbours(  # noqa: E731
@@ -307,7 +310,7 @@ class ModelContract(TrainingContract):
         assert len(calls) == 3
 
     def test_padding_touches_nothing(self):
-        """Whatever stands in the padding row of the features, nothing changes."""
+        """The values in the padding row of the features change nothing."""
         dataset = random_dataset()
         before = self.build(dataset)
         first = [loss.item() for loss in before.calculate_loss(self.some_batch(dataset))]
@@ -335,7 +338,7 @@ class ModelContract(TrainingContract):
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_features_on_disk_change_nothing(self, frozen, monkeypatch):
-        """Loss, gradients and scores are those of features in memory, and no model holds a frozen table as a whole."""
+        """Loss, gradients and scores are those of features in memory, and no frozen table is held as a whole."""
         whole = []
         dense = FeatureBlocks.dense
         monkeypatch.setattr(FeatureBlocks, "dense", lambda table: (whole.append(table.shape), dense(table))[1])
@@ -361,7 +364,7 @@ class ModelContract(TrainingContract):
 
     @pytest.mark.parametrize("amp", [False, True])
     def test_no_step_waits_for_the_device(self, amp):
-        """Nothing in a step reads a value or makes a result whose size depends on values, as a GPU would wait there."""
+        """No operation reads a value or gives a result whose size depends on values: the CPU would wait for a GPU."""
         dataset = random_dataset()
         model = self.build(dataset)
         model.pre_epoch(0)
@@ -372,7 +375,7 @@ class ModelContract(TrainingContract):
 
     def test_memory_is_linear_in_items(self, monkeypatch):
         """No allocation of a step comes near items x items or batch x batch x d."""
-        # what works in blocks of a fixed size: blocks as small as the data
+        # blocks have a fixed size: make them as small as the data
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
         n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
@@ -385,7 +388,7 @@ class ModelContract(TrainingContract):
         assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
 
     def memory_share(self, n_users: int = 1500, n_items: int = 500, batch_size: int = 64, **overrides) -> float:
-        """The estimate of a training step's memory, as a share of what one holds."""
+        """The estimate of a training step's memory over what a step really holds."""
         dataset = random_dataset(n_users, n_items, dims={"image": 256, "text": 64}, on_disk=True)
         torch.manual_seed(0)
         config = model_config(self.name, train_batch_size=batch_size, **overrides)
@@ -401,7 +404,7 @@ class ModelContract(TrainingContract):
         assert share < 1.35 or self._is_unmeasured
 
     def test_the_memory_estimate_of_a_batch_beyond_the_data(self, monkeypatch):
-        # blocks of pairs have a fixed size, next to which such a batch would not count
+        # blocks of pairs have a fixed size, next to which such a batch would be negligible
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
         share = self.memory_share(n_users=1000, n_items=300, batch_size=65_536, freeze_features=False)
         assert share > 0.75
@@ -409,5 +412,5 @@ class ModelContract(TrainingContract):
 
     @property
     def _is_unmeasured(self) -> bool:
-        """A model whose memory has not been measured may hold less than it is thought to."""
+        """The default estimate, for models whose memory has not been measured, may be far too high."""
         return get_model(self.name).step_memory == StepMemory()

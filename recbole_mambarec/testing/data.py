@@ -1,4 +1,4 @@
-"""Small data in memory, for looking at a model without RecBole's files around it."""
+"""Small data in memory, for examining a model without RecBole's files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recbole_mambarec.data.training import TrainingData
 
 
 class PlainConfig(dict):
-    """Answers like RecBole's ``Config``: an unset key is None."""
+    """A dictionary that answers like RecBole's ``Config``: an unset key is None."""
 
     def __missing__(self, key):
         return None
 
 
 def model_config(model: str, **overrides) -> PlainConfig:
-    """The configuration that a model finds by default, with ``overrides`` on top."""
+    """The default configuration of a model, with ``overrides`` on top."""
     fields = {
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
@@ -32,7 +32,8 @@ def model_config(model: str, **overrides) -> PlainConfig:
 
 
 class InMemoryDataset:
-    """What a model asks of a dataset. Users and items are numbered from 0; RecBole's ids are one higher.
+    """The part of a dataset's interface that models use. Users and items are numbered from 0; RecBole's ids are one
+    higher.
 
     Args:
         users, items: training interactions.
@@ -76,7 +77,7 @@ def batch(users, positives, negatives) -> dict[str, torch.Tensor]:
 def random_dataset(
     n_users: int = 30, n_items: int = 20, dims: dict[str, int] | None = None, seed: int = 0, on_disk: bool = False
 ) -> InMemoryDataset:
-    """Every user with four random items, features drawn from a normal distribution.
+    """Every user has four random items; features are drawn from a normal distribution.
 
     Args:
         dims: modality -> width of its features; ``image`` with 12 and ``text`` with 7 by default.

@@ -1,4 +1,4 @@
-"""A GPU where there is none: tensors without values that know on which device they are."""
+"""A simulated GPU: tensors without values that know which device they are on."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from recbole_mambarec_command.requirements import satisfies
 
-#: whether this torch knows enough of tensors without values; 2.4 and 2.6, which were tried, do not
-CAN_PRETEND = satisfies(torch.__version__, ">=2.13")
+#: whether this version of torch supports tensors without values well enough; of those tried, 2.4 and 2.6 do not
+CAN_SIMULATE_GPU = satisfies(torch.__version__, ">=2.13")
 
 
 @contextmanager
-def pretended_gpu(model: nn.Module) -> Iterator[None]:
-    """Move ``model``, and whatever tensors are made within, to a GPU that is pretended.
+def simulated_gpu(model: nn.Module) -> Iterator[None]:
+    """Move ``model`` to a simulated GPU, on which tensors created within the context are, too.
 
     Operations compute shapes, types and devices, but no values. As on a GPU, an operation on tensors of two devices is
-    refused (RuntimeError); reading a value is refused as well. Products with sparse matrices have no such form in torch
-    and are replaced by their shape, so that nothing can be sent backward through the model. The model cannot be used
-    afterwards.
+    refused (RuntimeError); reading a value is refused as well. torch cannot multiply sparse matrices without values;
+    these products are replaced by their shapes, so there is no backward pass through the model. The model cannot be
+    used afterwards.
     """
-    # a build without CUDA ends the process where autograd meets a tensor on such a device
+    # in a build without CUDA, autograd ends the process when it meets a tensor on such a device
     model.requires_grad_(False)
     with (
         torch.no_grad(),
@@ -39,14 +39,14 @@ def pretended_gpu(model: nn.Module) -> Iterator[None]:
         mock.patch("torch.sparse_csr_tensor", _SparseShape.of),
         warnings.catch_warnings(),
     ):
-        # autocast says that there is no GPU
+        # autocast warns that there is no GPU
         warnings.filterwarnings("ignore", message=".*CUDA is not available")
-        model._apply(lambda tensor: on_pretended_gpu(tensor, mode))
+        model._apply(lambda tensor: on_simulated_gpu(tensor, mode))
         yield
 
 
-def on_pretended_gpu(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
-    """``tensor`` without its values, on the pretended GPU."""
+def on_simulated_gpu(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
+    """``tensor`` without its values, on the simulated GPU."""
     return _on(mode.from_tensor(tensor), torch.device("cuda"))
 
 
@@ -55,7 +55,7 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class _WithoutDriver(TorchFunctionMode):
-    """Shapes of operations in which torch asks the driver of the GPU before it sees that there are no values."""
+    """Shapes of those operations for which torch calls the GPU's driver before it notices that there are no values."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (Tensor.__getitem__, Tensor.__setitem__):
@@ -68,7 +68,7 @@ class _WithoutDriver(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _picked(self, function, args: tuple) -> Tensor | None:
-        """``x[...]`` or its assignment; an index on the CPU fits what is on the GPU, but not the other way round."""
+        """``x[...]`` or its assignment; an index on the CPU may select on the GPU, but not the other way round."""
         device = args[0].device
         if device.type == "cpu":
             self._check_one_device("indexing", args)
@@ -85,7 +85,7 @@ class _WithoutDriver(TorchFunctionMode):
 
 
 class _SparseShape(NamedTuple):
-    """What is left of a sparse matrix."""
+    """Shape and device of a sparse matrix, which are all that a product without values needs."""
 
     shape: tuple[int, int]
     device: torch.device

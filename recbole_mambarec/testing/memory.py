@@ -9,7 +9,7 @@ import torch
 
 
 def tensor_peak(work: Callable[[], object]) -> int:
-    """Bytes of CPU tensors that ``work`` holds at its peak beyond what was there before."""
+    """Bytes of CPU tensors that ``work`` holds at its peak, on top of those that existed before."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -17,7 +17,7 @@ def tensor_peak(work: Callable[[], object]) -> int:
 
 
 def step_peak(model: torch.nn.Module, rows: dict[str, torch.Tensor]) -> int:
-    """Bytes that training a model with Adam holds at its peak: parameters, the copy of the best epoch, two steps."""
+    """Bytes that two training steps with Adam hold at their peak, with parameters and the copy of the best epoch."""
     optimizer = torch.optim.Adam([p for p in model.train().parameters() if p.requires_grad], fused=True)
     model.pre_epoch(0)
 

@@ -27,11 +27,11 @@ def write_planted(
     items_per_group: int = 12,
     seed: int = 0,
 ) -> Path:
-    """Users of a group interact with items of their group alone, and an item's features point to its group.
+    """Users interact only with items of their own group, and an item's features reveal its group.
 
-    Item tokens are shuffled against lines and appear in the interactions in yet another order, so that only alignment
-    by token can be right. Item ``i<n>`` belongs to group ``n % groups``, user ``u<n>`` likewise; the first feature of
-    item ``i<n>`` is exactly n.
+    Lines of the ``.item`` file are shuffled, and the interactions list items in yet another order, so that only
+    alignment by token can be right. Item ``i<n>`` belongs to group ``n % groups``, user ``u<n>`` likewise; the first
+    feature of item ``i<n>`` is exactly n.
 
     Returns:
         The dataset's folder ``root/name``.
@@ -55,8 +55,7 @@ def write_halves(
     items_per_half: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Groups of items with near features, of which nobody trains on more than one half and everybody is tested on the
-    other.
+    """Groups of items with similar features; each user trains on one half of a group and is tested on the other half.
 
     No chain of training interactions joins the two halves of a group, so that collaborative filtering cannot tell the
     items a user is tested on from those of any other group: only features can.
@@ -71,7 +70,7 @@ def write_halves(
         group, half = user % groups, user // groups % 2
         items = np.arange(2 * items_per_half) * groups + group
         own, other = rng.permutation(items[half::2]), rng.permutation(items[1 - half :: 2])
-        # all but one, so that the half is held together by more than one user
+        # all but one of the half, in which users therefore overlap without being equal
         parts["train"] += [(user, item) for item in own[:-1]]
         parts["valid"] += [(user, item) for item in other[:2]]
         parts["test"] += [(user, item) for item in other[2:4]]
@@ -81,7 +80,10 @@ def write_halves(
 def _write_items(
     folder: Path, n_items: int, groups: int, widths: dict[str, int], rng: np.random.Generator, numbered: bool = False
 ) -> Path:
-    """Items in a shuffled order with features near their group's; ``numbered``: the first one is the item's number."""
+    """Items in a shuffled order, with features near the centre of their group.
+
+    ``numbered``: the first feature is the item's number.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     order = rng.permutation(n_items)
     lines = "".join(f"i{n}\n" for n in order)

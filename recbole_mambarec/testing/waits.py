@@ -7,7 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Waits(TorchDispatchMode):
-    """Notes operations that make the CPU wait for a GPU: reading a value, and results whose size depends on values."""
+    """Records the operations that would make the CPU wait for a GPU, by name, in ``seen``.
+
+    They are those that read a value, and those whose result has a size that depends on values.
+    """
 
     _names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "is_nonzero")
 
@@ -17,7 +20,7 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
-        # indexing with a mask looks for the places that are set
+        # indexing with a mask has to find the positions that are set
         indices = args[1] if name in ("index", "index_put", "index_put_") else []
         if name in self._names or any(x is not None and x.dtype == torch.bool for x in indices):
             self.seen.append(name)

@@ -6,7 +6,7 @@ class TestBM3(ModelContract):
     name = "BM3"
     ranking_loss = "pairs"
     baby_parameters = 33_570_688
-    deaf_to_features = (
+    features_cannot_rank = (
         "the targets of the features carry no gradient: features train the shared predictor but move no embedding, and "
         "embeddings alone are in the scores"
     )

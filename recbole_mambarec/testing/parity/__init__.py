@@ -1,8 +1,8 @@
 """Comparison with numbers that published implementations produced.
 
-A model's adapter says how the published names map to ours. Those of this package stand in
-``recbole_mambarec/testing/parity/adapters``, one module per model, found by its name; a model of another package names
-its own in ``recbole_mambarec.register(..., adapter="their_package.parity:ADAPTER")``.
+A model's adapter maps published names to ours. The adapters of this package are in
+``recbole_mambarec/testing/parity/adapters``, one module per model, found by the model's name; a model of another
+package names its own in ``recbole_mambarec.register(..., adapter="their_package.parity:ADAPTER")``.
 """
 
 from recbole_mambarec.testing.parity.adapter import Adapter, NoAdapter, Run, Slot, TrainingPass

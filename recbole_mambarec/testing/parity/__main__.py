@@ -1,7 +1,7 @@
 """python -m recbole_mambarec.testing.parity FILE...: compare files of golden numbers with our models.
 
 Prints the largest error per group of quantities (``--all``: of every array). Files of models without an adapter are
-named and left out. Exits with 1 when an array is beyond its tolerance, with 2 when nothing could be compared.
+listed and left out. Exits with 1 when an array is beyond its tolerance, with 2 when nothing could be compared.
 """
 
 from __future__ import annotations

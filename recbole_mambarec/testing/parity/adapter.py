@@ -1,4 +1,4 @@
-"""What the runner must know of one model: how the published code's names map to ours."""
+"""What the runner has to know about a model: how the published code's names map to ours."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a parameter of the published code lives in our model: a tensor of the state, or part of its first axis.
+    """Where our model has a parameter of the published code: a parameter or buffer, or some of its rows.
 
-    ``transposed``: the published code has the matrix the other way round.
+    ``transposed``: the published code has the transposed matrix.
     """
 
     name: str
@@ -38,8 +38,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class TrainingPass:
-    """One loss of the file's batch: the model, its configuration, the weighted parts, and the calls of watched
-    functions."""
+    """One computation of the loss of the file's batch.
+
+    Attributes:
+        model: after the backward pass, with its gradients.
+        config: hyper-parameters of the file under our keys.
+        batch: in RecBole's ids.
+        parts: our weighted loss parts by name.
+        calls: name of a watched function -> its calls.
+    """
 
     model: nn.Module
     config: dict
@@ -50,12 +57,12 @@ class TrainingPass:
 
 @dataclass(frozen=True)
 class Run:
-    """How the published code's training pass of one prefix is made again.
+    """How to repeat the published code's training pass of one prefix.
 
     Attributes:
         settings: file -> configuration keys that differ.
-        change: (fresh model, file) -> nothing; brings the model into the state of the run, e.g. gives it another graph.
-        draws: file -> what dropout and ``torch.rand`` give, in our order (see
+        change: (fresh model, file) -> nothing; puts the model into the state of the run, e.g. gives it another graph.
+        draws: file -> what dropout and ``torch.rand`` return, in our order (see
             :func:`~recbole_mambarec.testing.parity.recorded.recorded`).
     """
 
@@ -66,20 +73,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the runner must know of one model.
+    """What the runner has to know about a model.
 
     Attributes:
         slots: model -> published parameter name -> :class:`Slot`; None for one that the published code never uses.
         config: hyper-parameters of the file -> our configuration keys.
-        unused: hyper-parameters of the file that change none of its numbers, with the reason.
-        parts: published loss part -> function of a :class:`TrainingPass` that gives it.
-        watched: functions whose calls ``parts`` need, as the module that calls them names them.
-        runs: prefix of the file -> how that training pass is made; ``train`` too, where it is not the plain one.
-        results: (model, file) -> pairs of a result's key and our value for it, beyond those every model has.
-        prepare: changes a fresh model before the parameters are loaded, e.g. takes the chance out of it.
+        unused: hyper-parameters of the file that affect none of its numbers, with the reason.
+        parts: published loss part -> function that computes it from a :class:`TrainingPass`.
+        watched: functions whose calls ``parts`` need, by the names under which the calling modules look them up.
+        runs: prefix of the file -> how to repeat that training pass; ``train`` too, where it is not the plain one.
+        results: (model, file) -> pairs of a result's key and our value for it, beyond those that every model has.
+        prepare: changes a fresh model before the parameters are loaded, e.g. replaces its random draws.
         embeddings: model -> final embeddings of users and items, padding row first.
         scores: our scores -> published ones.
-        missing_loss: (model, batch, configuration) -> terms of the published loss that the model lacks by choice.
+        missing_loss: (model, batch, configuration) -> terms of the published loss that the model deliberately lacks.
         inputs: keys that only this model's files have and that are no results, as patterns of ``fnmatch``.
     """
 
@@ -98,18 +105,18 @@ class Adapter:
 
 
 class NoAdapter(UserError):
-    """Nothing here computes what the files of a model hold."""
+    """There is no adapter for the model of a file."""
 
 
-# the adapter of a model is the attribute ADAPTER of the module there that has the model's name in lower case
+# a model's adapter is the attribute ADAPTER of the module in this package that has the model's name in lower case
 _OURS = "recbole_mambarec.testing.parity.adapters"
 
 
 def adapter_of(model: str) -> Adapter:
-    """The adapter of a published model: one of ours, or what a model from outside was registered with.
+    """The adapter of a published model: one of ours, or the one that a model from outside was registered with.
 
     Raises:
-        NoAdapter: there is none; a module of ours without ADAPTER may say why in its attribute REASON.
+        NoAdapter: there is none; a module of ours without ADAPTER gives the reason in its attribute REASON.
         UserError: the package that brings the model cannot be imported.
     """
     if model in registry.names() and model not in registry.built_in():

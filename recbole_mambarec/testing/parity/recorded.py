@@ -1,4 +1,4 @@
-"""Chance under control: draws that a file has recorded, and calls that a model makes."""
+"""Replaying recorded random draws, and recording the calls of functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
     A draw of dropout is the mask that multiplies its argument, 0 or 1/(1-rate).
 
     Raises:
-        UserError: more or less is drawn than was recorded, another shape, or dropout at another rate.
+        UserError: the model makes more or fewer draws than were recorded, or one of another shape or dropout rate.
     """
     waiting = [torch.as_tensor(draw) for draw in draws]
     used = 0
@@ -40,7 +40,7 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
             return x
         mask = take(x.shape)
         if abs(mask.max().item() * (1 - p) - 1) > 1e-5:
-            raise UserError(f"draw {used} is no mask of dropout at rate {p:g}, at which the model drops")
+            raise UserError(f"draw {used} is no mask of dropout at rate {p:g}, which the model uses")
         return x * mask
 
     def rand(*size: int | torch.Size, dtype: torch.dtype | None = None, **_: object) -> Tensor:
@@ -62,7 +62,11 @@ class Call(NamedTuple):
 
 @contextmanager
 def calls_of(names: Iterable[str]) -> Iterator[dict[str, list[Call]]]:
-    """The calls of functions, each named as the module that looks it up names it, in the order in which they return."""
+    """The calls of functions, in the order in which they return.
+
+    Args:
+        names: ``module.function``, where the module is the one that looks the function up.
+    """
     made: dict[str, list[Call]] = {}
 
     def watched(name: str, function):

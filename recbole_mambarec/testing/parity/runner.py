@@ -1,7 +1,7 @@
 """Recompute a file of golden numbers with our model and measure the difference of every array in it.
 
-A file holds data, parameters, a batch, and what a published implementation made of them. Its keys say what an array is:
-:data:`INPUTS` and what the model's adapter adds to them are inputs, everything else is a result to reproduce.
+A file holds data, parameters, a batch, and what a published implementation computed from them. Its keys tell what an
+array is: :data:`INPUTS` and those that the model's adapter adds are inputs, everything else is a result to reproduce.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, TrainingPass, adapter_of
 from recbole_mambarec.testing.parity.recorded import calls_of, recorded
 
-# published in the README of the golden files
+# those of the README of the golden files
 OUTPUT_TOLERANCE = 2e-5
 GRADIENT_SHARE = 1e-5
 
-# what the published code was given or drew, in files of any model
+# what the published code was given or drew at random, in files of any model
 INPUTS = (
     *("config", "data/*", "batch_*", "param/*"),
     *("dropout/rate*", "dropout/mask_*", "noise/draw_*", "prune/rate", "prune/kept_edges"),
@@ -41,7 +41,7 @@ INPUTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """One compared array: the largest absolute difference, what is allowed, and why it could not be compared."""
+    """One array: the largest absolute difference, the tolerance, and the reason where it could not be compared."""
 
     quantity: str
     error: float
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def share(self) -> float:
-        """The error as a share of what is allowed, infinite where nothing was to be compared."""
+        """The error as a share of the tolerance; infinite where the arrays could not be compared."""
         if np.isnan(self.error):
             return np.inf
         return self.error / self.allowed if self.allowed else np.inf if self.error else 0.0
@@ -92,7 +92,7 @@ class Fixture:
 
     Raises:
         NoAdapter: the file is about a model that ``find`` does not know.
-        UserError: the file cannot be read, or has a hyper-parameter that the adapter has no place for.
+        UserError: the file cannot be read, or has a hyper-parameter that is none of the model's keys.
     """
 
     def __init__(self, path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> None:
@@ -128,7 +128,7 @@ class Fixture:
         return model
 
     def losses(self, model: nn.Module) -> dict[str, Tensor]:
-        """The parts of the model's loss of the file's batch."""
+        """The parts of the model's loss for the file's batch."""
         losses = model.calculate_loss(self.batch())
         parts = dict(zip(model.loss_names, losses)) if isinstance(losses, tuple) else {"loss": losses}
         return parts | self.adapter.missing_loss(model, self.batch(), self.config)
@@ -141,10 +141,13 @@ class Fixture:
         return self.adapter.scores(scores.view(n_users, n_items + 1)[:, 1:])
 
     def load(self, model: nn.Module, prefix: str) -> set[str]:
-        """Copy the file's arrays under ``prefix`` into the model; every one must have a place.
+        """Copy the file's arrays under ``prefix`` into the model.
 
         Returns:
             The names of the model's tensors that got a value.
+
+        Raises:
+            UserError: the adapter has no slot for an array, or its shape does not fit.
         """
         state = dict(model.named_parameters()) | dict(model.named_buffers())
         slots = self.adapter.slots(model)
@@ -200,7 +203,7 @@ def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list
         if fixture.is_input(key):
             continue
         if key not in computed:
-            # a result that nothing here recomputes is a failure
+            # a result that is not recomputed is a failure
             results.append(Result(key, float("nan"), 0.0, "nothing recomputes it"))
             continue
         golden, ours = (np.asarray(values, dtype=np.float64) for values in (golden, computed[key]))
@@ -230,7 +233,7 @@ def _evaluation(fixture: Fixture) -> Iterator[tuple[str, object]]:
 
 
 def _run_of(fixture: Fixture, prefix: str) -> Run | None:
-    """How the pass of a prefix is made; ``train_bs<n>`` is the plain one with another configured batch size."""
+    """How to repeat the pass of a prefix; ``train_bs<n>`` is the plain one with another configured batch size."""
     runs = {"train": Run()} | dict(fixture.adapter.runs)
     size = re.fullmatch(r"train_bs(\d+)", prefix)
     if prefix in runs or size is None:
@@ -239,7 +242,7 @@ def _run_of(fixture: Fixture, prefix: str) -> Run | None:
 
 
 def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object]) -> nn.Module:
-    """One training pass: its loss, parts and gradients go to ``computed``; the model with its gradients."""
+    """One training pass: adds loss, parts and gradients to ``computed``; returns the model with its gradients."""
     model = fixture.build(**run.settings(fixture)).train()
     run.change(model, fixture)
     with recorded(run.draws(fixture)), calls_of(fixture.adapter.watched) as calls:
@@ -251,7 +254,7 @@ def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object])
     for name, compute in fixture.adapter.parts.items():
         value = compute(made)
         value = value.detach() if isinstance(value, Tensor) else value
-        # train_bs32/ has its parts without the folder
+        # under train_bs32/ parts are stored without the folder part/
         computed[f"{prefix}/part/{name}"] = computed[f"{prefix}/{name}"] = value
 
     parameters = dict(model.named_parameters())
@@ -264,7 +267,7 @@ def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object])
 
 
 def _gradients_of_untrained(fixture: Fixture, model: nn.Module) -> dict[str, float]:
-    """Largest gradient of each parameter that gets none in the published code."""
+    """Our largest gradient of each parameter that gets no gradient in the published code."""
     parameters, slots = dict(model.named_parameters()), fixture.adapter.slots(model)
     largest = {}
     for name in fixture.meta.get("params_without_grad", []):

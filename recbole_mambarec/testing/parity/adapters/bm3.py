@@ -1,4 +1,4 @@
-"""BM3. Dropout is recorded for whole tables, of which our model draws the rows of the batch."""
+"""BM3. The files record dropout for whole tables, where our model draws it for the rows of the batch alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recbole_mambarec.testing.parity.adapters.common import (
 from recbole_mambarec.testing.parity.runner import Fixture
 
 _DISTANCE = "recbole_mambarec.models.bm3.cosine_distance"
-# in the order of the model's calls
+# in the order in which our model computes them
 _TERMS = ("user_item", "item_user", "image_item", "image_image", "text_item", "text_text")
 
 

@@ -1,7 +1,7 @@
 """RecBole's own BPR.
 
-A padding row 0 stands in its tables, which no interaction touches; slots leave it out. It has no regulariser in its
-loss, the published code has one: the adapter adds it. Without it the loss of the golden file would differ by 3.1 %; its
+Its tables have a padding row 0, which no interaction touches; slots leave it out. Its loss has no regulariser, that of
+the published code has one, which the adapter adds. Without it the loss of the golden file would differ by 3.1 %; the
 BPR part agrees as it is.
 """
 

@@ -1,7 +1,7 @@
 """COHESION.
 
-A weight per user, without effect on any score, is in the published loss alone: the adapter adds it. The published user
-graph repeats neighbours at random, in evaluation as well: it is built here from the lists and the draw of the file.
+The published loss has a weight per user that affects no score: the adapter adds it. The published user graph repeats
+neighbours at random, in evaluation too: it is built here from the lists and the draw of the file.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def _prepare(model: nn.Module, fixture: Fixture) -> None:
     lists, counts = (fixture.arrays[f"data/{name}"][:, :k] for name in ("user_neighbours", "user_neighbour_counts"))
     sizes = (lists >= 0).sum(axis=1)
     co_users = CoOccurrences(np.concatenate([[0], np.cumsum(sizes)]), lists[lists >= 0], counts[lists >= 0], k)
-    times = [
+    repeats = [
         (lists[user, :size, None] == fixture.arrays["user_graph/index"][user]).sum(axis=1)
         for user, size in enumerate(sizes)
     ]
-    if any(drawn.sum() not in (0, k) for drawn in times):
-        raise UserError(f"{fixture.path}: the users drawn for one are not {k} of those who share items")
-    model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(times))
+    if any(drawn.sum() not in (0, k) for drawn in repeats):
+        raise UserError(f"{fixture.path}: user_graph/index names users who are not among the {k} neighbours of a user")
+    model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(repeats))
 
 
 def _missing_loss(model: nn.Module, batch: dict, config: dict) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def _missing_loss(model: nn.Module, batch: dict, config: dict) -> dict[str, Tens
 
 
 def _preference(modality: str) -> Callable[[TrainingPass], float]:
-    """What the other modalities' squares leave of the regulariser."""
+    """The regulariser less the squares of the other modalities."""
 
     def compute(made: TrainingPass) -> float:
         others = [m for m in made.model.modalities if m != modality]
@@ -78,7 +78,7 @@ def _branch_scores(items: int) -> Callable[[TrainingPass], Tensor]:
 
 
 def _branch_weights(made: TrainingPass) -> Tensor:
-    """By how much the users that were ranked with are longer than the users themselves, ``(B, branches)``."""
+    """The factor that each branch of the batch's users had in the ranking, ``(B, branches)``."""
     with torch.no_grad():
         users = made.model.embed()[0][made.batch["user_id"] - 1]
     weighted, plain = (x.unflatten(1, (len(_BRANCHES), -1)) for x in (made.calls[_RANKING][0].args[0], users))

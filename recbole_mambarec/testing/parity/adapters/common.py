@@ -18,7 +18,7 @@ EPOCH_DRAW = "drawn before an epoch: the files hold the edges that were drawn"
 
 
 def renamed(names: dict[str, str], **more: object) -> Callable[[dict], dict]:
-    """An :attr:`Adapter.config` that gives hyper-parameters our names and adds ``more`` keys of ours."""
+    """An :attr:`Adapter.config` that renames hyper-parameters to our keys and adds ``more`` of them."""
     return lambda published: {names.get(key, key): value for key, value in published.items()} | more
 
 
@@ -28,7 +28,7 @@ def pair(published: str, ours: str, parts=("weight", "bias"), rows: slice = slic
 
 
 def weighted(part: str, weight: str) -> Callable[[TrainingPass], float]:
-    """A published loss part that is stored without its weight."""
+    """A published loss part that is one of ours without its weight."""
     return lambda made: made.parts[part] / made.config[weight]
 
 
@@ -38,7 +38,7 @@ def same(part: str) -> Callable[[TrainingPass], float]:
 
 
 def call(function: str, number: int) -> Callable[[TrainingPass], Tensor]:
-    """A published loss part that is what a watched function returned the ``number``-th time (from 0)."""
+    """A published loss part that a watched function returned in its ``number``-th call (from 0)."""
     return lambda made: made.calls[function][number].result
 
 
@@ -48,7 +48,7 @@ def dense(graph) -> object:
 
 
 def item_tables(modalities=("image", "text"), projection: str = "{}_trs") -> dict[str, Slot]:
-    """Slots of ids, trained feature tables, and one linear map per modality, as most of MMRec's models name them."""
+    """Slots of ids, trained feature tables and one linear map per modality, under the names of most MMRec models."""
     slots = {"item_id_embedding.weight": Slot("item_embedding.weight")}
     for modality in modalities:
         slots[f"{modality}_embedding.weight"] = Slot(f"features.{modality}.weight")
@@ -71,19 +71,20 @@ def prune(model: nn.Module, fixture: Fixture) -> None:
 
 
 def pruned_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """With which weights edges are drawn, and the graph of those that were."""
-    # an edge is drawn with the weight that it has in the normalised graph
+    """The weights with which edges are drawn, and the graph of those that were kept."""
+    # an edge's weight in the draw is its weight in the normalised graph
     yield "graph/edge_weights", dense(model.data.user_item)
     prune(model, fixture)
     yield "prune/graph", dense(model.training_graph)
 
 
 def masks(*names: str, rows: dict[str, str] | None = None) -> Run:
-    """The run with recorded dropout, whose rate goes by our key ``dropout_prob``.
+    """The run with recorded dropout, whose rate is our key ``dropout_prob``.
 
     Args:
         names: of the masks, in our order of drawing.
-        rows: name of a mask of a whole table -> which nodes of the batch we draw it for: ``users`` or ``pos``.
+        rows: name of a mask that is recorded for a whole table -> the nodes of the batch for which our model draws it,
+            ``users`` or ``pos``.
     """
 
     def draws(fixture: Fixture) -> list:
@@ -100,7 +101,7 @@ _GATES = {"image": ("gate_v.0", "gate_image_prefer.0"), "text": ("gate_t.0", "ga
 
 
 def view_slots() -> dict[str, Slot]:
-    """Places of what MGCN and MambaRec have in common."""
+    """Slots that MGCN and MambaRec share."""
     slots = {
         "user_embedding.weight": Slot("user_embedding.weight"),
         "item_id_embedding.weight": Slot("item_embedding.weight"),
@@ -114,7 +115,12 @@ def view_slots() -> dict[str, Slot]:
 
 
 def view_parts(contrast: str, items: int, users: int) -> dict[str, Callable[[TrainingPass], object]]:
-    """Loss parts that MGCN and its successors have; ``contrast`` is watched, and of its calls these are the two."""
+    """Loss parts of MGCN and its successors.
+
+    Args:
+        contrast: watched function that computes the contrastive terms.
+        items, users: which of its calls (from 0) are those of the items and of the users.
+    """
     return {
         "bpr": same("bpr"),
         "reg_weighted": same("reg"),
@@ -125,7 +131,7 @@ def view_parts(contrast: str, items: int, users: int) -> dict[str, Callable[[Tra
 
 
 def view_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """Graphs, views and the contrast of the views alone."""
+    """Graphs, both views, and the contrast of the views by itself."""
     arrays, n_users = fixture.arrays, fixture.meta["n_users"]
     for name, graph in model.item_graph.items():
         yield f"graph/{name}_knn", dense(graph)

@@ -1,4 +1,4 @@
-"""GUME. Its noise is recorded for all users, of whom our model draws the rows of the batch."""
+"""GUME. The files record its noise for all users, where our model draws it for the rows of the batch alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recbole_mambarec.testing.parity.adapters.common import (
 )
 from recbole_mambarec.testing.parity.runner import Fixture
 
-_OF_VIEWS, _OF_USERS = "recbole_mambarec.layers.losses.info_nce", "recbole_mambarec.models.gume.info_nce"
+_VIEW_CONTRAST, _USER_CONTRAST = "recbole_mambarec.layers.losses.info_nce", "recbole_mambarec.models.gume.info_nce"
 _DRAWS = ("fused_1", "fused_2", "extended_1", "extended_2")
 
 
@@ -74,12 +74,12 @@ ADAPTER = Adapter(
         }
     ),
     parts={
-        **{name.replace("cl_", "bm_"): part for name, part in view_parts(_OF_VIEWS, items=0, users=1).items()},
+        **{name.replace("cl_", "bm_"): part for name, part in view_parts(_VIEW_CONTRAST, items=0, users=1).items()},
         "reg_extended_raw": weighted("reg_extended", "extended_weight"),
         "gap": weighted("gap", "gap_weight"),
-        **{f"um_{name}": call(_OF_USERS, number) for number, name in enumerate(("cross", "fused", "extended"))},
+        **{f"um_{name}": call(_USER_CONTRAST, number) for number, name in enumerate(("cross", "fused", "extended"))},
     },
-    watched=(_OF_VIEWS, _OF_USERS),
+    watched=(_VIEW_CONTRAST, _USER_CONTRAST),
     runs={"train": Run(draws=_no_noise), "noise": Run(draws=_recorded_noise)},
     results=_results,
 )

@@ -39,7 +39,7 @@ def _recorded_noise(model: nn.Module, fixture: Fixture) -> None:
 def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield "graph/norm_adj", dense(model.bipartite)
     yield "graph/user_item_raw", dense(model.sum_of_items)
-    # the published 1e-7 is what an isolated node divides by; means of users agree without it
+    # the published code adds 1e-7 for isolated nodes; the means of users agree without it
     counts = (dense(model.bipartite) != 0).sum(axis=1)
     yield "graph/inverse_degree", 1.0 / (counts + 1e-7)
     _recorded_noise(model, fixture)

@@ -26,7 +26,7 @@ _SHAPES = ("vec", "map", "tallmap", "widemap", "seq")
 
 
 def dream_slots(published: str, ours: str, dim: int) -> dict[str, Slot]:
-    """Places of one DREAM's parameters and BatchNorm state; prefixes end with a dot or are empty."""
+    """Slots of one DREAM's parameters and BatchNorm state; prefixes end with a dot or are empty."""
     norm = ("weight", "bias", "running_mean", "running_var")
     slots = pair(f"{published}branch1.0", f"{ours}pointwise")
     for i in range(3):
@@ -66,7 +66,7 @@ def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]
 
 
 def _after_training(fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """BatchNorm state after one loss call of the published code, which runs DREAM twice where we run it once.
+    """BatchNorm state after one loss call of the published code, which runs DREAM twice where ours runs it once.
 
     Both passes see the same statistics s, so from ``r1 = (1 - m) r0 + m s`` follows ``r2 = (2 - m) r1 - (1 - m) r0``.
     """

@@ -1,4 +1,4 @@
-"""PGL. Items have no ids; of the global form the files hold the graph alone."""
+"""PGL. Items have no ids; the file of the global form holds its graph alone."""
 
 from __future__ import annotations
 

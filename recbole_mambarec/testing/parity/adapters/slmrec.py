@@ -1,4 +1,4 @@
-"""SLMRec. Published scores are a sigmoid of ours; its head for sound belongs to no modality of the files."""
+"""SLMRec. Published scores are the sigmoid of ours; the files have no modality for its head for sound."""
 
 from __future__ import annotations
 
