@@ -352,11 +352,11 @@ class ModelContract(TrainingContract):
             losses[-1].backward()
             models.append(model)
         torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
-        theirs, ours = (dict(model.named_parameters()) for model in models)
-        assert ours.keys() == theirs.keys()
-        for name, parameter in theirs.items():
+        expected, found = (dict(model.named_parameters()) for model in models)
+        assert found.keys() == expected.keys()
+        for name, parameter in expected.items():
             if parameter.grad is not None:
-                torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
+                torch.testing.assert_close(found[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
         users = {"user_id": torch.arange(1, 4)}
         scores = [model.eval().full_sort_predict(users) for model in models]
         torch.testing.assert_close(*scores, atol=1e-6, rtol=1e-5)
