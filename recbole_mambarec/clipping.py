@@ -51,12 +51,12 @@ def clip_gradients(
     scaler.unscale_(optimizer)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     # gradients for another optimizer (RecVAE has one for each half) stay scaled, because more are added to them
-    others = [parameter.grad for parameter in parameters if id(parameter) not in stepped]
-    scale = scaler.get_scale() if others else 1.0
-    for grad in others:
+    elsewhere = [parameter.grad for parameter in parameters if id(parameter) not in stepped]
+    scale = scaler.get_scale() if elsewhere else 1.0
+    for grad in elsewhere:
         grad.div_(scale)
     length = nn.utils.clip_grad_norm_([_dense(parameter) for parameter in parameters], *args, **kwargs)
-    for grad in others:
+    for grad in elsewhere:
         grad.mul_(scale)
     return length
 

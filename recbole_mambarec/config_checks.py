@@ -235,8 +235,8 @@ def _metrics(name: str, value: object) -> str | None:
         return f"{name} must be a metric or a list of them, such as [Recall, NDCG], got {short(value)}"
     unknown = [metric for metric in given if not isinstance(metric, str) or metric.lower() not in metric_types]
     if unknown:
-        known = ", ".join(metrics_dict[metric].__name__ for metric in metric_types)
-        return f"{name}: there is no metric {short(unknown[0])}, use one of {known}"
+        names = ", ".join(metrics_dict[metric].__name__ for metric in metric_types)
+        return f"{name}: there is no metric {short(unknown[0])}, use one of {names}"
     return None
 
 
@@ -485,9 +485,9 @@ def incomplete_fault(final: Mapping, input_type: object) -> str | None:
     kinds = {name: metric_types[name.lower()] for name in names}
     if len(set(kinds.values())) > 1:
         ranks = [name for name, kind in kinds.items() if kind == EvaluatorType.RANKING]
-        others = [name for name in kinds if name not in ranks]
+        values = [name for name in kinds if name not in ranks]
         return (
-            f"metrics: {ranks[0]} ranks items and {others[0]} compares scores with labels, and one run cannot compute "
+            f"metrics: {ranks[0]} ranks items and {values[0]} compares scores with labels, and one run cannot compute "
             "both: keep one kind"
         )
     mode = final["eval_args"].get("mode", "full")

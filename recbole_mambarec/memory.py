@@ -186,8 +186,8 @@ def available(device: torch.device) -> tuple[int | None, str]:
     """Bytes that can still be allocated on ``device`` (None if the system does not say), and what limits them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], f"free on {device}"
-    told = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:")]
-    limits = [(int(kibibytes) * 1024, "free memory of the machine") for kibibytes in told]
+    kibibytes = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:")]
+    limits = [(int(number) * 1024, "free memory of the machine") for number in kibibytes]
     if not limits:  # another system than Linux
         import psutil
 
