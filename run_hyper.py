@@ -1,6 +1,6 @@
 """Search for hyper-parameters: python run_hyper.py --model=MambaRec --dataset=baby"""
 
-from recbole_mambarec_command.command import door
+from recbole_mambarec_command.command import run_script
 
 if __name__ == "__main__":
-    door("tune", "run_hyper.py")
+    run_script("tune", "run_hyper.py")

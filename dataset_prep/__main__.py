@@ -54,6 +54,6 @@ def main(argv: list[str] | None = None, prog: str = _PROG) -> int:
 
 
 if __name__ == "__main__":
-    from recbole_mambarec_command.command import door
+    from recbole_mambarec_command.command import run_script
 
-    door("prepare", _PROG)
+    run_script("prepare", _PROG)

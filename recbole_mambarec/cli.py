@@ -11,7 +11,7 @@ from recbole_mambarec.config_checks import PROCESSES, value_fault
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import explained
 from recbole_mambarec.yaml_files import read_yaml_mapping
-from recbole_mambarec_command.doors import example
+from recbole_mambarec_command.command_line import example
 
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 

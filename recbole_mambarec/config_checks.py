@@ -17,7 +17,7 @@ from recbole.evaluator import metric_types
 from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_mambarec_command.doors import typed
+from recbole_mambarec_command.command_line import typed
 
 # key and value -> a sentence about what is wrong with the value, or None
 Check = Callable[[str, object], "str | None"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_mambarec_command import __version__, requirements
-from recbole_mambarec_command.doors import CONSOLE, MODULE, Sentence, called_as, run_main
+from recbole_mambarec_command.command_line import CONSOLE, MODULE, ReportedError, called_as, run_main
 
 
 class Command(NamedTuple):
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     run_main(lambda: _main(sys.argv[1:] if argv is None else argv, prog))
 
 
-def door(command: str, prog: str) -> None:
+def run_script(command: str, prog: str) -> None:
     """Run a command for a script such as ``run_recbole.py``; ends the process."""
     run_main(lambda: call(command, sys.argv[1:], prog))
 
@@ -88,7 +88,7 @@ def _main(argv: list[str], prog: str) -> int:
     if first not in COMMANDS:
         near = difflib.get_close_matches(first, COMMANDS, 1, 0.5)
         advice = f"did you mean {near[0]}" if near else f"use one of {', '.join(COMMANDS)}"
-        raise Sentence(f"'{first}' is not a command of {prog}: {advice} ({prog} --help)")
+        raise ReportedError(f"'{first}' is not a command of {prog}: {advice} ({prog} --help)")
     return call(first, rest, f"{prog} {first}")
 
 
@@ -96,7 +96,7 @@ def call(name: str, argv: list[str], prog: str) -> int:
     """Run one command; returns the exit status.
 
     Raises:
-        Sentence: the user has made a mistake, or a requirement is missing or broken.
+        ReportedError: the user has made a mistake, or a requirement is missing or broken.
     """
     if name != "doctor":  # which reports this itself
         requirements.check_python()

@@ -39,7 +39,7 @@ def _say(message: dict) -> None:
 
 
 def _sentence(error: Exception) -> str | None:
-    return str(error) if isinstance(error, requirements.Sentence) else None
+    return str(error) if isinstance(error, requirements.ReportedError) else None
 
 
 def _plain(name: str) -> dict:
@@ -97,7 +97,7 @@ def _start(name: str) -> dict:
         try:
             get_model(model)
             outside[model] = {"package": package}
-        except requirements.Sentence as error:
+        except requirements.ReportedError as error:
             outside[model] = {"package": package, "error": str(error)}
     return {
         "models": len(registry.built_in()),

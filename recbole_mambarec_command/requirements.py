@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from recbole_mambarec_command.doors import Sentence
+from recbole_mambarec_command.command_line import ReportedError
 
 DISTRIBUTION = "recbole-mambarec"
 OLDEST_PYTHON = (3, 10)
@@ -43,7 +43,7 @@ _MODULES = {
 _DISTRIBUTIONS = {module: name for name, module in _MODULES.items()}
 
 
-class MissingRequirement(Sentence, ImportError):
+class MissingRequirement(ReportedError, ImportError):
     """A requirement is missing or broken; the message is one sentence that says what to do about it."""
 
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from recbole_mambarec_command.doors import Sentence, run_main
+from recbole_mambarec_command.command_line import ReportedError, run_main
 
 __all__ = ["UserError", "names_of", "one_line", "one_of", "run_main", "sentence", "share"]
 
 
-class UserError(Sentence, ValueError):
+class UserError(ReportedError, ValueError):
     """The input is at fault, not the program.
 
     The message is one sentence that says what is wrong, where, and what to do about it. Command lines print it without

@@ -14,7 +14,7 @@ from recbole_mambarec.testing.planted import QUICK, write_planted
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def door(monkeypatch, *arguments):
+def run_command(monkeypatch, *arguments):
     """Run the command in this process, as ``python run_recbole.py ARGUMENTS`` does; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["run_recbole.py", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -29,7 +29,7 @@ def quick(tmp_path, **overrides):
 
 def test_a_run_prints_the_scores_at_the_end(tmp_path, monkeypatch, capsys):
     write_planted(tmp_path)
-    assert door(monkeypatch, "--model=MambaRec", "--dataset=planted", *quick(tmp_path)) == 0
+    assert run_command(monkeypatch, "--model=MambaRec", "--dataset=planted", *quick(tmp_path)) == 0
     last = capsys.readouterr().out.strip().splitlines()[-2:]
     assert last[0].startswith("best valid result") and last[1].startswith("test result")
     assert "recall@20: " in last[1]
@@ -40,7 +40,7 @@ def test_options_may_be_separated_by_blanks_and_files_name_model_and_dataset(tmp
     file = tmp_path / "mine.yaml"
     file.write_text("model: BPR\ndataset: planted\nembedding_size: 8\n")
     settings = [s for s in quick(tmp_path) if "embedding_size" not in s and "knn_k" not in s]
-    assert door(monkeypatch, "--config_files", str(file), *settings) == 0
+    assert run_command(monkeypatch, "--config_files", str(file), *settings) == 0
     assert list(Path("saved").glob("BPR-*.pth"))
 
 
@@ -62,7 +62,7 @@ def test_options_may_be_separated_by_blanks_and_files_name_model_and_dataset(tmp
 def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, arguments, sentence):
     write_planted(tmp_path)
     values = [v for v in quick(tmp_path) if v.split("=")[0] not in {a.split("=")[0] for a in arguments}]
-    assert door(monkeypatch, *arguments, *values) == 2
+    assert run_command(monkeypatch, *arguments, *values) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert sentence in line
     assert not list(Path(".").glob("saved/*.pth"))
@@ -70,7 +70,7 @@ def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys,
 
 def test_a_configuration_file_that_is_no_mapping(tmp_path, monkeypatch, capsys):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    assert door(monkeypatch, f"--config_files={tmp_path / 'list.yaml'}") == 2
+    assert run_command(monkeypatch, f"--config_files={tmp_path / 'list.yaml'}") == 2
     assert "not a YAML mapping" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_processes_of_a_configuration_file_are_started(tmp_path, monkeypatch, co
     file.write_text(content)
     started = []
     monkeypatch.setattr("recbole.quick_start.run", lambda *args, **kwargs: started.append(kwargs))
-    assert door(monkeypatch, "--dataset=planted", f"--config_files={file}", *options, *quick(tmp_path)) == 0
+    assert run_command(monkeypatch, "--dataset=planted", f"--config_files={file}", *options, *quick(tmp_path)) == 0
     (given,) = started
     assert {key: value for key, value in given.items() if key != "config_file_list"} == expected
 
@@ -96,7 +96,7 @@ def test_processes_of_a_configuration_file_are_started(tmp_path, monkeypatch, co
 def test_processes_that_cannot_be(tmp_path, monkeypatch, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("nproc: several\n")
-    assert door(monkeypatch, f"--config_files={file}") == 2
+    assert run_command(monkeypatch, f"--config_files={file}") == 2
     assert "nproc must be a whole number from 1" in capsys.readouterr().err
 
 
@@ -105,7 +105,7 @@ def test_a_mistake_that_only_a_process_notices_is_a_sentence(tmp_path, monkeypat
     file = tmp_path / "mine.yaml"
     file.write_text("nproc: 2\nport: 5703\n")
     arguments = ["--model=BPR", "--dataset=planted", f"--data_path={tmp_path}", f"--config_files={file}", "--topk=9999"]
-    assert door(monkeypatch, *arguments, "--valid_metric=Recall@9999", "--show_progress=False") == 2
+    assert run_command(monkeypatch, *arguments, "--valid_metric=Recall@9999", "--show_progress=False") == 2
     assert "topk [9999] asks for more items than" in capsys.readouterr().err
 
 
@@ -116,7 +116,7 @@ def test_a_model_whose_package_is_not_there(monkeypatch, capsys, model):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, f"recbole.model.exlib_recommender.{name}", raising=False)
     monkeypatch.delitem(sys.modules, "recbole.model.exlib_recommender", raising=False)
-    assert door(monkeypatch, f"--model={model}", "--dataset=ml-100k") == 2
+    assert run_command(monkeypatch, f"--model={model}", "--dataset=ml-100k") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: {model} needs the packages lightgbm and xgboost, which are not installed: pip inst")
 
@@ -126,7 +126,7 @@ def test_a_package_that_a_model_needs_later(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "networkx", None)
     arguments = ["--model=NNCF", "--neigh_info_method=louvain", "--dataset=planted", *quick(tmp_path)]
     arguments = [a for a in arguments if not a.startswith(("--knn_k", "--embedding_size"))]
-    assert door(monkeypatch, *arguments) == 2
+    assert run_command(monkeypatch, *arguments) == 2
     assert "NNCF needs the package networkx, which is not installed: pip install networkx" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_recbole_cannot_parse(tmp_path, monkeypatch, capsys):
     folder = write_planted(tmp_path)
     with open(folder / "planted.train.inter", "a", encoding="utf-8") as stream:
         stream.write('u1\t"i1\n')
-    assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert run_command(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
     assert "RecBole cannot read an atomic file" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch, capsys):
     write_planted(tmp_path)
     (tmp_path / "file").write_text("in the way")
     target = tmp_path / "file" / "saved"
-    assert door(monkeypatch, "--dataset=planted", f"--checkpoint_dir={target}", *quick(tmp_path)) == 2
+    assert run_command(monkeypatch, "--dataset=planted", f"--checkpoint_dir={target}", *quick(tmp_path)) == 2
     assert "Not a directory" in capsys.readouterr().err
 
 
@@ -152,7 +152,7 @@ def test_a_number_that_is_none(tmp_path, monkeypatch, capsys):
         path = folder / f"planted.{part}.inter"
         lines = path.read_text().splitlines()
         path.write_text("\n".join([lines[0] + "\trating:float", *(f"{line}\tgood" for line in lines[1:])]) + "\n")
-    assert door(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert run_command(monkeypatch, "--model=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
     assert "Unable to convert column rating:float" in capsys.readouterr().err
 
 

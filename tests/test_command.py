@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_mambarec.testing.planted import write_planted
-from recbole_mambarec_command import command, doctor, doors, requirements
+from recbole_mambarec_command import command, command_line, doctor, requirements
 from recbole_mambarec_command.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def in_process(monkeypatch, capsys, *arguments, argv0="recbole-mambarec"):
 
 @pytest.fixture(autouse=True)
 def _called_as_before(monkeypatch):
-    monkeypatch.setattr(doors, "_typed", doors._typed)
+    monkeypatch.setattr(command_line, "_typed", command_line._typed)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_help_and_version_need_nothing_that_is_installed():
 def test_help_says_what_was_typed(monkeypatch, capsys):
     status, out, _ = in_process(monkeypatch, capsys, argv0="/somewhere/bin/recbole-mambarec")
     assert status == 0 and out.startswith("usage: recbole-mambarec COMMAND") and "python -m" not in out
-    assert doors.typed("run") == "recbole-mambarec run"
+    assert command_line.typed("run") == "recbole-mambarec run"
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)
@@ -74,7 +74,7 @@ def test_every_command_has_help_of_its_own_under_its_name(monkeypatch, capsys, n
     ("module", "usage"),
     [("dataset_prep", "dataset_prep"), ("recbole_mambarec.experiments.group", "recbole_mambarec.experiments.group")],
 )
-def test_doors_of_before_say_their_own_names(module, usage):
+def test_scripts_have_their_own_names_in_their_usage(module, usage):
     done = typed("--help", module=module)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m {usage} ")
 

@@ -18,7 +18,7 @@ NEVER = {
     "data": ("experiments", "report", "testing", "models", "layers", "trainer"),
     "layers": ("experiments", "report", "testing", "models", "trainer"),
     "models": ("experiments", "report", "testing", "trainer"),
-    "experiments": ("testing",),
+    "experiments": ("report", "testing"),
 }
 
 

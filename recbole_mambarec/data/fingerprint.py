@@ -12,7 +12,7 @@ from recbole.config import Config
 from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec_command.doors import typed
+from recbole_mambarec_command.command_line import typed
 from recbole_mambarec_common.files import sha256_file
 
 # data files of RecBole and this package: <name>.inter, <name>.train.inter, <name>.<modality>.npy, ...

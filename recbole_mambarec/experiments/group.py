@@ -29,8 +29,8 @@ from recbole_mambarec.experiments.run import Busy, execute_apart
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.protocol import MULTIMODAL
-from recbole_mambarec_command.command import door
-from recbole_mambarec_command.doors import example, typed
+from recbole_mambarec_command.command import run_script
+from recbole_mambarec_command.command_line import example, typed
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.terminal import table
 
@@ -360,4 +360,4 @@ def _names(text: str, option: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    door("compare", "python -m recbole_mambarec.experiments.group")
+    run_script("compare", "python -m recbole_mambarec.experiments.group")

@@ -30,8 +30,8 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
-from recbole_mambarec_command.command import door
-from recbole_mambarec_command.doors import example, typed
+from recbole_mambarec_command.command import run_script
+from recbole_mambarec_command.command_line import example, typed
 from recbole_mambarec_common.files import atomic_file, locked
 
 if TYPE_CHECKING:
@@ -238,4 +238,4 @@ def _print_scores(name: str, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    door("tune", "python -m recbole_mambarec.experiments.hyper")
+    run_script("tune", "python -m recbole_mambarec.experiments.hyper")

@@ -14,7 +14,7 @@ from pathlib import Path
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.renamed import under_new_names
 from recbole_mambarec.run_keys import run_key
-from recbole_mambarec_command.doors import typed
+from recbole_mambarec_command.command_line import typed
 from recbole_mambarec_common.files import locked
 
 #: ``format`` of each line: the version of the schema that :class:`Record` describes.

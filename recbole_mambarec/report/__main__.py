@@ -1,6 +1,6 @@
 """python -m recbole_mambarec.report results/runs.jsonl --out report/"""
 
-from recbole_mambarec_command.command import door
+from recbole_mambarec_command.command import run_script
 
 if __name__ == "__main__":
-    door("report", "python -m recbole_mambarec.report")
+    run_script("report", "python -m recbole_mambarec.report")

@@ -13,7 +13,7 @@ from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.report import latex, load, markdown, page
 from recbole_mambarec.report.document import Report
 from recbole_mambarec.report.sections import SECTIONS, Builder, Options
-from recbole_mambarec_command.doors import example
+from recbole_mambarec_command.command_line import example
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import atomic_file
 

@@ -19,7 +19,7 @@ from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
-from recbole_mambarec_command.doors import MODULE
+from recbole_mambarec_command.command_line import MODULE
 
 # libraries named in captions; the page lists all of them
 _IN_CAPTIONS = ("recbole_mambarec", "recbole", "torch")

@@ -10,7 +10,7 @@ from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds,
 from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.report import load
 from recbole_mambarec.report.significance import terminal_table
-from recbole_mambarec_command.doors import example
+from recbole_mambarec_command.command_line import example
 
 
 def main(argv: list[str] | None = None, prog: str = "recbole-mambarec significance") -> int:

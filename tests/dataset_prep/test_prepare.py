@@ -350,7 +350,7 @@ def test_a_missing_package_gives_one_sentence(tmp_path):
 import sys
 sys.modules["pandas"] = None
 from dataset_prep.__main__ import main
-from recbole_mambarec_command.doors import run_main
+from recbole_mambarec_command.command_line import run_main
 run_main(lambda: main(["mmrec", {str(tmp_path / "raw")!r}, "--name", "tiny", "--out", {str(tmp_path)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=raw.REPOSITORY, capture_output=True, text=True)

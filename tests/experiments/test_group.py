@@ -267,7 +267,7 @@ def test_per_user_results_can_be_left_out(data, tmp_path):
 # the command
 
 
-def door(monkeypatch, *arguments):
+def run_command(monkeypatch, *arguments):
     """Run the command in this process, as ``python run_recbole_group.py ARGUMENTS`` does; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["run_recbole_group.py", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -298,7 +298,7 @@ def door(monkeypatch, *arguments):
 )
 def test_mistakes_cost_one_sentence_and_nothing_is_run(data, tmp_path, monkeypatch, capsys, arguments, sentence):
     given = [f"--data_path={tmp_path}"] + ([] if "--dataset=" in " ".join(arguments) else ["--dataset=planted"])
-    assert door(monkeypatch, *arguments, *given) == 2
+    assert run_command(monkeypatch, *arguments, *given) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert sentence in line
     assert not RUNS.exists() and not Path("saved").exists()
@@ -308,14 +308,14 @@ def test_a_file_of_runs_that_cannot_be_written_is_noticed_first(data, tmp_path, 
     (tmp_path / "file").write_text("in the way")
     given = ["--models=BPR", "--dataset=planted", f"--data_path={tmp_path}"]
     for runs, reason in (("file/runs.jsonl", "exists"), ("planted", "Is a directory")):
-        assert door(monkeypatch, *given, f"--runs={runs}") == 2
+        assert run_command(monkeypatch, *given, f"--runs={runs}") == 2
         assert reason in capsys.readouterr().err
     assert not Path("saved").exists()
 
 
 def test_without_polars_nothing_is_run(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "polars", None)
-    assert door(monkeypatch, "--models=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
+    assert run_command(monkeypatch, "--models=BPR", "--dataset=planted", f"--data_path={tmp_path}") == 2
     assert "[compare]" in capsys.readouterr().err
 
 
@@ -323,11 +323,11 @@ def test_options_of_recbole_and_seeds(data, tmp_path, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(group, "execute_apart", recorder)
     given = ["--dataset=planted", f"--data_path={tmp_path}", "--runs=mine/runs.jsonl"]
-    assert door(monkeypatch, "--model_list=BPR,LightGCN", "--seed=5", "--label=x y", *given) == 0
+    assert run_command(monkeypatch, "--model_list=BPR,LightGCN", "--seed=5", "--label=x y", *given) == 0
     assert recorder.made == ["BPR (x y), planted, seed 5", "LightGCN (x y), planted, seed 5"]
     (tmp_path / "mine.yaml").write_text("model: BPR\nruns: {small: {embedding_size: 4}, broken: {embedding_size: 8}}\n")
     recorder.failing.add("broken")
-    assert door(monkeypatch, "--group=mine.yaml", "--seeds=2", *given) == 1
+    assert run_command(monkeypatch, "--group=mine.yaml", "--seeds=2", *given) == 1
     assert len(store.read("mine/runs.jsonl")) == 6 and not RUNS.exists()
 
 
@@ -336,8 +336,8 @@ def test_a_configuration_file_names_dataset_seed_and_model(data, tmp_path, monke
     recorder = Recorder()
     monkeypatch.setattr(group, "execute_apart", recorder)
     (tmp_path / "best.yaml").write_text(f"model: BPR\ndataset: planted\nseed: 7\ndata_path: {tmp_path}\n")
-    assert door(monkeypatch, "--config_files=best.yaml") == 0
-    assert door(monkeypatch, "--config_files=best.yaml", "--models=LightGCN", "--seeds=2") == 0
+    assert run_command(monkeypatch, "--config_files=best.yaml") == 0
+    assert run_command(monkeypatch, "--config_files=best.yaml", "--models=LightGCN", "--seeds=2") == 0
     expected = ["BPR, planted, seed 7", "LightGCN, planted, seed 999", "LightGCN, planted, seed 1000"]
     assert recorder.made == expected
 
@@ -374,7 +374,7 @@ def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, caps
             time.sleep(0.1)
 
     monkeypatch.setattr(group, "execute_apart", execute)
-    assert door(monkeypatch, *arguments) == 1
+    assert run_command(monkeypatch, *arguments) == 1
     finished, _ = store.read(RUNS)
     assert (finished.label, finished.status, finished.epochs) == ("full", "finished", 40)
     assert [entry["epoch"] for entry in finished.curve] == list(range(40))

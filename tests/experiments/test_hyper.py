@@ -43,7 +43,7 @@ def arguments(tmp_path, *more: str, space: str | None = None, **overrides) -> li
     return ["--dataset=planted", *more, *(f"--{key}={value}" for key, value in values.items())]
 
 
-def door(monkeypatch, *options: str) -> int:
+def run_command(monkeypatch, *options: str) -> int:
     monkeypatch.setattr("sys.argv", ["run_hyper.py", *options])
     with pytest.raises(SystemExit) as stop:
         run_main(main)
@@ -67,7 +67,7 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     options = arguments(
         tmp_path, "--model=MambaRec", "--jobs=2", "--write-best=mine/best.yaml", space="n_mm_layers choice [0, 1]\n"
     )
-    assert door(monkeypatch, *options) == 0
+    assert run_command(monkeypatch, *options) == 0
     out = capsys.readouterr().out
     assert len(re.findall(r"^trial \d of 2: n_mm_layers=\d: Recall@20 0\.\d{4} after epoch \d of 2", out, re.M)) == 2
     (folder,) = Path("tuning").iterdir()
@@ -93,7 +93,7 @@ def test_a_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     # again: nothing is trained, nothing is tested
     before = (folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes()
     monkeypatch.setattr(hyper, "call_apart", None)
-    assert door(monkeypatch, *options) == 0
+    assert run_command(monkeypatch, *options) == 0
     assert "2 are already recorded" in capsys.readouterr().out
     assert before == ((folder / "chosen.jsonl").read_bytes(), (folder / "trials.jsonl").read_bytes())
 
@@ -120,13 +120,13 @@ def test_the_weights_of_a_trial_give_the_scores_of_its_run(tmp_path, model):
 
 def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypatch, capsys):
     options = arguments(tmp_path, "--model=BPR", space="weight_decay choice [0.001]\n")
-    assert door(monkeypatch, *options) == 0
+    assert run_command(monkeypatch, *options) == 0
     (folder,) = Path("tuning").iterdir()
     (first,) = store.read(folder / "chosen.jsonl")
     (folder / "chosen.jsonl").unlink()
     for file in folder.glob("*.pth"):
         file.unlink()
-    assert door(monkeypatch, *options) == 0
+    assert run_command(monkeypatch, *options) == 0
     assert "it is trained again, then tested" in capsys.readouterr().out
     (second,) = store.read(folder / "chosen.jsonl")
     assert second.test == first.test and second.valid == first.valid
@@ -152,7 +152,7 @@ def test_without_the_weights_the_best_trial_is_trained_again(tmp_path, monkeypat
     ],
 )
 def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, options, sentence):
-    assert door(monkeypatch, *options, *arguments(tmp_path)) == 2
+    assert run_command(monkeypatch, *options, *arguments(tmp_path)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert sentence in line
     assert not Path("tuning").exists()
@@ -160,7 +160,7 @@ def test_a_mistake_gets_one_sentence_and_status_2(tmp_path, monkeypatch, capsys,
 
 def test_a_mistake_that_only_a_trial_notices_is_explained(tmp_path, monkeypatch, capsys):
     options = arguments(tmp_path, space="variant choice ['best']\n")
-    assert door(monkeypatch, *options) == 2
+    assert run_command(monkeypatch, *options) == 2
     captured = capsys.readouterr()
     assert "failed: variant 'best' is unknown: use one of released, paper" in captured.out
     assert "error: none of 1 trials has finished: variant 'best' is unknown" in captured.err

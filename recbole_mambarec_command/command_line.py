@@ -1,4 +1,4 @@
-"""How a command line ends, and what another command is called in its messages."""
+"""How a command ends, and how its messages name another command."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ MODULE = "python -m recbole_mambarec"
 _typed = MODULE
 
 
-class Sentence(Exception):
-    """Something is at fault that a user can mend, and the message is one sentence that says how."""
+class ReportedError(Exception):
+    """A fault that a user can repair; the message is one sentence that says how, and is printed without a traceback."""
 
 
 def typed(command: str) -> str:
-    """``recbole-mambarec run`` for ``run``, or the form that works everywhere, as this process was called itself."""
+    """``recbole-mambarec run`` for ``run``, or the form that works everywhere: whichever started this process."""
     return f"{_typed} {command}"
 
 
 def example(prog: str) -> str:
-    """How to type what is called ``prog``: scripts are started with Python."""
+    """How to type the command ``prog``: a script is started with Python."""
     return f"python {prog}" if prog.endswith(".py") else prog
 
 
 def called_as(name: str) -> None:
-    """Note which of the two forms a user has typed."""
+    """Remember which of the two forms the user has typed."""
     global _typed
     _typed = name
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line ``main`` and leave the process with its exit status.
+    """Run ``main`` and end the process with its exit status.
 
-    A :class:`Sentence` becomes one line on standard error and status 2, an interrupt status 130; anything else is a
-    defect and keeps its traceback.
+    For a :class:`ReportedError`, its message is printed to standard error and the status is 2; for an interrupt, it is
+    130. Any other exception is a defect and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
-        # a sign that the encoding of the terminal lacks; what stands in for it in a notebook may be no text file
+        # for characters that the encoding of the terminal lacks; in a notebook, a stream may not be a text file
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
     try:
         status = main()
-    except Sentence as error:
+    except ReportedError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
