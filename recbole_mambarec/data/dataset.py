@@ -15,7 +15,8 @@ from recbole_mambarec.data.folder import item_tokens, modality_files
 from recbole_mambarec.data.modality import ItemFeatures, Modality
 from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
-from recbole_mambarec.errors import UserError, names_of
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.value_checks import list_of_names
 from recbole_mambarec_common.ids import mismatch
 
 # number of files shown that look like features and are not read
@@ -150,5 +151,5 @@ class MultimodalDataset(Dataset):
 
 
 def modality_names(value: object) -> list[str] | None:
-    """The key ``modalities`` as a list, see :func:`~recbole_mambarec.errors.names_of`."""
-    return names_of("modalities", value)
+    """The key ``modalities`` as a list, see :func:`~recbole_mambarec.value_checks.list_of_names`."""
+    return list_of_names("modalities", value)

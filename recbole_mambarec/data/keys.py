@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_mambarec.errors import UserError, names_of
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.value_checks import list_of_names
 
 # RecBole's keys of the form {suffix of a file: columns}
 _COLUMNS_OF_FILES = ("load_col", "unload_col", "unused_col")
@@ -18,7 +19,7 @@ def check_data_keys(given: dict) -> None:
     """
     for key in ("benchmark_filename", "additional_feat_suffix"):
         if key in given:
-            given[key] = names_of(key, given[key])
+            given[key] = list_of_names(key, given[key])
     parts = given.get("benchmark_filename")
     if parts is not None and len(parts) != 3:
         raise UserError(
@@ -38,4 +39,4 @@ def check_data_keys(given: dict) -> None:
 
 
 def _columns(key: str, names: object) -> list[str] | str:
-    return names if names == "*" else names_of(key, [] if names is None else names)
+    return names if names == "*" else list_of_names(key, [] if names is None else names)

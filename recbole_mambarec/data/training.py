@@ -1,4 +1,4 @@
-"""What a model may know: the training interactions, the aligned features, and the graphs made of them."""
+"""What a model is given: training interactions, aligned features, and the graphs built from them."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from recbole_mambarec.data.graphs.neighbours import (
 from recbole_mambarec.data.graphs.sparse import SparseGraph, weighted_sum
 from recbole_mambarec.data.modality import ItemFeatures
 from recbole_mambarec.data.rows import Rows, blocks
-from recbole_mambarec.errors import UserError, share
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.value_checks import check_share
 
-# items beyond which neighbours are searched approximately: an hour on two cores at 4096 + 384 features
+# with more items, neighbours are searched approximately; the exact search takes an hour on two cores at 4480 features
 EXACT_ITEMS = 100_000
 
 
 class TrainingData:
     """Training interactions and item features of the real users and items, numbered from 0.
 
-    RecBole's padding row is already gone here, so nothing built on this can let it in.
+    RecBole's padding row has been removed, so nothing built on this can include it.
 
     Args:
-        users, items: node numbers of the training interactions, shape ``(n_interactions,)``.
-        n_users, n_items: real users and items.
+        users, items: users and items of the training interactions, shape ``(n_interactions,)``.
+        n_users, n_items: numbers of users and items, without padding.
         features: modality -> features with the padding row, as :meth:`Modality.align` gives them.
-        cache: where item neighbours are kept.
-        progress: show progress bars for long work.
-        knn_search: how item neighbours are searched: ``exact``, ``approximate``, or by their number.
+        cache: keeps item neighbours.
+        progress: whether to show progress bars for long work.
+        knn_search: how item neighbours are searched, ``exact`` or ``approximate``; if None, it depends on the number of
+            items.
     """
 
     def __init__(
@@ -72,19 +74,19 @@ class TrainingData:
 
     @property
     def modalities(self) -> list[str]:
-        """Names of the modalities, in the order that models use."""
+        """Names of the modalities, in the order in which models use them."""
         return list(self._features)
 
     def features(self, modality: str) -> Rows:
-        """float32 ``(n_items, dim)``; an array, or rows that stay on disk."""
+        """Features of the items, float32 ``(n_items, dim)``: an array, or rows that stay on disk."""
         return self._features[modality].items
 
     def in_memory(self, modality: str) -> bool:
-        """The features of the modality are an array, not rows that stay on disk."""
+        """Whether the features of the modality are an array, rather than rows that stay on disk."""
         return isinstance(self.features(modality), np.ndarray)
 
     def present(self, modality: str) -> np.ndarray:
-        """bool ``(n_items,)``: the item has the modality."""
+        """Which items have the modality, bool ``(n_items,)``."""
         return self._features[modality].present[1:]
 
     def content_key(self, modality: str) -> str:
@@ -118,7 +120,7 @@ class TrainingData:
         return matrix.tocoo().coords
 
     def co_users(self, k: int) -> CoOccurrences:
-        """For each user the ``k`` who share most training items with them."""
+        """For each user, the ``k`` other users with the most training items in common."""
         return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
 
     def pruned_bipartite(self, rate: float) -> SparseGraph:
@@ -143,12 +145,12 @@ class TrainingData:
         return Neighbours(**self._cache.get("neighbours", key, build))
 
     def neighbours_among(self, learnt: Tensor, k: int) -> Neighbours:
-        """Nearest neighbours in what a model makes of the items, ``(n_items, width)``; never kept on disk.
+        """Nearest neighbours among representations that a model learns, ``(n_items, width)``; never kept on disk.
 
-        Searched like :meth:`neighbours`. An item that lacks every modality is linked to itself alone.
+        The search is that of :meth:`neighbours`. An item without any modality only has itself as a neighbour.
         """
-        known = np.any([self.present(modality) for modality in self.modalities], axis=0)
-        return self._search(learnt.float().cpu().numpy() if self._approximate else learnt, k, known)
+        present = np.any([self.present(modality) for modality in self.modalities], axis=0)
+        return self._search(learnt.float().cpu().numpy() if self._approximate else learnt, k, present)
 
     @property
     def _approximate(self) -> bool:
@@ -171,18 +173,18 @@ class TrainingData:
     def mixed_item_graph(
         self, k: int, image_weight: float, weighting: str = "uniform", loops: bool = True
     ) -> SparseGraph:
-        """Sum of the item graphs: modality ``image`` weighs ``image_weight``, the others share the rest.
+        """Sum of the item graphs; ``image`` has the weight ``image_weight``, and the others share the rest equally.
 
-        Without an ``image`` all modalities weigh the same; a single modality weighs 1.
+        Without a modality ``image``, all have the same weight; a single modality has weight 1.
 
         Raises:
-            UserError: ``image_weight``, which models call mm_image_weight, is not a share.
+            UserError: ``image_weight``, which models call mm_image_weight, is not from 0 to 1.
         """
-        share("mm_image_weight", image_weight)
+        check_share("mm_image_weight", image_weight)
         names = self.modalities
         if "image" in names and len(names) > 1:
-            others = (1.0 - image_weight) / (len(names) - 1)
-            weights = [image_weight if name == "image" else others for name in names]
+            weight_of_others = (1.0 - image_weight) / (len(names) - 1)
+            weights = [image_weight if name == "image" else weight_of_others for name in names]
         else:
             weights = [1.0 / len(names)] * len(names)
         return weighted_sum([self.item_graph(name, k, weighting, loops) for name in names], weights)

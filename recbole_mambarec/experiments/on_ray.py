@@ -29,7 +29,7 @@ from recbole.data.dataset import Dataset
 
 from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.data.reuse import settings_of
-from recbole_mambarec.errors import UserError, one_line, sentence
+from recbole_mambarec.errors import UserError, error_summary, one_line
 from recbole_mambarec.experiments.plan import Run
 from recbole_mambarec.experiments.run import new_record
 from recbole_mambarec.experiments.store import Record
@@ -476,7 +476,7 @@ def _objective(config: dict, data: SharedData | None = None, weights: str = "") 
         if not isinstance(error, UserError):
             traceback.print_exc()
         # as a result: after an exception, ray would try again
-        RayTune.report(epochs=0, score=math.nan, memory_gib=peak_gib(), error=sentence(error))
+        RayTune.report(epochs=0, score=math.nan, memory_gib=peak_gib(), error=error_summary(error))
     else:
         done = {"epochs": record.epochs, "score": record.valid[metric]}
         RayTune.report(**done, memory_gib=peak_gib(), record=json.dumps(record.to_json()))

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from recbole_mambarec.errors import UserError, sentence
+from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.memory import free_gib
 
 # a job may need a little more than those before it
@@ -241,7 +241,7 @@ def _child(sender: Connection, log: str | None, threads: int | None, function: C
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        sender.send(("failed", sentence(error)))
+        sender.send(("failed", error_summary(error)))
 
 
 def _interrupt(number, frame) -> None:

@@ -30,7 +30,7 @@ from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import read_checkpoint
 from recbole_mambarec.cli import no_command_line, user_errors_of_recbole
 from recbole_mambarec.data.fingerprint import config_data_hash
-from recbole_mambarec.errors import UserError, sentence
+from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.plan import Run, effective_config
@@ -280,7 +280,7 @@ def execute(run: Run, runs: str | os.PathLike, per_user: bool = True) -> Record:
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            record = failure(run, sentence(error))
+            record = failure(run, error_summary(error))
         store.append(runs, record)
         return record
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recbole_mambarec.data.graphs.neighbours import Neighbours, knn_graph
 from recbole_mambarec.data.graphs.sparse import SparseGraph, weighted_sum
 from recbole_mambarec.data.training import TrainingData
-from recbole_mambarec.errors import one_of, share
+from recbole_mambarec.value_checks import check_choice, check_share
 
 GRAPHS = ("refined", "raw", "mix")
 
@@ -37,9 +37,9 @@ class ItemGraph(nn.Module):
         self, data: TrainingData, k: int, kind: str = "mix", refined_weight: float = 0.1, image_weight: float = 0.1
     ) -> None:
         super().__init__()
-        self.learns = one_of("ii_graph", kind, GRAPHS) != "raw"
+        self.learns = check_choice("ii_graph", kind, GRAPHS) != "raw"
         self.data, self.k = data, min(k, data.n_items - 1)
-        self.refined_weight = share("ii_refined_weight", refined_weight)
+        self.refined_weight = check_share("ii_refined_weight", refined_weight)
         self.raw: SparseGraph | None = None
         if kind != "refined":
             self.raw = data.mixed_item_graph(k, image_weight, weighting="cosine", loops=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.training import TrainingData
-from recbole_mambarec.errors import one_of
+from recbole_mambarec.value_checks import check_choice
 
 # value of the key profile_norm -> weighting of a user's items
 NORMS = {"mean": "mean", "sym": "symmetric"}
@@ -27,7 +27,7 @@ class UserProfiles(nn.Module):
 
     def __init__(self, data: TrainingData, norm: str = "mean") -> None:
         super().__init__()
-        self.norm = one_of("profile_norm", norm, NORMS)
+        self.norm = check_choice("profile_norm", norm, NORMS)
         self.user_item = data.user_item_weighted(NORMS[norm])
         users, items = data.pairs
         self.register_buffer("user_degree", _degrees(users, data.n_users), persistent=False)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError, one_of
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.value_checks import check_choice
 
 RESIDUALS = ("previous", "input")
 SCOPES = ("feature", "token")
@@ -57,8 +58,8 @@ class RCA(nn.Module):
         scope: str = "feature",
     ) -> None:
         super().__init__()
-        self.residual = one_of("rca_residual", residual, RESIDUALS)
-        self.correlates = one_of("rca_scope", scope, SCOPES) == "feature"
+        self.residual = check_choice("rca_residual", residual, RESIDUALS)
+        self.correlates = check_choice("rca_scope", scope, SCOPES) == "feature"
         step = FeatureStep if self.correlates else TokenStep
         self.n_steps = n_steps
         self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))

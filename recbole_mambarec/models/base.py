@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from recbole_mambarec import memory
 from recbole_mambarec.data.dataset import MultimodalDataset
-from recbole_mambarec.errors import UserError, one_of
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.features import FeatureTable
+from recbole_mambarec.value_checks import check_choice
 
 VARIANTS = ("released", "paper")
 
@@ -26,7 +27,7 @@ def variant_of(config) -> str:
     Raises:
         UserError: it is neither.
     """
-    return one_of("variant", config["variant"], VARIANTS)
+    return check_choice("variant", config["variant"], VARIANTS)
 
 
 class MultimodalRecommender(GeneralRecommender):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError, one_of
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.profiles import NORMS, UserProfiles
@@ -16,6 +16,7 @@ from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA, unbiased
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
+from recbole_mambarec.value_checks import check_choice
 
 INPUTS = ("both", "ids", "refined")
 
@@ -67,13 +68,13 @@ class CRANE(PrunedRecommender):
         self.unit_content, self.leave_out = config["unit_content"], config["profile_leave_out"]
         if not self.temperature > 0:
             raise UserError(f"temperature must be positive, got {self.temperature}")
-        self.ii_input = one_of("ii_input", config["ii_input"], INPUTS)
+        self.ii_input = check_choice("ii_input", config["ii_input"], INPUTS)
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: unbiased(self.feature_dim(m), d) for m in self.modalities})
         rca_keys = ("rca_layers", "rca_share_steps", "rca_residual", "rca_scope")
         self.rca = RCA(d, len(self.modalities), *(config[key] for key in rca_keys))
-        norm = one_of("profile_norm", config["profile_norm"], NORMS)
+        norm = check_choice("profile_norm", config["profile_norm"], NORMS)
         self.profiles = UserProfiles(data, norm) if config["user_profiles"] else None
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["n_neighbors"], config["ii_graph"], *weights)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.errors import UserError, one_of
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.dream import CHANNEL_ATTENTION, DREAM, SPATIAL_ATTENTION
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
@@ -17,6 +17,7 @@ from recbole_mambarec.layers.projection import DimensionProjection, width_for_va
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.value_checks import check_choice
 
 # what the authors' code computes and what their text describes; each entry is also a configuration key
 VARIANTS = {
@@ -69,10 +70,10 @@ class MambaRec(TwoViewRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        preset = VARIANTS[one_of("variant", config["variant"], VARIANTS)]
+        preset = VARIANTS[check_choice("variant", config["variant"], VARIANTS)]
         choice = {key: preset[key] if config[key] is None else config[key] for key in preset}
         for key, allowed in _ALLOWED.items():
-            one_of(key, choice[key], allowed)
+            check_choice(key, choice[key], allowed)
         self.contrast, self.temperature = choice["contrast"], choice["temperature"]
         self.mmd_weight, self.mmd_bandwidth = config["mmd_weight"], config["mmd_bandwidth"]
 
