@@ -82,7 +82,7 @@ def test_records_are_appended_without_fcntl(windows_locks, tmp_path, monkeypatch
     path = tmp_path / "runs.jsonl"
     path.write_bytes(b'{"cut": ')
     for number in (1, 2):
-        store.append(path, {"number": number})
+        store.append(path, SimpleNamespace(to_json=lambda number=number: {"number": number}))
     assert path.read_bytes() == b'{"cut": \n{"number": 1}\n{"number": 2}\n'
 
 
