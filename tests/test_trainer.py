@@ -352,8 +352,8 @@ def test_resuming_a_finished_run_still_evaluates_its_best_epoch(folder):
     [
         (lambda path: path.unlink(), "not found"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "damaged"),
-        (lambda path: torch.save({"weights": torch.ones(2)}, path), "expected format"),
-        (lambda path: torch.save({"object": InputType.PAIRWISE}, path), "no checkpoint of this package"),
+        (lambda path: torch.save({"weights": torch.ones(2)}, path), "its format is not"),
+        (lambda path: torch.save({"object": InputType.PAIRWISE}, path), "not a checkpoint of this package"),
     ],
 )
 def test_files_that_cannot_be_resumed(folder, spoil, sentence):
