@@ -118,7 +118,7 @@ def test_no_gradient_reaches_the_graph():
     assert source.grad is None and x.grad is not None
 
 
-def test_an_item_without_any_modality_has_no_refined_neighbours_and_is_nobodys():
+def test_an_item_without_any_modality_neither_has_nor_is_a_refined_neighbour():
     dataset = random_dataset()
     for features in dataset.item_features.values():
         features.present[4] = False

@@ -196,7 +196,7 @@ def test_unknown_choices_are_refused(settings, sentence):
 
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_other_rows_are_refined_as_they_would_be_among_the_nodes(scope, residual):
+def test_queries_are_refined_as_nodes_are_without_affecting_them(scope, residual):
     rca, given, others = build(scope=scope, residual=residual), nodes(), nodes(n=7, seed=5)
     alone, along = rca(given), rca(given, torch.cat([given[3:9], others]))
     for whole, part in zip(alone, along):

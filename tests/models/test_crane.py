@@ -240,7 +240,7 @@ class TestCRANE(ModelContract):
             assert len(set(row)) == 4 and item not in row and row.min() >= 0 and row.max() < dataset.n_items
 
     @pytest.mark.parametrize(("every", "searched"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (0, [])])
-    def test_the_graph_is_searched_when_it_is_its_turn(self, every, searched, monkeypatch):
+    def test_the_graph_is_searched_at_the_configured_interval(self, every, searched, monkeypatch):
         model, epochs = self.build(ii_refresh=every), []
         refresh = model.item_graph.refresh
         monkeypatch.setattr(model.item_graph, "refresh", lambda learnt: (epochs.append(epoch), refresh(learnt)))
@@ -348,7 +348,7 @@ class TestCRANE(ModelContract):
     def test_the_memory_estimate_follows_the_steps(self, settings):
         assert 0.75 < self.memory_share(**settings) < 1.35
 
-    def test_items_nobody_has_and_users_without_items_are_finite(self):
+    def test_items_and_users_without_interactions_give_finite_embeddings(self):
         features = {"text": np.random.default_rng(0).normal(size=(6, 3))}
         dataset = InMemoryDataset([0, 0, 1], [0, 1, 1], 3, 6, features)
         model = self.build(dataset, n_neighbors=2, prune_rate=0.5)

@@ -16,7 +16,7 @@ class TestLGMRec(ModelContract):
         noisy = self.build(dataset, variant="released").eval()
         assert not torch.equal(noisy.embed()[0], noisy.embed()[0])
 
-    def test_a_user_belongs_to_hyperedges_by_the_sum_over_their_items(self):
+    def test_the_hyperedge_logits_of_a_user_are_the_sum_over_their_items(self):
         dataset = random_dataset()
         model = self.build(dataset, keep_rate=1.0).eval()
         memberships = []

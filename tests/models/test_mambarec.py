@@ -86,7 +86,7 @@ class TestMambaRec(ModelContract):
         assert seen == [(20, 8)]
         assert model.dream["image"].branch_norm.num_batches_tracked == 1
 
-    def test_without_dream_the_projections_go_on(self):
+    def test_without_dream_the_projections_are_used_as_they_are(self):
         dataset = random_dataset()
         model = self.build(dataset, dream=False)
         refined = model._unfused().refined

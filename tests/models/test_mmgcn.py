@@ -14,7 +14,7 @@ class TestMMGCN(ModelContract):
     sizes: ClassVar = {"latent_dim": 16}
     whole_features = True
 
-    def test_ids_are_trained_on_request_and_saved_in_any_case(self):
+    def test_ids_are_trained_on_request_and_always_saved(self):
         dataset = random_dataset()
         for variant in ("released", "paper"):
             model = self.build(dataset, variant=variant)

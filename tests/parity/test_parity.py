@@ -56,7 +56,7 @@ def test_published_numbers_are_reproduced(path):
     assert not [result for result in results if not result.ok]
 
 
-def test_every_model_is_compared_or_says_why_not():
+def test_every_model_is_compared_or_gives_a_reason():
     compared = {model_of(path).lower() for path in FIXTURES}
     assert compared == models_with_adapter()
     for name in (path.stem for path in (properties_folder() / "model").glob("*.yaml")):
@@ -187,7 +187,7 @@ def test_the_published_lists_of_co_users_have_our_counts():
         np.testing.assert_array_equal(found.counts[start:stop], counts[user][counts[user] > 0])
 
 
-def test_the_command_names_what_it_does_not_compare(tmp_path, capsys):
+def test_the_command_lists_what_it_does_not_compare(tmp_path, capsys):
     names = {"LATTICE": "this package has no LATTICE", "CRANE": "this package's CRANE is a design of its own"}
     others = [tmp_path / f"{model}.npz" for model in names]
     for model, other in zip(names, others):
@@ -234,7 +234,7 @@ def test_the_module_is_a_command(tmp_path, module):
     assert "Traceback" not in run.stderr
 
 
-def test_files_of_other_kinds(tmp_path):
+def test_files_that_hold_no_golden_numbers_are_refused(tmp_path):
     (tmp_path / "x.npz").write_text("no archive")
     (tmp_path / "cut.npz").write_bytes((FOLDER / "BPR.npz").read_bytes()[:5000])
     for name in ("x.npz", "cut.npz"):

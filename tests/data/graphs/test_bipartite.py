@@ -56,7 +56,7 @@ def all_pairs(n_users=20, n_items=30):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 0.99])
-def test_pruning_drops_the_share_asked_for(rate):
+def test_pruning_drops_the_given_share(rate):
     users, items = all_pairs()
     kept = prune_edges(users, items, 20, 30, rate)
     assert len(kept) == int(len(users) * (1 - rate))
