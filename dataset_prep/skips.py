@@ -15,7 +15,7 @@ class Skips:
 
     Attributes:
         file: the name of the file.
-        path: where it lies, if that is known: the file is read again to say in which encoding it may be.
+        path: its path, if known, from which it is read again to report a wrong encoding.
         lines: how many lines were read, blank ones excepted.
         counts: reason -> number of lines that were left out.
         notes: sentences for the user about how the file was read.

@@ -122,10 +122,10 @@ def shop(tmp_path):
 @pytest.fixture
 def log(caplog):
     def lines(text: str) -> int:
-        """How often something was said, and forget it."""
-        said = sum(text in re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()) for record in caplog.records)
+        """How often a text has been logged since the last call."""
+        count = sum(text in re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()) for record in caplog.records)
         caplog.clear()
-        return said
+        return count
 
     caplog.set_level("INFO")
     return lines

@@ -30,7 +30,7 @@ def write(root, repeats=0, name="plain", seed=0):
 
 
 def write_parts(root, shared=0, name="parts", seed=0):
-    """The same in three files; ``shared`` lines of training stand in test, too."""
+    """The same in three files; ``shared`` lines of training are also in test."""
     folder = write(root, name=name, seed=seed)
     head, *lines = (folder / f"{name}.inter").read_text().splitlines(keepends=True)
     (folder / f"{name}.inter").unlink()
@@ -48,7 +48,7 @@ def load(folder, model="BPR", **values):
 
 
 def shared_pairs(parts):
-    """Distinct pairs that stand in an earlier part, too."""
+    """Distinct pairs that are also in an earlier part."""
     sets = [set(zip(*(part.dataset.inter_feat[field].tolist() for field in ("user_id", "item_id")))) for part in parts]
     return len(sets[1] & sets[0]) + len(sets[2] & (sets[0] | sets[1]))
 

@@ -152,9 +152,9 @@ def test_file_stems_are_plain_and_differ(one, other):
 def test_the_card_names_no_folder():
     words = ["amazon", "--reviews", "/home/me/r.json", "--out", "/data/x", "--plot=/tmp/p.png", "--name", "b"]
     words += ["--text-encoder", "sentence-transformers:/models/mini", "--meta=../m.json"]
-    told = without_folders(words)
+    command = without_folders(words)
     expected = "python -m dataset_prep amazon --reviews r.json --name b --text-encoder sentence-transformers:mini"
-    assert told == f"{expected} --meta=m.json"
+    assert command == f"{expected} --meta=m.json"
 
 
 def test_card_is_json_with_the_agreed_keys(tmp_path):
