@@ -186,6 +186,12 @@ def explained(error: BaseException) -> MissingRequirement | None:
     if isinstance(error, MissingRequirement):
         return error
     module = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module in OUR_PACKAGES and not is_installed(module):
+        # an editable installation only knows the packages that there were when it was made
+        return MissingRequirement(
+            f"the installation of recbole_mambarec is older than its source and lacks the package {module}: install it "
+            "again (pip install -e . in the source tree)"
+        )
     if isinstance(error, ModuleNotFoundError) and module not in ("", *OUR_PACKAGES) and not is_installed(module):
         lacking = missing()
         if all(each.module != module for each in lacking):

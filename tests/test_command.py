@@ -291,6 +291,13 @@ def test_a_defect_of_ours_keeps_its_traceback():
     assert requirements.explained(own) is None
 
 
+def test_an_editable_installation_from_before_a_package_was_added(monkeypatch):
+    error = ModuleNotFoundError("No module named 'dataset_prep'", name="dataset_prep")
+    assert requirements.explained(error) is None  # it is there, so this is a defect
+    monkeypatch.setattr(requirements, "is_installed", lambda module: module != "dataset_prep")
+    assert "lacks the package dataset_prep: install it again" in str(requirements.explained(error))
+
+
 # ------------------------------------------------------------------------------------------------------------
 # bounds and torch
 
