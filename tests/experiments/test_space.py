@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_mambarec import registry
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import Parameter, Space, read_space
@@ -131,6 +132,13 @@ def test_every_built_in_model_has_a_space_that_recbole_reads():
     for name in registry.built_in():
         lines = shipped_space(name).read_text(encoding="utf-8").splitlines()
         assert lines and all(line.split(" ")[0].isidentifier() and len(line.split(" ")) > 2 for line in lines)
+
+
+@pytest.mark.parametrize("model", registry.built_in())
+def test_the_defaults_are_a_point_of_the_grid(model):
+    defaults = default_properties("overall") | default_properties("model", model)
+    shipped = read_space(shipped_space(model))
+    assert {parameter.name: defaults[parameter.name] for parameter in shipped.parameters} in shipped.grid()
 
 
 def test_the_table_of_sources_names_every_space_and_its_size():

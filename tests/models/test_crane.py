@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from recbole.quick_start import load_data_and_model
 
-from recbole_mambarec.config import default_properties, properties_folder
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.contract import ModelContract
 from recbole_mambarec.testing.data import InMemoryDataset, random_dataset
@@ -370,15 +370,3 @@ class TestCRANE(ModelContract):
     def test_unknown_values_are_refused(self, overrides, sentence):
         with pytest.raises(UserError, match=sentence):
             self.build(**overrides)
-
-
-def test_the_tuning_space_is_of_known_keys_and_holds_the_defaults():
-    pytest.importorskip("hyperopt")
-    from recbole.trainer import HyperTuning
-
-    file = properties_folder() / "tuning" / "CRANE.hyper"
-    space = HyperTuning(lambda *_: None, params_file=str(file), algo="random").space
-    lines = [line.split(" ", 2) for line in file.read_text().splitlines()]
-    assert {name for name, *_ in lines} == set(space) <= set(KEYS)
-    for name, kind, choices in lines:
-        assert kind == "choice" and KEYS[name] in eval(choices)
