@@ -170,3 +170,13 @@ def test_a_file_with_faults(given, tmp_path, monkeypatch, text, sentence):
     monkeypatch.setitem(registry._entries, "SMORE", registry.Entry(**changed))
     with pytest.raises(UserError, match=sentence):
         Config("SMORE", "planted", config_dict=given | {"preset": "sports"})
+
+
+def test_another_package_brings_presets_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    (tmp_path / "mine.yaml").write_text("sports: {reg_weight: 0.5}\n")
+    registry.register_outside("nowhere.model:Elsewhere", {}, {"presets": tmp_path / "mine.yaml"})
+    chosen = presets.choose("Elsewhere", "sports", None)
+    assert chosen.values == {"reg_weight": 0.5} and chosen.asked_for
+    with pytest.raises(UserError, match=r"presets of the model Another .*none\.yaml"):
+        registry.register_outside("nowhere.model:Another", {}, {"presets": tmp_path / "none.yaml"})
