@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dataset_prep.factorise import spill  # noqa: E402
 from dataset_prep.options import Options  # noqa: E402
 from dataset_prep.prepare import prepare  # noqa: E402
 from dataset_prep.readers.amazon import AmazonReviews  # noqa: E402
+from dataset_prep.readers.items import Catalogue, Item  # noqa: E402
 from dataset_prep.readers.tabular import InteractionTable  # noqa: E402
 
 
@@ -385,6 +387,44 @@ def test_table_without_times_or_ratings(tmp_path):
     assert card["inter_columns"] == ["user_id", "item_id"] and check_dataset(folder)[1] == []
     with pytest.raises(UserError, match="needs timestamps"):
         prepare(InteractionTable(tmp_path / "t.csv"), "p", tmp_path / "out", options=Options(split="leave-one-out"))
+
+
+class Visits:
+    """A source of a kind that dataset_prep does not know: two batches of visits, and a name for each item."""
+
+    card: ClassVar = {"source_format": "visits"}
+    settings: ClassVar = ["visits", 1]
+
+    def __init__(self, folder):
+        self.interactions, self.items = folder / "visits.bin", folder / "places.bin"
+        for file in (self.interactions, self.items):
+            file.write_bytes(b"\0")
+
+    def read_interactions(self, skips):
+        rows = raw.pairs()
+        skips.lines += len(rows) + 1
+        skips.add("no visit")
+        for part in (rows[:100], rows[100:]):
+            yield pl.DataFrame({"user": [f"u{row[0]}" for row in part], "item": [f"i{row[1]}" for row in part]})
+
+    def read_items(self, item_ids, skips):
+        catalogue = Catalogue(item_ids, skips)
+        skips.lines += 20
+        for n in range(20):
+            catalogue.add(Item(f"i{n}", raw.text_of(n)))
+        return catalogue
+
+
+def test_a_source_of_another_kind(tmp_path):
+    folder, card, changed = prepare(Visits(tmp_path), "visits", tmp_path / "out", options=Options(split="none"))
+    assert changed and check_dataset(folder)[1] == []
+    assert card["source_format"] == "visits" and card["dropped"]["visits.bin: no visit"] == 1
+    assert [source["name"] for source in card["sources"]] == ["visits.bin", "places.bin"]
+    assert {tuple(row) for row in lines(folder / "visits.inter")[1:]} == {
+        (f"u{u}", f"i{i}") for u, i, *_ in raw.pairs()
+    }
+    assert card["modalities"]["text"]["missing"] == 0
+    assert not prepare(Visits(tmp_path), "visits", tmp_path / "out", options=Options(split="none")).changed
 
 
 # --- real data ------------------------------------------------------------------------------------
