@@ -225,7 +225,7 @@ def test_a_cluster_of_its_own(tmp_path):
     first, *trials, best, _, _, _, use = done.stdout.strip().splitlines()
     assert first.startswith("2 trials of MambaRec on planted") and len([line for line in trials if line]) == 2
     assert any("failed: variant 'best' is unknown: use one of released, paper" in line for line in trials)
-    assert best == "best of 1 trials: variant=released" and use.startswith("use it: ")
+    assert best == "best of 1 trials: variant=released" and use.startswith("to use it: ")
 
 
 def recboles_objective(config: dict) -> None:
