@@ -281,7 +281,8 @@ def test_a_ray_that_is_too_old(tmp_path, monkeypatch):
 
 def test_a_cluster_with_another_ray(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("ray.__version__", "2.99.0")
-    refused(tmp_path, rf"^the ray cluster at '{cluster}' has other versions of ray or Python: .*2\.99\.0", RaySettings(cluster))
+    sentence = rf"^the ray cluster at '{cluster}' has other versions of ray or Python: .*2\.99\.0"
+    refused(tmp_path, sentence, RaySettings(cluster))
 
 
 @pytest.mark.parametrize("much", [{"trial_cpus": 1.5}, {"trial_gpus": 0.5}])
