@@ -21,6 +21,7 @@ from recbole.utils import argument_list
 
 from recbole_mambarec import config_checks, presets, protocol, registry, renamed
 from recbole_mambarec.compat.patching import record, wrap
+from recbole_mambarec.config_keys import OWN_TRAINER_KEYS, check_keys
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.data.keys import check_data_keys
@@ -32,17 +33,6 @@ from recbole_mambarec_command.requirements import broken_package, broken_sentenc
 
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
 DATASET_KEYS = ("modalities", "derive_modalities", "mask_valid_in_test", "encoding")
-# keys that only the trainer of this package reads: RecBole's trainers would ignore them without a word
-_OWN_TRAINER_KEYS = (
-    *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
-    *("resume_from", "checkpoint_interval"),
-)
-# keys of the command line and of RecBole's own code that no YAML file lists
-_OTHER_KEYS = (
-    *("model", "dataset", "config_files", "nproc", "ip", "port", "world_size", "group_offset", "offset", "local_rank"),
-    *("wandb_project", "config_file", "neg_sampling", "training_neg_sample_num", "loss_type", "entity_kg_num_interval"),
-    *("valid_metric_bigger", "params_file", "output_file", "tool", "max_evals", "early_stop", "algo", "display_file"),
-)
 # keys of this package that take values of several types, which are checked where they are read
 _SEVERAL_TYPES = ("reduction_factor",)
 # ends of names of keys whose values are from 0 to 1
@@ -176,12 +166,12 @@ def _add_our_defaults(original: Callable, config: Config, model, model_class, da
         if preset is not None:
             _check_preset(preset, overall | of_model)
             internal.update(preset.values)
-        _check_keys(config)
+        check_keys(config)
         _check_our_values(given, overall | of_model)
     else:
         _check_our_values(given, {key: value for key, value in overall.items() if key not in recbole_defaults})
     if not ours:
-        ineffective = [key for key in _OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
+        ineffective = [key for key in OWN_TRAINER_KEYS if given.get(key) not in (None, overall[key])]
         if ineffective:
             raise UserError(
                 f"{ineffective[0]} has no effect on {model}, which is trained by RecBole's own trainer: leave it out"
@@ -208,37 +198,6 @@ def _check_dataset_folder(data_path: Path, dataset: str) -> Path | None:
         f"dataset '{dataset}' not found: there is no folder {folder} ({found}); prepare it with "
         "`python -m dataset_prep` or name its parent folder with --data_path=..."
     )
-
-
-def known_keys(config: Config) -> set[str]:
-    """Configuration keys that RecBole, the model, the dataset or this package read."""
-    known = {*config.internal_config_dict, *_OTHER_KEYS}
-    known.update(key for keys in config.parameters.values() for key in keys)
-    return known
-
-
-def keys_read(config: Config) -> set[str]:
-    """:func:`known_keys` and their old names, without the keys of this package's trainer where it does not train."""
-    model = config["model"]
-    known = known_keys(config) | renamed.old_names(model)
-    if not presets.presets_of(model):
-        known.discard("preset")
-    return known if model in registry.names() else known - set(_OWN_TRAINER_KEYS)
-
-
-def _check_keys(config: Config) -> None:
-    """Refuse a key that looks misspelt; warn about keys that nothing reads."""
-    known = known_keys(config)
-    for key in config.external_config_dict:
-        if key in known:
-            continue
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if near and config.external_config_dict.get("strict_keys", True):
-            raise UserError(
-                f"configuration key '{key}' is unknown: did you mean '{near[0]}'? "
-                "(strict_keys=False turns this into a warning)"
-            )
-        getLogger().warning(f"nothing reads the configuration key '{key}': check its spelling")
 
 
 def _check_values(config: Config) -> None:

@@ -21,7 +21,8 @@ from recbole_mambarec.cli import (
     read_config_files,
     user_errors_of_recbole,
 )
-from recbole_mambarec.config import keys_read, properties_folder
+from recbole_mambarec.config_keys import keys_read
+from recbole_mambarec.defaults import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.plan import DEFAULT_SEED, Run, resolve

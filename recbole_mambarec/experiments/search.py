@@ -25,7 +25,7 @@ from recbole.config import Config
 
 from recbole_mambarec import registry
 from recbole_mambarec.cli import no_command_line
-from recbole_mambarec.config import known_keys
+from recbole_mambarec.config_keys import known_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.plan import Run, resolve
