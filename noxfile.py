@@ -78,6 +78,8 @@ def suite(session: nox.Session) -> None:
     """All tests, in the source tree, with the releases of constraints.txt."""
 
     def install() -> None:
+        # uv's environments have neither pip nor setuptools, with which the tests build and install wheels
+        session.install("pip", "setuptools>=77")
         session.install("-c", "constraints.txt", "-e", ".[dev]")
         session.install("--no-deps", RECBOLE)
 
