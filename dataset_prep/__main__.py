@@ -20,7 +20,7 @@ def parser(prog: str = _PROG) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None, prog: str = _PROG) -> int:
-    """Run the command line ``argv`` (by default that of the process); gives the exit status.
+    """Run the command line ``argv`` (by default that of the process) and return the exit status.
 
     Args:
         prog: what the user typed before it.

@@ -16,7 +16,7 @@ from recbole_mambarec_common.files import atomic_folder, write_json
 from .arrays import missing_rows, modality_order, read_array
 from .card import describe_source
 from .folder import read_card, read_items
-from .lines import not_utf8
+from .lines import utf8_error
 from .match import join
 from .options import MAX_BAD
 from .stages import Stages
@@ -88,7 +88,7 @@ def _read_ids(path: Path) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except UnicodeDecodeError:
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+        raise utf8_error(path) from None
     while lines and not lines[-1].strip():
         lines.pop()
     header = [cell.partition(":") for cell in lines[0].strip().split("\t")] if lines else []
@@ -127,7 +127,7 @@ def set_modality(
         images: a folder of images, with ``image_encoder`` and ``image_weights``.
 
     Returns:
-        the new card. The folder is replaced as a whole, or not at all.
+        The new card. The folder is replaced as a whole, or not at all.
 
     Raises:
         UserError: the folder is not a prepared dataset, or the source is at fault.
@@ -173,7 +173,7 @@ def set_modality(
 
 
 def remove_modality(folder: str | Path, modality: str) -> dict:
-    """Remove ``modality`` from the dataset in ``folder``; gives the new card.
+    """Remove ``modality`` from the dataset in ``folder``, and return the new card.
 
     Raises:
         UserError: the folder is not a prepared dataset, or has no such modality.
@@ -227,7 +227,7 @@ def _from_images(
 
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    """A copy of a folder that replaces it in the end; its files are hard links where the file system has them."""
+    """A copy of a folder that replaces it at the end; its files are hard links where the file system has them."""
     with atomic_folder(folder) as new:
         shutil.copytree(folder, new, symlinks=True, dirs_exist_ok=True, copy_function=_link)
         yield new

@@ -11,7 +11,7 @@ from recbole_mambarec_common.card import CARD_NAME
 from recbole_mambarec_common.card import read_card as read_any_card
 from recbole_mambarec_common.errors import UserError
 
-from .lines import not_utf8
+from .lines import utf8_error
 from .progress import bar
 from .tables import SPLITS
 
@@ -43,7 +43,7 @@ def rows(path: Path) -> Iterator[list[str]]:
                 shown.update(len(line))
                 yield line.rstrip("\n").split("\t")
     except UnicodeDecodeError:
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+        raise utf8_error(path) from None
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
 

@@ -63,6 +63,25 @@ def must_be_a_file(path: Path) -> None:
         raise UserError(f"there is no file {path}")
 
 
+def utf8_error(path: Path) -> UserError:
+    """The error for a file that could not be decoded as UTF-8, with the place if :func:`not_utf8` finds it."""
+    return not_utf8(path) or UserError(f"{path.name} is not UTF-8 text")
+
+
+def read_text(path: Path) -> str:
+    """The contents of a small text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: the file is not text, or not UTF-8.
+    """
+    if fault := not_text(path):
+        raise fault
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise utf8_error(path) from None
+
+
 def not_text(path: Path) -> UserError | None:
     """The error for a file whose content is not text (plain or gzip); None if it may be text."""
     what = what_it_is(path)

@@ -11,7 +11,7 @@ from .folder import degrees, read_card
 
 
 def plot_dataset(folder: str | Path, target: str | Path) -> Path:
-    """Draw the dataset in ``folder`` as a PNG file ``target``; gives its path.
+    """Draw the dataset in ``folder`` as a PNG file ``target``, and return its path.
 
     Raises:
         UserError: the folder is not a prepared dataset, or matplotlib is not installed.

@@ -154,7 +154,7 @@ def _write_files(prepared: Prepared, folder: Path) -> dict:
 
 
 def write_modality(folder: Path, name: str, modality: str, array: np.ndarray) -> tuple[dict, dict]:
-    """Write ``<name>.<modality>.npy``; gives what the card says about the modality and about the file.
+    """Write ``<name>.<modality>.npy``, and return what the card says about the modality and about the file.
 
     A file of that name is removed first, because it may be a hard link that another folder shares.
 

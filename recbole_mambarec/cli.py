@@ -1,4 +1,7 @@
-"""The command ``run``, and what the commands of this package share: reading options, one sentence for a mistake."""
+"""The command ``run``, and what the commands of this package share: reading options, one sentence for a mistake.
+
+The table of all commands is in :mod:`recbole_mambarec_command.command`.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from recbole.config import Config
 from recbole_mambarec import presets, registry, renamed
 from recbole_mambarec.errors import UserError
 
-# keys that only the trainer of this package reads: RecBole's trainers would ignore them without a word
+# keys that only the trainer of this package reads: RecBole's trainers would silently ignore them
 OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),

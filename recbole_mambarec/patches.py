@@ -2,8 +2,8 @@
 
 :data:`PATCHES` has two parts: :data:`recbole_mambarec.compat.PATCHES`, without which RecBole does not run with today's
 libraries, and the patches below, which give RecBole the features of this package: models, defaults, checks, protocols.
-Each of these functions lies in the module of its feature. docs/patches.md is the same list as a page; ``python -m
-recbole_mambarec.patches`` prints it.
+Each of these functions lies in the module of its feature. docs/patches.md is the same list as a page, which
+``python -m tools.patches_page`` writes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _FEATURES = (
     Patch(
         f"{_HERE}.resume:install",
         (f"{_TRAINER}.Trainer.resume_checkpoint", f"{_TRAINER}.Trainer.fit", f"{_TRAINER}.NCLTrainer.fit"),
-        "RecBole resumes from a checkpoint of another configuration, or of other data, without a word.",
+        "RecBole resumes from a checkpoint of another configuration, or of other data, without saying so.",
     ),
     Patch(
         f"{_HERE}.data.loading:install",
@@ -108,7 +108,7 @@ _FEATURES = (
             f"{_DATASETS}.kg_dataset.KnowledgeBasedDataset._load_kg",
             f"{_DATASETS}.kg_dataset.KnowledgeBasedDataset._load_link",
         ),
-        "Byte order marks, encodings and files that do not fit each other lose columns or rows without a word.",
+        "Byte order marks, encodings and files that do not fit each other silently lose columns or rows.",
     ),
     Patch(
         f"{_HERE}.data.time_order:install",

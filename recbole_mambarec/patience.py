@@ -26,13 +26,13 @@ def install() -> None:
     trainers = importlib.import_module("recbole.trainer.trainer")
     replace(trainers.Trainer, "patience", None)
     wrap(trainers.Trainer, "fit", _fit)
-    wrap(trainers.NCLTrainer, "fit", _fit)  # a loop of its own
+    wrap(trainers.NCLTrainer, "fit", _fit)  # it has a training loop of its own
     wrap(trainers.Trainer, "_valid_epoch", _valid_epoch)
 
 
 @dataclass
 class Patience:
-    """How many evaluations in a row may be without a better score, depending on the number of steps so far.
+    """How many evaluations in a row may pass without a better score, depending on the number of steps so far.
 
     The only state is the number of evaluations, so that a resumed training stops where an uninterrupted one does.
 
@@ -50,8 +50,8 @@ class Patience:
     def of(cls, trainer, steps_per_epoch: int) -> Patience:
         """The patience of a RecBole trainer that is about to start or to continue."""
         between = max(trainer.eval_step, 1)
-        least = trainer.config["stopping_min_steps"] or 0
-        early = max(0, -(-least // (max(steps_per_epoch, 1) * between)) - 1)
+        min_steps = trainer.config["stopping_min_steps"] or 0
+        early = max(0, -(-min_steps // (max(steps_per_epoch, 1) * between)) - 1)
         return cls(trainer.start_epoch // between, trainer.stopping_step, early)
 
     def evaluated(self, since_best: int) -> int:
@@ -61,7 +61,7 @@ class Patience:
             since_best: evaluations since the best one, before this one.
 
         Returns:
-            How many evaluations in a row may be without a better score from now on.
+            How many evaluations in a row may pass without a better score from now on.
         """
         best = self.evaluations - since_best
         self.evaluations += 1

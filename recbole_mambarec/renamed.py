@@ -2,7 +2,7 @@
 
 The old names are still understood wherever a key can be given; each use is answered by one warning that names the new
 one. Records and checkpoints of earlier versions are read under today's names. The key of a run
-(:func:`recbole_mambarec.experiments.store.run_key`) is still computed from the old names, so that a finished run stays
+(:func:`recbole_mambarec.run_keys.run_key`) is still computed from the old names, so that a finished run stays
 the same run.
 
 This module needs the standard library only.
@@ -11,7 +11,7 @@ This module needs the standard library only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from logging import getLogger
 from typing import NamedTuple
 
@@ -126,32 +126,24 @@ def _warn(model: str, old: str, value: object, new: str, accepted: object) -> No
 
 
 def under_new_names(model: str, config: Mapping[str, object]) -> dict[str, object]:
-    """Configuration from a record or a checkpoint of any version under today's names, without a word."""
-    by_old_name = {renaming.old: renaming for renaming in RENAMED.get(model, ())}
-    read = {}
-    for key, value in config.items():
-        renaming = by_old_name.get(key)
-        if renaming is None:
-            read[key] = value
-            continue
-        try:
-            read[renaming.new] = renaming.to_new(value)
-        except KeyError:  # no version wrote that: leave it to whoever reads it
-            read[key] = value
-    return read
+    """Configuration from a record or a checkpoint of any version under today's names; no warning is given."""
+    return _renamed(config, {each.old: (each.new, each.to_new) for each in RENAMED.get(model, ())})
 
 
 def under_old_names(model: str, config: Mapping[str, object]) -> dict[str, object]:
     """The same configuration under the names of earlier versions, from which keys of runs are computed."""
-    by_new_name = {renaming.new: renaming for renaming in RENAMED.get(model, ())}
-    written = {}
+    return _renamed(config, {each.new: (each.old, each.to_old) for each in RENAMED.get(model, ())})
+
+
+def _renamed(
+    config: Mapping[str, object], names: Mapping[str, tuple[str, Callable[[object], object]]]
+) -> dict[str, object]:
+    """``config``, in its order, with keys replaced according to ``names``: key -> other name, translation of values."""
+    renamed = {}
     for key, value in config.items():
-        renaming = by_new_name.get(key)
-        if renaming is None:
-            written[key] = value
-            continue
+        name, translate = names.get(key, (key, None))
         try:
-            written[renaming.old] = renaming.to_old(value)
-        except KeyError:  # a value that came later: it has no old name
-            written[key] = value
-    return written
+            renamed[name] = translate(value) if translate else value
+        except KeyError:  # a value without a counterpart: the entry stays as it is
+            renamed[key] = value
+    return renamed

@@ -18,7 +18,7 @@ from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import what_it_is
 
-from ..lines import NOT_UTF8, BadLine, blocks, not_utf8, parse_object
+from ..lines import NOT_UTF8, BadLine, blocks, parse_object, utf8_error
 from ..skips import Skips
 from ..tokens import id_fault
 
@@ -183,7 +183,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
     names = [name.partition(":")[0] if name.count(":") == 1 else name for name in names]
     shown = ", ".join(names)
     if not shown.isascii() and any("\udc80" <= sign <= "\udcff" for sign in shown):
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text")
+        raise utf8_error(path)
     if len(set(names)) != len(names) or not any(names):
         raise UserError(f"{path.name}: the first line does not name each column once: {shown[:200]}")
     return names

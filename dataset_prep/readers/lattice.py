@@ -25,7 +25,7 @@ import numpy as np
 
 from recbole_mambarec_common.errors import UserError
 
-from ..lines import not_text, not_utf8
+from ..lines import read_text
 from ..tables import SPLITS, Interactions, Prepared
 from ..tokens import check_name
 from .numbered import MAX_CODE, check_raw_ids, find_features, other_layout, prepare_numbered
@@ -97,12 +97,9 @@ def _find_file(folder: Path, part: str) -> Path:
 
 def _read_json(path: Path) -> Iterator[tuple[int, list[int]]]:
     """(user, items) for each user in a file."""
-    if fault := not_text(path):
-        raise fault
+    text = read_text(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: _Pairs(pairs))
-    except UnicodeDecodeError:
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+        value = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} is not whole JSON ({str(error)[:120]})") from None
     if not isinstance(value, _Pairs):
@@ -138,12 +135,7 @@ def _short(value: object) -> str:
 
 def _read_list(path: Path, side: str, least: int) -> list[str]:
     """The raw id of each number in ``item_list.txt`` or ``user_list.txt``: lines of a raw id and its number."""
-    if fault := not_text(path):
-        raise fault
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+    lines = read_text(path).splitlines()
     cells = [line.rsplit("\t" if "\t" in line else None, 1) for line in lines if line.strip()]
     if cells and not cells[0][-1].strip().isdecimal():
         cells = cells[1:]  # a header, as in NGCF's lists

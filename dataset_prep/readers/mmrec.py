@@ -23,7 +23,7 @@ import pandas as pd
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.files import what_it_is
 
-from ..lines import not_text, not_utf8
+from ..lines import not_text, utf8_error
 from ..tables import Interactions, Prepared
 from ..tokens import check_name
 from .numbered import MAX_CODE, check_raw_ids, find_features, other_layout, prepare_numbered
@@ -109,7 +109,7 @@ def _read_text_table(path: Path) -> pd.DataFrame:
                 index_col=False,
             )
     except UnicodeDecodeError:
-        raise not_utf8(path) or UserError(f"{path.name} is not UTF-8 text") from None
+        raise utf8_error(path) from None
     except pd.errors.ParserWarning:
         raise UserError(f"{path.name} has lines with more cells than its header") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:

@@ -19,7 +19,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.value_checks import list_of_names
 from recbole_mambarec_common.ids import mismatch
 
-# number of files shown that look like features and are not read
+# how many files that look like features but are not read are named in a message
 _STRAYS_SHOWN = 3
 
 
@@ -40,13 +40,13 @@ def wanted_modalities(config, folder: Path, name: str) -> list[str]:
         return wanted
     strays = "; ".join(stray_features(folder, name)[:_STRAYS_SHOWN])
     if unknown:
-        have = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
+        available = ", ".join([*arrays, *(r for r in recipes if r not in arrays)]) or "none"
         also = f"; {strays}" if strays else ""
-        raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {have}{also}")
+        raise UserError(f"dataset '{name}' has no modality '{unknown[0]}': {folder} offers {available}{also}")
     needs = f"a modality is an array {folder / name}.<modality>.npy or a recipe in derive_modalities"
-    alone = "" if getattr(config.model_class, "min_modalities", 0) else " (modalities: [] asks for ids alone)"
+    ids_alone = "" if getattr(config.model_class, "min_modalities", 0) else " (modalities: [] asks for ids alone)"
     raise UserError(
-        f"{config['model']} learns from item features, and dataset '{name}' has none: {strays or needs}{alone}"
+        f"{config['model']} learns from item features, and dataset '{name}' has none: {strays or needs}{ids_alone}"
     )
 
 
@@ -71,12 +71,12 @@ class MultimodalDataset(Dataset):
             self._check_catalogue(Path(dataset_path) / f"{token}.item")
 
     def _check_catalogue(self, item_file: Path) -> None:
-        """Refuse what RecBole would silently drop: interactions of unlisted items, lines within quotation marks."""
+        """Refuse what RecBole would silently drop: interactions of unlisted items, and lines inside quotation marks."""
         read = set(self.item_feat[self.iid_field])
-        swallowed = [item for item in item_tokens(item_file, Layout.of(self.config)) if item not in read]
-        if swallowed:
+        lost = [item for item in item_tokens(item_file, Layout.of(self.config)) if item not in read]
+        if lost:
             raise UserError(
-                f"RecBole reads only {len(read)} items of {item_file}, not e.g. '{swallowed[0]}': "
+                f"RecBole reads only {len(read)} items of {item_file}, not e.g. '{lost[0]}': "
                 "remove quotation marks and empty or 'NA' ids from the file"
             )
         used = self.inter_feat[self.iid_field].dropna().unique()
@@ -102,18 +102,18 @@ class MultimodalDataset(Dataset):
         tokens = item_tokens(item_file, layout) if wanted else None
         for modality in wanted:
             if modality in arrays:
-                rows = Modality.load(modality, arrays[modality], tokens)
+                features = Modality.load(modality, arrays[modality], tokens)
             else:
-                rows = derive_modality(modality, recipes[modality], item_file, layout, self._cache())
+                features = derive_modality(modality, recipes[modality], item_file, layout, self._cache())
             limit = self.config["feature_memory"]
             memory = math.inf if limit is None else limit * 2**20
-            aligned = rows.align(self.field2token_id[self.iid_field], self.item_num, memory)
+            aligned = features.align(self.field2token_id[self.iid_field], self.item_num, memory)
             self.item_features[modality] = aligned
             share = f", missing for {aligned.missing_share:.1%} of the items" if aligned.missing_share else ""
             self.logger.info(set_color(f"modality {modality}", "blue") + f": {aligned.matrix.shape[1]} features{share}")
 
     def join(self, df):
-        """RecBole's ``join``; if item features are ids alone, there is nothing to join and nothing is looked up."""
+        """RecBole's ``join``, skipped where the item table has ids alone, so that there is nothing to join."""
         only_ids = self.item_feat is None or set(self.item_feat.columns) == {self.iid_field}
         return df if only_ids and self.user_feat is None else super().join(df)
 
@@ -135,9 +135,9 @@ class MultimodalDataset(Dataset):
 
     def __copy__(self) -> MultimodalDataset:
         # RecBole copies a dataset for each split; the copies share the features
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __getstate__(self) -> dict:
         # a pickled dataset must neither carry gigabytes nor keep the features of arrays that have changed

@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict | None:
-    """``revision`` of the source tree that this package runs from, and whether it is ``dirty``; None if it is none."""
+    """``revision`` of the source tree that this package runs from, and whether it is ``dirty``; None if installed."""
     package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:

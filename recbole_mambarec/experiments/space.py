@@ -201,8 +201,8 @@ def _numbers(name: str, kind: str, text: str) -> tuple[float, ...]:
 def install() -> None:
     """Let RecBole's ``HyperTuning`` read params files by :func:`read_space`; a second call changes nothing.
 
-    RecBole passes the options of a ``choice`` to ``eval``, which runs whatever is written there, and skips lines that
-    it does not understand without a word.
+    RecBole passes the options of a ``choice`` to ``eval``, which runs whatever is written there, and silently skips
+    lines that it does not understand.
 
     No upstream issue known.
     """

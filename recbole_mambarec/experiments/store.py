@@ -1,4 +1,4 @@
-"""The file of runs: one JSON line per run, appended, never rewritten."""
+"""What is recorded of a run (:class:`Record`), and the file of runs: a JSON line per run, appended, never rewritten."""
 
 from __future__ import annotations
 

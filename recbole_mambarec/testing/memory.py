@@ -12,8 +12,9 @@ def tensor_peak(work: Callable[[], object]) -> int:
     """Bytes of CPU tensors that ``work`` holds at its peak, on top of those that existed before."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
-    sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(max(np.cumsum([0, *sizes])))
+    events = profile.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]  # negative where memory is freed
+    return int(max(np.cumsum([0, *changes])))
 
 
 def step_peak(model: torch.nn.Module, rows: dict[str, torch.Tensor]) -> int:
