@@ -54,7 +54,7 @@ def step_seconds(name: str, rank: int | None, world: int, part: slice, steps: in
     from recbole.data.interaction import Interaction
     from recbole.utils import get_model, get_trainer
 
-    from recbole_mambarec.cli import no_command_line
+    from recbole_mambarec.config import no_command_line
 
     dataset, nodes = draw(Sizes())
     torch.manual_seed(0)

@@ -35,10 +35,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import recbole_mambarec  # noqa: F401
-from recbole_mambarec.cli import no_command_line, user_errors_of_recbole
-from recbole_mambarec.config import default_properties
+from recbole_mambarec.config import default_properties, no_command_line
 from recbole_mambarec.config_checks import CHECKS
 from recbole_mambarec.errors import UserError, one_line
+from recbole_mambarec.mistakes import user_errors_of_recbole
 
 PREPARED, PLAIN = "prepared", "plain"
 _COLUMNS = {"inter": ["user_id", "item_id", "rating", "timestamp"]}

@@ -1,4 +1,4 @@
-"""The command ``run``, and what the commands of this package share: reading options, one sentence for a mistake.
+"""The command ``run``, and how it and the other commands that train read their options.
 
 The table of all commands is in :mod:`recbole_mambarec_command.command`.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from recbole_mambarec.config_checks import PROCESSES, value_fault
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.mistakes import explained
+from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.yaml_files import read_yaml_mapping
 from recbole_mambarec_command.command_line import example
 
@@ -52,45 +50,6 @@ def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
         if not argument.startswith("--") or argument.count("=") != 1:
             raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")
     return dict(argument.removeprefix("--").split("=") for argument in rest)
-
-
-@contextmanager
-def no_command_line() -> Iterator[None]:
-    """Hide the command line inside the block from RecBole's ``Config``, which reads it in any program."""
-    arguments, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
-
-
-@contextmanager
-def user_errors_of_recbole() -> Iterator[None]:
-    """Raise a :class:`UserError` for mistakes that only RecBole or a child process notices."""
-    from torch.multiprocessing import ProcessRaisedException
-
-    try:
-        yield
-    except OSError as error:
-        # a folder for logs or checkpoints cannot be written, the disk is full: the system's message explains it best
-        raise UserError(f"{error.strerror or error}: {error.filename or 'while writing'}") from error
-    except ProcessRaisedException as error:
-        # a child's exception arrives as the text of its traceback
-        last = str(error).strip().splitlines()[-1]
-        name, _, sentence = last.partition(": ")
-        if name != f"{UserError.__module__}.{UserError.__name__}":
-            raise
-        raise UserError(sentence) from error
-    except Exception as error:
-        _raise_explained(error)
-
-
-def _raise_explained(error: Exception) -> None:
-    """Raise ``error``, or a :class:`UserError` if only the input can be at fault."""
-    sentence = None if isinstance(error, UserError) else explained(error)
-    if sentence is None:
-        raise error
-    raise UserError(sentence) from error
 
 
 def processes(options: dict, files: dict) -> dict:

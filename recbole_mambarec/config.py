@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 
@@ -63,6 +65,16 @@ def default_properties(kind: str, name: str | None = None) -> dict:
     if path is None or not path.is_file():
         return {}
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+@contextmanager
+def no_command_line() -> Iterator[None]:
+    """Hide the command line inside the block from RecBole's ``Config``, which reads it in any program."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 def install() -> None:

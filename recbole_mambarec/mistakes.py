@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.errors import UserError
@@ -52,13 +53,37 @@ def mistakes_explained() -> Iterator[None]:
     """Raise a :class:`UserError` inside the block for errors that :func:`explained` recognises."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        sentence = explained(error)
-        if sentence is None:
+        _raise_explained(error)
+
+
+@contextmanager
+def user_errors_of_recbole() -> Iterator[None]:
+    """Like :func:`mistakes_explained`, also for files that cannot be written and for errors of a child process."""
+    from torch.multiprocessing import ProcessRaisedException
+
+    try:
+        yield
+    except OSError as error:
+        # a folder for logs or checkpoints cannot be written, the disk is full: the system's message explains it best
+        raise UserError(f"{error.strerror or error}: {error.filename or 'while writing'}") from error
+    except ProcessRaisedException as error:
+        # a child's exception arrives as the text of its traceback
+        last = str(error).strip().splitlines()[-1]
+        name, _, sentence = last.partition(": ")
+        if name != f"{UserError.__module__}.{UserError.__name__}":
             raise
         raise UserError(sentence) from error
+    except Exception as error:
+        _raise_explained(error)
+
+
+def _raise_explained(error: Exception) -> NoReturn:
+    """Raise a :class:`UserError` with the sentence of :func:`explained`, or ``error`` itself if there is none."""
+    sentence = None if isinstance(error, UserError) else explained(error)
+    if sentence is None:
+        raise error
+    raise UserError(sentence) from error
 
 
 def not_installed(what: str, modules: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT
-from recbole_mambarec.cli import no_command_line
 from recbole_mambarec.compat.checkpoints import load_checkpoint, torch_load_replaced
 from recbole_mambarec.compat.patching import replace, wrap
+from recbole_mambarec.config import no_command_line
 from recbole_mambarec.renamed import under_new_names
 
 # derived values that a checkpoint of this package holds by name

@@ -14,13 +14,8 @@ from pathlib import Path
 import yaml
 from recbole.config import Config
 
-from recbole_mambarec.cli import (
-    DEFAULT_DATASET,
-    configuration,
-    no_command_line,
-    read_config_files,
-    user_errors_of_recbole,
-)
+from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files
+from recbole_mambarec.config import no_command_line
 from recbole_mambarec.config_keys import keys_read
 from recbole_mambarec.defaults import properties_folder
 from recbole_mambarec.errors import UserError
@@ -28,6 +23,7 @@ from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.plan import DEFAULT_SEED, Run, resolve
 from recbole_mambarec.experiments.run import Busy, execute_apart
 from recbole_mambarec.experiments.store import Record
+from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.protocol import MULTIMODAL
 from recbole_mambarec_command.command import run_script

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from recbole_mambarec.cli import (
-    DEFAULT_DATASET,
-    DEFAULT_MODEL,
-    configuration,
-    read_config_files,
-    user_errors_of_recbole,
-)
+from recbole_mambarec.cli import DEFAULT_DATASET, DEFAULT_MODEL, configuration, read_config_files
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.group import termination_as_interrupt
@@ -30,6 +24,7 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
+from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec_command.command import run_script
 from recbole_mambarec_command.command_line import example, typed
 from recbole_mambarec_common.files import atomic_file, locked

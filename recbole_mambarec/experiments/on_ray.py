@@ -27,7 +27,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 
-from recbole_mambarec.cli import no_command_line
+from recbole_mambarec.config import no_command_line
 from recbole_mambarec.data.reuse import settings_of
 from recbole_mambarec.errors import UserError, error_summary, one_line
 from recbole_mambarec.experiments.plan import Run

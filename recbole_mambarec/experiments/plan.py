@@ -10,8 +10,7 @@ from recbole.config import Config
 
 from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import plain
-from recbole_mambarec.cli import no_command_line
-from recbole_mambarec.config import default_properties
+from recbole_mambarec.config import default_properties, no_command_line
 from recbole_mambarec.data.dataset import wanted_modalities
 from recbole_mambarec.data.fingerprint import config_data_hash
 from recbole_mambarec.errors import UserError

@@ -28,7 +28,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import read_checkpoint
-from recbole_mambarec.cli import no_command_line, user_errors_of_recbole
+from recbole_mambarec.config import no_command_line
 from recbole_mambarec.data.fingerprint import config_data_hash
 from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.experiments import store, users
@@ -38,6 +38,7 @@ from recbole_mambarec.experiments.processes import call_apart
 from recbole_mambarec.experiments.provenance import git_state, versions
 from recbole_mambarec.experiments.store import FAILED, Record
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.trainer import MultimodalTrainer
 from recbole_mambarec_common.extras import need

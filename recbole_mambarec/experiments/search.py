@@ -24,7 +24,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_mambarec import registry
-from recbole_mambarec.cli import no_command_line
+from recbole_mambarec.config import no_command_line
 from recbole_mambarec.config_keys import known_keys
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from recbole.data.dataset import Dataset
 
-from recbole_mambarec.cli import user_errors_of_recbole
 from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.experiments.plan import Run
 from recbole_mambarec.experiments.run import Session, alone, curve_of, train
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec_common.files import atomic_file
 
 # what a process occupies of a GPU besides torch's tensors, approximately
