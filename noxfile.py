@@ -104,7 +104,7 @@ def _measured(
     arguments: list[str],
     environment: dict,
 ) -> None:
-    """Install, run pytest, and keep what came of it as a record, whatever it is."""
+    """Install, run pytest, and record the outcome, whatever it is."""
     matrix.NEW.mkdir(parents=True, exist_ok=True)
     junit = matrix.NEW / f"{tests}-{session.python}-{bound}.xml"
     junit.unlink(missing_ok=True)

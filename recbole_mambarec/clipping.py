@@ -1,4 +1,4 @@
-"""Clip gradients by their own length, also if a scaler has enlarged them."""
+"""Clip gradients by their true norm, also where a gradient scaler has enlarged them."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def clip_gradients(
     scaler.unscale_(optimizer)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     # gradients for another optimizer (RecVAE has one for each half) stay scaled, because more are added to them
-    elsewhere = [parameter.grad for parameter in parameters if id(parameter) not in stepped]
-    scale = scaler.get_scale() if elsewhere else 1.0
-    for grad in elsewhere:
+    of_others = [parameter.grad for parameter in parameters if id(parameter) not in stepped]
+    scale = scaler.get_scale() if of_others else 1.0
+    for grad in of_others:
         grad.div_(scale)
-    length = nn.utils.clip_grad_norm_([_dense(parameter) for parameter in parameters], *args, **kwargs)
-    for grad in elsewhere:
+    norm = nn.utils.clip_grad_norm_([_dense(parameter) for parameter in parameters], *args, **kwargs)
+    for grad in of_others:
         grad.mul_(scale)
-    return length
+    return norm
 
 
 def _dense(parameter: nn.Parameter) -> nn.Parameter | SimpleNamespace:

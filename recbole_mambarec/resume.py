@@ -15,21 +15,21 @@ from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.renamed import under_new_names
-from recbole_mambarec.run_keys import NO_EFFECT, neutral
+from recbole_mambarec.run_keys import NO_EFFECT, neutral_values
 
 # keys that decide how long a training lasts and what is reported: they leave every single epoch as it was
-_FREE = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
+_MAY_DIFFER = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
     *("epochs", "stopping_step", "stopping_min_steps", "metrics", "topk", "beyond_accuracy"),
     *("reproducibility", "memory_limit"),
 }
-# keys of the optimisation: a user may change them half-way, with a warning that the result is another one
-_CHANGEABLE = (
+# keys of the optimisation: they may be changed half-way, with a warning that the result is not that of one run
+_DIFFER_WITH_WARNING = (
     *("learning_rate", "weight_decay", "lr_decay_rate", "lr_decay_epochs"),
     *("lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("clip_grad_norm", "eval_step", "enable_amp", "enable_scaler", "worker", "world_size"),
 )
-# named in messages before others that follow from them
-_FIRST = ("model", "dataset", "seed", "valid_metric", "eval_args", "train_neg_sample_args")
+# messages name these before other keys, whose values may follow from them
+_NAMED_FIRST = ("model", "dataset", "seed", "valid_metric", "eval_args", "train_neg_sample_args")
 _DATA = "resumable_data"
 
 
@@ -45,7 +45,7 @@ def install() -> None:
     trainers = importlib.import_module("recbole.trainer.trainer")
     wrap(trainers.Trainer, "resume_checkpoint", _resume_checkpoint)
     wrap(trainers.Trainer, "fit", _fit_with_the_same_data)
-    wrap(trainers.NCLTrainer, "fit", _fit_with_the_same_data)  # a loop of its own
+    wrap(trainers.NCLTrainer, "fit", _fit_with_the_same_data)  # it has a training loop of its own
 
 
 def check_configuration(path: str, before: dict, config: Config) -> list[str]:
@@ -70,14 +70,16 @@ def check_configuration(path: str, before: dict, config: Config) -> list[str]:
     before = under_new_names(config["model"], before)
     now, defaults = plain(config.final_config_dict), plain(config.internal_config_dict)
     changed = []
-    for key in sorted({*before, *now} - _FREE, key=lambda key: (_FIRST.index(key) if key in _FIRST else 99, key)):
+    for key in sorted(
+        {*before, *now} - _MAY_DIFFER, key=lambda key: (_NAMED_FIRST.index(key) if key in _NAMED_FIRST else 99, key)
+    ):
         old = before.get(key, defaults.get(key))
-        new = now.get(key, neutral(config["model"]).get(key))
+        new = now.get(key, neutral_values(config["model"]).get(key))
         if key == "valid_metric":
             old, new = str(old).lower(), str(new).lower()
         if old != new:
             changed.append((key, old, new))
-    refused = [entry for entry in changed if entry[0] not in _CHANGEABLE]
+    refused = [entry for entry in changed if entry[0] not in _DIFFER_WITH_WARNING]
     if refused:
         (key, old, new), *others = refused
         also = f" (other keys that differ: {', '.join(name for name, *_ in others)})" if others else ""

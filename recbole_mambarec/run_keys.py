@@ -32,7 +32,7 @@ NEUTRAL = {
 NEUTRAL_OF = {"COHESION": {"n_mm_layers": 1}}
 
 
-def neutral(model: str) -> dict:
+def neutral_values(model: str) -> dict:
     """Keys that came after the first records of a model, with the value under which they change nothing."""
     return NEUTRAL | NEUTRAL_OF.get(model, {})
 
@@ -40,11 +40,11 @@ def neutral(model: str) -> dict:
 def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     """SHA-256 (hexadecimal) of what a result depends on.
 
-    :data:`NO_EFFECT` and what is :func:`neutral` do not count. As for RecBole, an unset configuration key equals an
-    absent one. 1.0 equals 1. A renamed key counts under its old name (:mod:`recbole_mambarec.renamed`), so that a run
-    recorded by an earlier version is still the same run.
+    :data:`NO_EFFECT` and keys at their neutral value (:func:`neutral_values`) do not count. As for RecBole, an unset
+    configuration key equals an absent one. 1.0 equals 1. A renamed key counts under its old name
+    (:mod:`recbole_mambarec.renamed`), so that a run recorded by an earlier version is still the same run.
     """
-    same = neutral(model).items()
+    same = neutral_values(model).items()
     config = under_old_names(model, config)
     counts = {name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in same}
     content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}

@@ -18,7 +18,7 @@ from recbole_mambarec.renamed import RENAMED
 from recbole_mambarec.report import load, sweeps
 from recbole_mambarec.restored import config_from_checkpoint
 from recbole_mambarec.resume import check_configuration
-from recbole_mambarec.run_keys import neutral, run_key
+from recbole_mambarec.run_keys import neutral_values, run_key
 from recbole_mambarec.testing.planted import write_planted
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -180,7 +180,7 @@ def test_a_plain_run_of_today_is_the_recorded_one(given, model):
     recorded = [r for r in raw_records() if r["model"] == model and not r["overrides"] and r["dataset"] == "baby"]
     assert recorded
     today = renamed.under_old_names(model, resolve(model, "planted", overrides=given).config)
-    same = set(renamed.under_old_names(model, default_properties("model", model))) - set(neutral(model))
+    same = set(renamed.under_old_names(model, default_properties("model", model))) - set(neutral_values(model))
     for record in recorded:
         assert {key: today[key] for key in same} == {key: record["config"].get(key) for key in same}
 

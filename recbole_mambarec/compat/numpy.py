@@ -1,4 +1,4 @@
-"""numpy 2."""
+"""numpy 2: names of scalar types that it removed and RecBole reads."""
 
 from __future__ import annotations
 

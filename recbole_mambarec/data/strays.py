@@ -15,8 +15,8 @@ _FORMATS = (
 # words that are not part of a modality's name
 _NOISE = {"feat", "feats", "feature", "features", "emb", "embs", "embedding", "embeddings", "vec", "vectors", "final"}
 _MODALITIES = {"image", "images", "img", "visual", "text", "txt", "textual", "audio", "acoustic", "video", "title"}
-# number of entries of a folder that are examined: with an array per item there are as many as items
-_MOST = 10_000
+# at most this many entries of a folder are examined: a folder with an array per item has as many as there are items
+_ENTRIES_EXAMINED = 10_000
 
 
 def stray_features(folder: Path, name: str) -> list[str]:
@@ -26,11 +26,11 @@ def stray_features(folder: Path, name: str) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    entries, read = sorted(islice(folder.iterdir(), _MOST)), set(modality_files(folder, name).values())
+    entries, read = sorted(islice(folder.iterdir(), _ENTRIES_EXAMINED)), set(modality_files(folder, name).values())
     found = [_sentence(path, name) for path in entries if _format(path) and not path.is_dir() and path not in read]
     for inner in entries:
         if inner.is_dir() and not inner.name.startswith("."):
-            files = [path for path in islice(inner.iterdir(), _MOST) if _format(path)]
+            files = [path for path in islice(inner.iterdir(), _ENTRIES_EXAMINED) if _format(path)]
             if len(files) == 1:
                 found.append(_sentence(files[0], name))
             elif files:

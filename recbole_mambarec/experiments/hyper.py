@@ -178,7 +178,9 @@ def main(argv: list[str] | None = None, prog: str = "run_hyper.py") -> int:
     ray.add_argument(
         "--grace", type=int, default=10, help="epochs before a trial may be stopped early; 0: never (default 10)"
     )
-    ray.add_argument("--halving", type=int, default=3, help="one of so many trials continues at each rung (default 3)")
+    ray.add_argument(
+        "--halving", type=int, default=3, help="one in this many trials continues at each rung (default 3)"
+    )
     options, rest = parser.parse_known_args(argv)
     overrides: dict = configuration(argv, rest)
     files, contents = read_config_files(options.config_files)

@@ -28,7 +28,7 @@ from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import atomic_file
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
-# after so many proposals of known points, points are drawn at random; after twice as many, the search ends
+# after this many proposals of known points, points are drawn at random; after twice as many, the search ends
 _REPEATS = 100
 # a search ends if this many trials fail with the same sentence before one succeeds
 _SAME_FAILURES = 3

@@ -14,7 +14,7 @@ from pathlib import Path
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.store import Record
-from recbole_mambarec.run_keys import neutral, run_key
+from recbole_mambarec.run_keys import neutral_values, run_key
 
 # the group of runs whose models were given on the command line
 COMPARISON = "comparison"
@@ -234,7 +234,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
         # a key that did not exist yet has the value under which it changes nothing
-        config = neutral(first.model) | first.config
+        config = neutral_values(first.model) | first.config
         found.append(Row(label, first.model, dataset, first.group, config, ordered))
     return _with_unique_labels(found)
 

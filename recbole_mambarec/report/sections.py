@@ -44,7 +44,7 @@ SECTIONS = {
 }
 
 
-class Nothing(Exception):
+class NoData(Exception):
     """A section has no data; the message says why."""
 
 
@@ -106,8 +106,8 @@ class Builder:
         self.metrics, self.other_metrics = metrics.choose(self.everything, self.mask, options.metrics)
         self.leading = metrics.leading(self.everything, self.metrics)
         if options.reference is not None and tables.find(self.rows, options.reference) is None:
-            have = listing(list(dict.fromkeys(row.label for row in self.rows))) or "nothing"
-            raise UserError(f"--reference={options.reference} is not in the main table: it has {have}")
+            available = listing(list(dict.fromkeys(row.label for row in self.rows))) or "nothing"
+            raise UserError(f"--reference={options.reference} is not in the main table: it has {available}")
         self.provenance = provenance.trace(self.everything)
         self.looks = looks(list(dict.fromkeys(row.label for row in self.rows)))
 
@@ -152,7 +152,7 @@ class Builder:
                 self._bar.set_postfix_str(title, refresh=False)
                 try:
                     sections.append(getattr(self, name)(title))
-                except Nothing as reason:
+                except NoData as reason:
                     omissions.append(Omission(title, str(reason)))
                 self._step()
         names = list(datasets(self.everything))
@@ -177,7 +177,7 @@ class Builder:
     def main(self, title: str) -> Section:
         self._need_rows()
         if not self.metrics:
-            raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
+            raise NoData(f"the records have no accuracy metric under the mask {self.mask}")
         table = tables.scores(
             "main",
             "Test scores, mean over seeds.",
@@ -200,7 +200,7 @@ class Builder:
     def beyond(self, title: str) -> Section:
         self._need_rows()
         if not self.other_metrics:
-            raise Nothing("the records have no such metric: the key beyond_accuracy adds coverage, Gini and popularity")
+            raise NoData("the records have no such metric: the key beyond_accuracy adds coverage, Gini and popularity")
         table = tables.beyond(self.rows, self.other_metrics, self.mask)
         return Section("beyond", title, tables=[self._traced(table, self.rows)])
 
@@ -208,7 +208,7 @@ class Builder:
         self._need_rows()
         rows = [row for here in datasets(self.rows).values() if len(here) > 1 for row in here]
         if not rows or not self.metrics:
-            raise Nothing("there is only one model" if self.metrics else "no accuracy metric was recorded")
+            raise NoData("there is only one model" if self.metrics else "no accuracy metric was recorded")
         table = tables.deltas(rows, self.metrics, self.mask, self.options.reference)
         return Section("improvements", title, tables=[self._traced(table, rows)])
 
@@ -228,7 +228,7 @@ class Builder:
         made = [self._traced(tables.significance(found, unit), self.rows) for unit, found in families.items() if found]
         reasons = self.tests.not_tested()
         if not made:
-            raise Nothing(" ".join(reasons) or "no metric was tested")
+            raise NoData(" ".join(reasons) or "no metric was tested")
         if not families["seed"]:
             reasons.append("Not over seeds: the models have fewer than two seeds in common.")
         return Section("significance", title, text=reasons, tables=made)
@@ -237,14 +237,14 @@ class Builder:
         self._need_rows()
         made = self._drawn((charts.curves(name, here, self.looks), here) for name, here in self._by_dataset())
         if not made:
-            raise Nothing("no record holds the validation scores of its epochs")
+            raise NoData("no record holds the validation scores of its epochs")
         return Section("curves", title, charts=made)
 
     def cost(self, title: str) -> Section:
         self._need_rows()
         rows = [row for row in self.rows if any(row.field(field) for field in charts.COSTS)]
         if not rows:
-            raise Nothing("no record holds seconds or memory")
+            raise NoData("no record holds seconds or memory")
         drawn = [] if self.options.brief or self.leading is None else self._by_dataset()
         made = self._drawn(
             (charts.cost(name, here, field, self.mask, self.leading, self.looks), here)
@@ -256,7 +256,7 @@ class Builder:
     def groups(self, title: str) -> Section:
         self._need_rows()
         if self.leading is None:
-            raise Nothing("the records have no accuracy metric")
+            raise NoData("the records have no accuracy metric")
         section = Section("groups", title)
         for dataset, rows in self._by_dataset():
             usable = [row for row in rows if row.has_users and row.test(self.mask, self.leading)]
@@ -278,14 +278,14 @@ class Builder:
                     chart = charts.grouping(dataset, groups, self.mask, self.looks)
                     section.charts.append(self._traced(chart, usable))
         if not section.tables:
-            raise Nothing(" ".join(section.text))
+            raise NoData(" ".join(section.text))
         return section
 
     def ablation(self, title: str) -> Section:
         if not self.ablations:
-            raise Nothing("no group of runs has variants of one model (compare --group=FILE)")
+            raise NoData("no group of runs has variants of one model (compare --group=FILE)")
         if self.leading is None:
-            raise Nothing(f"the records have no accuracy metric under the mask {self.mask}")
+            raise NoData(f"the records have no accuracy metric under the mask {self.mask}")
         section = Section("ablation", title)
         for group, rows in self.ablations.items():
             table = tables.ablation(group, rows, self.metrics, self.mask, self.leading)
@@ -301,7 +301,7 @@ class Builder:
 
     def sensitivity(self, title: str) -> Section:
         if not self.sweeps:
-            raise Nothing(
+            raise NoData(
                 "no runs of one model differ only in a few numbers, and there is no record of a search (also give the "
                 "trials.jsonl of tune)"
             )
@@ -329,7 +329,7 @@ class Builder:
 
     def _need_rows(self) -> None:
         if not self.rows:
-            raise Nothing("no group of the records compares models")
+            raise NoData("no group of the records compares models")
 
     def _by_dataset(self) -> Iterable[tuple[str, list[Row]]]:
         return datasets(self.rows).items()

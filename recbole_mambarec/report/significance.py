@@ -31,7 +31,7 @@ def method(family: Family) -> str:
 
 
 def limits(family: Family) -> str:
-    """What so few pairs cannot show, in sentences; "" if there are enough."""
+    """What a small number of pairs cannot show, in sentences; "" if there are enough."""
     sentences = []
     if family.smallest_p >= family.alpha:
         sentences.append(f"With {family.pairs} pairs this test cannot give a p-value below {family.smallest_p:.2g}.")

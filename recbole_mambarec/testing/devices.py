@@ -23,7 +23,7 @@ CAN_SIMULATE_GPU = satisfies(torch.__version__, ">=2.13")
 
 @contextmanager
 def simulated_gpu(model: nn.Module) -> Iterator[None]:
-    """Move ``model`` to a simulated GPU, on which tensors created within the context are, too.
+    """Move ``model`` to a simulated GPU, where tensors created within the context are placed as well.
 
     Operations compute shapes, types and devices, but no values. As on a GPU, an operation on tensors of two devices is
     refused (RuntimeError); reading a value is refused as well. torch cannot multiply sparse matrices without values;

@@ -93,7 +93,7 @@ def test_bad_trials_are_stopped_early_also_after_a_restart_of_the_driver(cluster
 
 
 def kill_trials(folder: Path, times: dict[str, float], stop: threading.Event) -> None:
-    """Kill the process that makes the trial of a key once it has saved a checkpoint, so many times."""
+    """Kill the process that makes the trial of a key once it has saved a checkpoint, as often as ``times`` says."""
     while not stop.is_set():
         for lock in folder.glob("running/*.lock"):
             key = lock.stem.rpartition("-")[2]
