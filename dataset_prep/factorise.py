@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from recbole_mambarec_common.extras import need
 from .skips import Skips
 from .tables import Interactions
 
-pl = need("polars", "prep")
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = need("polars", "prep")
 
 #: Rows per file on disk.
 _SHARD = 1 << 20

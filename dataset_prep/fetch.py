@@ -167,13 +167,14 @@ class Fetcher:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             raise _TryLater("host not found") from None
-        addresses = [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in found]
+        names = [str(entry[4][0]) for entry in found]
+        addresses = [ipaddress.ip_address(name.partition("%")[0]) for name in names]
         if not self.allow_private:
             # an IPv6 address may carry an IPv4 one
             plain = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
             if not all(address.is_global and not address.is_multicast for address in plain):
                 raise _Refused("private address")
-        return found[0][4][0]
+        return names[0]
 
     def _wait(self) -> None:
         now = time.monotonic()

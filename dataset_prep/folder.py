@@ -84,4 +84,8 @@ def degrees(folder: Path, card: dict) -> tuple[np.ndarray, np.ndarray]:
         for user, item, *_ in lines:
             user_degrees[user] = user_degrees.get(user, 0) + 1
             item_degrees[item] = item_degrees.get(item, 0) + 1
-    return tuple(np.sort(np.fromiter(d.values(), dtype=np.int64))[::-1] for d in (user_degrees, item_degrees))
+    return _descending(user_degrees), _descending(item_degrees)
+
+
+def _descending(counts: dict[str, int]) -> np.ndarray:
+    return np.sort(np.fromiter(counts.values(), dtype=np.int64))[::-1]

@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from recbole_mambarec_common.errors import UserError
@@ -143,7 +143,7 @@ def open_source(path: str | Path) -> _Source:
     return _Source(Path(path))
 
 
-def blocks(path: str | Path, size: int = BLOCK) -> Iterator[bytes]:
+def blocks(path: str | Path, size: int = BLOCK) -> Generator[bytes, None, None]:
     """Blocks of whole lines of about ``size`` bytes, each ending with a line end, with a progress bar.
 
     A byte order mark at the start is dropped, and a line end is added to a last line without one.
@@ -206,7 +206,7 @@ def _literal(text: str) -> object:
         return None
 
 
-def objects(path: str | Path, skips, literals: bool = False) -> Iterator[dict]:
+def objects(path: str | Path, skips, literals: bool = False) -> Generator[dict, None, None]:
     """Every line of a file as a dict; unusable lines are counted in ``skips``, blank ones ignored."""
     import warnings
 

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class _Stored:
 
     __slots__ = ("state",)
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
@@ -235,7 +236,7 @@ def _encode(text: object, encoding: object = None) -> bytes:
     return text.encode("latin-1")
 
 
-def _reconstructor(kind: object, base: object, state: object) -> _Sparse:
+def _reconstructor(kind: Any, base: object, state: object) -> _Sparse:
     if kind not in _SPARSE.values() or base is not _Object or state is not None:
         raise ValueError("an object that is not a matrix")
     return kind()

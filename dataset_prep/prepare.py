@@ -6,7 +6,7 @@ read -> clean -> k-core -> split -> modalities -> write
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -207,7 +207,7 @@ def _add_texts(prepared: Prepared, source: Source, options: Options, stages: Sta
 
 
 def _read_texts(
-    item_ids: list[str], source: Source, options: Options, stages: Stages, history: _History
+    item_ids: Sequence[str], source: Source, options: Options, stages: Stages, history: _History
 ) -> tuple[list[str], list[str]]:
     """(title, whole text) of each item, "" where there is none."""
 

@@ -15,13 +15,17 @@ import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.files import atomic_file
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import AbstractRecommender
 
 #: ``checkpoint["format"]`` of the plain-value checkpoints of this package starts with this.
 CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/"
@@ -42,7 +46,12 @@ class BestEpoch:
 
     @classmethod
     def of(
-        cls, model: nn.Module, epoch: int, score: float, result: dict | None, previous: BestEpoch | None = None
+        cls,
+        model: AbstractRecommender,
+        epoch: int,
+        score: float,
+        result: dict | None,
+        previous: BestEpoch | None = None,
     ) -> BestEpoch:
         """Copy the current parameters, into the memory of ``previous`` if it is given."""
         memory = {} if previous is None else previous.state_dict
@@ -105,7 +114,7 @@ def random_state(device: torch.device, loader: torch.Generator | None) -> dict:
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -129,7 +138,7 @@ def restore_random_state(state: dict, device: torch.device, loader: torch.Genera
         loader.set_state(state["loader"].clone())
 
 
-def plain(value: object) -> object:
+def plain(value: object) -> Any:
     """``value`` as nested dicts, lists, numbers, strings and None; enums by name, anything else as text."""
     if isinstance(value, np.generic):  # before float, of which numpy's float64 is a subclass
         return value.item()

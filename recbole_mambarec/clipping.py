@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Iterable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def clip_gradients(
     return norm
 
 
-def _dense(parameter: nn.Parameter) -> nn.Parameter | SimpleNamespace:
+def _dense(parameter: nn.Parameter) -> Any:
     """An object that torch can clip: the parameter, or the values of its sparse gradient."""
     if not parameter.grad.is_sparse:
         return parameter

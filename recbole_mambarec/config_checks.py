@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from recbole.evaluator import metric_types
 from recbole.evaluator.register import metrics_dict
@@ -52,7 +53,7 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def kind(description: str, fits: Callable[[object], bool]) -> Check:
+def kind(description: str, fits: Callable[[Any], bool]) -> Check:
     """A check whose message is "<key> must be ``description``, got ...".
 
     Args:
@@ -107,8 +108,9 @@ def unset_or(check: Check) -> Check:
 def one_of(*allowed: object, fold: bool = False) -> Check:
     """One of ``allowed``; with ``fold``, text is compared in lower case."""
 
-    def fits(value: object) -> bool:
-        return any(type(value) is type(a) and (value.lower() if fold else value) == a for a in allowed)
+    def fits(value: Any) -> bool:
+        compared = value.lower() if fold and isinstance(value, str) else value
+        return any(type(value) is type(a) and compared == a for a in allowed)
 
     return kind(f"one of {', '.join(map(str, allowed))}", fits)
 
@@ -198,7 +200,7 @@ _INTERVALS = kind("an interval such as '[5,inf)', or several separated by semico
 # keys whose values have a structure of their own
 
 
-def _shares(name: str, value: object) -> str | None:
+def _shares(name: str, value: Any) -> str | None:
     fits = isinstance(value, (list, tuple)) and len(value) == 3 and all(is_number(share, 0) for share in value)
     if not fits or not value[0] > 0:
         return (
@@ -301,7 +303,7 @@ _SAMPLING = fields(
 )
 
 
-def _sampling(name: str, value: object) -> str | None:
+def _sampling(name: str, value: Any) -> str | None:
     if value in (None, "None"):
         return None
     fault = _SAMPLING(name, value)

@@ -182,7 +182,7 @@ def _gib(count: float) -> str:
     return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
 
 
-def available(device: torch.device) -> tuple[int | None, str]:
+def available(device: torch.device) -> tuple[float | None, str]:
     """Bytes that can still be allocated on ``device`` (None if the system does not say), and what limits them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], f"free on {device}"

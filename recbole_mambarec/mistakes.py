@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
+from types import FrameType
 
 from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.errors import UserError
@@ -122,17 +123,17 @@ def explained(error: BaseException) -> str | None:
     return None
 
 
-def _module(frame) -> str:
+def _module(frame: FrameType) -> str:
     return frame.f_globals.get("__name__", "")
 
 
-def _is_raised_on_purpose(frame, line: int) -> bool:
+def _is_raised_on_purpose(frame: FrameType, line: int) -> bool:
     """Whether an exception comes from a ``raise`` statement of RecBole."""
     text = linecache.getline(frame.f_code.co_filename, line).strip()
     return _module(frame).startswith("recbole.") and re.match(r"raise\b", text) is not None
 
 
-def _model_name(frames: list[tuple]) -> str:
+def _model_name(frames: list[tuple[FrameType, int]]) -> str:
     """The name of the model that the frames belong to, if it can be found."""
     from recbole.model.abstract_recommender import AbstractRecommender
 
@@ -143,7 +144,7 @@ def _model_name(frames: list[tuple]) -> str:
     return "this model"
 
 
-def _missing_column(column: str, frames: list[tuple[object, int]]) -> str | None:
+def _missing_column(column: str, frames: list[tuple[FrameType, int]]) -> str | None:
     """A sentence about a column that a model reads and a batch lacks; None if it may be a defect."""
     from recbole.config import Config
     from recbole.trainer import Trainer

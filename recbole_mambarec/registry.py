@@ -25,6 +25,7 @@ from importlib import metadata
 from logging import getLogger
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from recbole_mambarec.compat.patching import record
 from recbole_mambarec.defaults import properties_folder
@@ -115,14 +116,14 @@ def register_outside(model: type | str, classes: dict[str, type | str | None], f
     path = _path(model)
     name = path.rpartition(":")[2]
     root = _folder_of(path)
-    given = {field: _path(value) for field, value in classes.items() if value is not None}
+    given: dict[str, Any] = {field: _path(value) for field, value in classes.items() if value is not None}
     for field, file in files.items():
         if file is None:
             continue
-        given[field] = root / file
-        if not (given[field].is_dir() if field == "published" else given[field].is_file()):
+        given[field] = target = root / file
+        if not (target.is_dir() if field == "published" else target.is_file()):
             kind = "folder" if field == "published" else "file"
-            raise UserError(f"{field} of the model {name} is not a {kind}: {given[field]} does not exist")
+            raise UserError(f"{field} of the model {name} is not a {kind}: {target} does not exist")
     register(name, Entry(path, **given))
 
 
@@ -216,7 +217,7 @@ def versions(name: str) -> dict[str, str]:
     return {point.dist.name: point.dist.version for point in points}
 
 
-def load(name: str, path: str) -> object:
+def load(name: str, path: str) -> Any:
     """Import ``module:attribute``, one of the paths in a model's entry.
 
     Raises:
@@ -321,8 +322,8 @@ def _add_lazy_attributes(module: ModuleType, suffix: str, path: Callable[[Entry]
         setattr(module, attribute, found)
         return found
 
-    __getattr__._recbole_mambarec = True
-    module.__getattr__ = __getattr__
+    vars(__getattr__)["_recbole_mambarec"] = True
+    vars(module)["__getattr__"] = __getattr__
 
 
 def recbole_models() -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from logging import getLogger
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recbole_mambarec_common.errors import UserError
 
@@ -84,7 +84,7 @@ def old_names(model: str) -> set[str]:
     return {renaming.old for renaming in RENAMED.get(model, ())}
 
 
-def accept(model: str, given: Mapping[str, object]) -> dict[str, object]:
+def accept(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a user gave, under today's names and in the same order; a warning names each new name, once per process.
 
     Raises:
@@ -125,7 +125,7 @@ def _warn(model: str, old: str, value: object, new: str, accepted: object) -> No
     warn_once(f"{before} of {model} is now called {after}: the old name still works, please use the new one")
 
 
-def under_new_names(model: str, config: Mapping[str, object]) -> dict[str, object]:
+def under_new_names(model: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration from a record or a checkpoint of any version under today's names; no warning is given."""
     return _renamed(config, {each.old: (each.new, each.to_new) for each in RENAMED.get(model, ())})
 

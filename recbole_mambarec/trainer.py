@@ -47,6 +47,9 @@ class MultimodalTrainer(Trainer):
     the epoch after which it was written; before an exception or an interrupt leaves, the best epoch is added to it.
     """
 
+    start_epoch: int
+    saved_model_file: str
+
     def __init__(self, config, model) -> None:
         if not config["single_spec"]:
             # buffers that are not saved are built from the data in every process: there is no need to send them
@@ -159,10 +162,11 @@ class MultimodalTrainer(Trainer):
             # RecBole samples negatives from numpy's global generator
             np.random.seed([self.config["seed"], epoch, dist.get_rank()])  # noqa: NPY002
 
-    def _mean_over_processes(self, losses: tuple[float, ...]) -> tuple[float, ...]:
+    def _mean_over_processes(self, losses: tuple[float, ...] | float) -> tuple[float, ...] | float:
         mean = torch.tensor(losses, dtype=torch.float64, device=self.device)
         dist.all_reduce(mean)
-        return tuple((mean / dist.get_world_size()).tolist())
+        mean /= dist.get_world_size()
+        return tuple(mean.tolist()) if mean.ndim else mean.item()
 
     def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
         """Take one step per batch; returns the sums of the losses, which stay on the device meanwhile."""

@@ -105,7 +105,7 @@ def _main(argv: list[str] | None, prog: str) -> int:
     options = parser.parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # messages may contain characters that the terminal lacks
-    lines = []
+    lines: list[Line] = []
     for line in examine(Path(options.data_path), options.timeout):
         if not options.json:
             if not lines or lines[-1].section != line.section:
@@ -166,10 +166,10 @@ def examine(data_path: Path, timeout: float = _TIMEOUT) -> Iterator[Line]:
                 yield _package_line("Optional", extras[0], answer, _purpose(extras), False)
             else:
                 yield _package_line("Optional", Requirement(name, "", "of RecBole"), answer, _OF_RECBOLE[name], False)
-    for name, each in optional.items():
-        if each[0].module not in installed:
-            fix = f'pip install "{DISTRIBUTION}[{each[0].extra}]"'
-            yield Line("Optional", name, MISSING, f"not installed: {_purpose(each)}", fix)
+    for name, extras in optional.items():
+        if extras[0].module not in installed:
+            fix = f'pip install "{DISTRIBUTION}[{extras[0].extra}]"'
+            yield Line("Optional", name, MISSING, f"not installed: {_purpose(extras)}", fix)
     yield from _conflicts(declared)
     yield from _machine(data_path, found.get(probe.START, {}))
 

@@ -315,7 +315,7 @@ def _parsed(line: str) -> Requirement | None:
     extra = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", marker)
     name = re.sub(r"[-_.]+", "-", match[1]).lower()
     bounds = ",".join(sorted(match[3].replace(" ", "").split(","), reverse=True))
-    return Requirement(name, bounds, extra and extra[1], match[2] or "")
+    return Requirement(name, bounds, None if extra is None else extra[1], match[2] or "")
 
 
 def _numbers(version: str) -> tuple:

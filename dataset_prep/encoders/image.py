@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -211,7 +212,7 @@ def load_encoder(spec: str, weights: str | Path | None) -> ImageEncoder:
     return encoder
 
 
-def _without_classifier(network: torch.nn.Module, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _without_classifier(network: Any, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
     if kind == "timm":
         return lambda images: network.forward_head(network.forward_features(images), pre_logits=True)
     # the classifier of torchvision's networks is one of these, or its last layer

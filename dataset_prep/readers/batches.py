@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.extras import need
@@ -22,7 +23,10 @@ from ..lines import NOT_UTF8, BadLine, blocks, parse_object, utf8_error
 from ..skips import Skips
 from ..tokens import id_fault
 
-pl = need("polars", "prep")
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = need("polars", "prep")
 
 #: Range of plausible timestamps in seconds since 1970: 1990-01-01 to 2100-01-01.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
@@ -144,7 +148,7 @@ def _cast(rows: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     )
 
 
-def delimited_table(path: Path, delimiter: str, skips: Skips) -> Iterator[tuple[list[str], pl.DataFrame]]:
+def delimited_table(path: Path, delimiter: str, skips: Skips) -> Generator[tuple[list[str], pl.DataFrame], None, None]:
     """(column names, rows as text) of a CSV or TSV file with a header, batch by batch."""
     return _delimited_rows(path, delimiter, None, skips)
 
@@ -257,7 +261,9 @@ def read_parquet(path: Path, layout: Layout, skips: Skips) -> Iterator[pl.DataFr
         yield screen(_cast(rows, here), here, skips)
 
 
-def parquet_table(path: Path, skips: Skips, columns: Iterable[str] | None = None):
+def parquet_table(
+    path: Path, skips: Skips, columns: Iterable[str] | None = None
+) -> Generator[tuple[list[str], pl.DataFrame], None, None]:
     """(column names, rows) of a Parquet file, batch by batch."""
     try:
         lazy = pl.scan_parquet(path)

@@ -166,7 +166,8 @@ def _not_read(features: dict[str, Path], folder: Path, n_items: int) -> list[str
 
 def _read_features(features: dict[str, Path]) -> tuple[dict[str, np.ndarray], int]:
     """(the arrays, the number of rows that they all have)."""
-    arrays, n_rows = {}, 0
+    arrays: dict[str, np.ndarray] = {}
+    n_rows = 0
     for modality, file in features.items():
         array = read_array(file)
         missing_rows(array, file.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_mambarec_common.errors import UserError
 
@@ -81,10 +82,10 @@ class InteractionTable:
             timestamp=time_column,
             time_unit=time_unit,
         )
-        self._item_columns = {"item": item_id_column, "texts": list(text_columns)}
+        self._item_id, self._texts = item_id_column, list(text_columns)
         if self.items is not None:
             format_of(self.items)  # refuses what cannot be read before the interactions are
-        self.settings = ["table", repr(self._layout), self._item_columns]
+        self.settings = ["table", repr(self._layout), {"item": item_id_column, "texts": self._texts}]
         self.card = {
             "source_format": "table",
             "columns": self._layout.columns(),
@@ -95,7 +96,7 @@ class InteractionTable:
         return read_interactions(self.interactions, self._layout, skips)
 
     def read_items(self, item_ids: set[str], skips: Skips) -> Catalogue:
-        return read_items(self.items, item_ids, skips, **self._item_columns)
+        return read_items(self.items, item_ids, skips, item=self._item_id, texts=self._texts)
 
 
 def format_of(path: Path) -> str:
@@ -136,9 +137,9 @@ def columns_of(path: Path) -> list[str]:
         if not keys:
             raise _no_objects(path, skips)
         return list(dict.fromkeys(keys))
-    stream = parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
-    names, _ = next(stream, ([], None))
-    stream.close()
+    table = parquet_table(path, skips) if kind == "parquet" else delimited_table(path, _delimiter(path), skips)
+    names, _ = next(table, ([], None))
+    table.close()
     if not names:
         raise UserError(f"{path.name} holds no rows")
     return names
@@ -223,7 +224,7 @@ def _guess_unit(path: Path, column: str) -> str:
     return "s"
 
 
-def _values(path: Path, column: str) -> Iterator[object]:
+def _values(path: Path, column: str) -> Iterator[Any]:
     kind, skips = format_of(path), Skips(path.name)
     if kind == "jsonl":
         for _, record in zip(range(20), objects(path, skips)):

@@ -109,14 +109,14 @@ def patched_children() -> None:
     """
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
     if quick_start.run_recboles is not run_recboles:
-        run_recboles.original = quick_start.run_recboles
+        vars(run_recboles)["original"] = quick_start.run_recboles
     replace(quick_start, "run_recboles", run_recboles)
     replace(sys.modules["recbole.quick_start"], "run_recboles", run_recboles)
 
 
 def run_recboles(rank: int, *args) -> None:
     """RecBole's function of the same name; a new process finds it by the name of this module."""
-    run_recboles.original(rank, *args)
+    vars(run_recboles)["original"](rank, *args)
 
 
 def shared_folders() -> None:

@@ -53,19 +53,19 @@ def recorded_targets() -> list[str]:
     return list(_targets)
 
 
-def record(owner: object, *names: str) -> None:
+def record(owner: type | types.ModuleType, *names: str) -> None:
     """Record that ``owner.name1.name2...`` is replaced; for what is changed in another way than below."""
     path = owner.__name__ if isinstance(owner, types.ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
     _targets[".".join((path, *names))] = None
 
 
-def replace(owner: object, name: str, value: object) -> None:
+def replace(owner: type | types.ModuleType, name: str, value: object) -> None:
     """Set ``owner.name``, an attribute of a module or a class."""
     record(owner, name)
     setattr(owner, name, value)
 
 
-def wrap(owner: object, name: str, wrapper: Callable) -> None:
+def wrap(owner: type | types.ModuleType, name: str, wrapper: Callable) -> None:
     """Make ``owner.name(*args)`` call ``wrapper(original, *args)``; doing so again has no effect."""
     record(owner, name)
     original = getattr(owner, name)
@@ -77,7 +77,7 @@ def wrap(owner: object, name: str, wrapper: Callable) -> None:
         return wrapper(original, *args, **kwargs)
 
     # functools.wraps has copied the wrappers below
-    wrapped._recbole_mambarec_wrappers = (*_wrappers(original), _identity(wrapper))
+    vars(wrapped)["_recbole_mambarec_wrappers"] = (*_wrappers(original), _identity(wrapper))
     setattr(owner, name, wrapped)
 
 

@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from recbole_mambarec.compat.patching import replace, wrap
 
@@ -26,8 +27,8 @@ def at_import() -> None:
         for needed in ("recbole.config", "recbole.data", "recbole.data.transform", "recbole.utils"):
             importlib.import_module(needed)
         stand_in = types.ModuleType("ray")
-        stand_in.tune = RayTune
-        missing = object()
+        vars(stand_in)["tune"] = RayTune
+        missing: Any = object()
         real = sys.modules.get("ray", missing)
         sys.modules["ray"] = stand_in
         try:
@@ -44,7 +45,7 @@ class RayTune:
     """The part of ``ray.tune`` that RecBole uses; does nothing unless this process runs a trial of ray's."""
 
     @staticmethod
-    def report(**metrics: float) -> None:
+    def report(**metrics: float | str) -> None:
         """Report ``metrics`` to the ray trial that this process runs, if any.
 
         RecBole passes keywords, as ray expected before 2.7.

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,10 +28,10 @@ def content_key(*arrays: Rows) -> str:
     """Fingerprint (hexadecimal) of the values, shapes and dtypes of ``arrays``, in memory or on disk."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        in_memory = isinstance(array, np.ndarray)
-        digest.update(f"{array.dtype.str if in_memory else '<f4'}{array.shape}".encode())
-        for part in [array] if in_memory else (rows for _, rows in blocks(array)):
-            digest.update(memoryview(np.ascontiguousarray(part)).cast("B") if part.size else b"")
+        dtype = array.dtype.str if isinstance(array, np.ndarray) else "<f4"
+        digest.update(f"{dtype}{array.shape}".encode())
+        for part in [array] if isinstance(array, np.ndarray) else (rows for _, rows in blocks(array)):
+            digest.update(np.ascontiguousarray(part).data.cast("B") if part.size else b"")
     return digest.hexdigest()
 
 
@@ -71,7 +72,7 @@ class ArrayCache:
         arrays = build()
         try:
             with atomic_file(path) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, **cast("dict[str, Any]", arrays))
         except OSError as error:
             logger.warning(f"{kind} could not be kept in {self.folder} ({error}): it is computed again next time")
         return arrays

@@ -118,7 +118,7 @@ def _check_something_is_left(original: Callable, dataset: Dataset) -> None:
         if getattr(dataset, feat_name).empty:
             what = {"inter_feat": "interaction", "user_feat": "user", "item_feat": "item"}.get(feat_name, feat_name)
             keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval")
-            unset = (None, "[0,inf)", {})
+            unset: tuple[object, ...] = (None, "[0,inf)", {})
             given = [f"{key}={short(dataset.config[key])}" for key in keys if dataset.config[key] not in unset]
             raise UserError(
                 f"no {what} of '{dataset.dataset_name}' is left after filtering"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,10 @@ class PairLoader(TrainDataLoader):
 
 class RankingLoader(FullSortEvalDataLoader):
     """Users, with the items that are masked in their ranking and the items to be found."""
+
+    # RecBole's arrays while it builds the loader, then ItemsOfUsers
+    uid2positive_item: Any
+    uid2history_item: Any
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

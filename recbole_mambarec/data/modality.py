@@ -143,7 +143,7 @@ class Modality:
             with np.errstate(over="ignore"):  # float64 values beyond float32 become inf and are reported below
                 block = np.asarray(self.matrix[rows[start:stop]], dtype=np.float32)
             finite = np.isfinite(block)
-            has_row = finite.all(axis=1)
+            has_row = np.asarray(finite.all(axis=1))
             broken = ~has_row & ~np.isnan(block).all(axis=1)
             if broken.any():
                 row = int(rows[start + int(np.argmax(broken))])

@@ -88,7 +88,9 @@ def _note_setting(original: Callable, self: Config, key: str):
 @contextlib.contextmanager
 def _settings_read(config: Config) -> Iterator[dict]:
     """A dict that holds, once the block has ended, the settings that were read in it, with their values."""
-    values, noted, found = plain(config.final_config_dict), set(), {}
+    values = plain(config.final_config_dict)
+    noted: set[str] = set()
+    found: dict = {}
     token = _read.set(noted)
     try:
         yield found
@@ -300,8 +302,8 @@ def _keep_dataset(dataset: Dataset, file: _File) -> None:
     dataset.kept = True
 
 
-def _restored_dataset(kind: type, config: Config, file: _File, kept: dict) -> Dataset:
-    dataset = kind.__new__(kind)
+def _restored_dataset(kind: type[Dataset], config: Config, file: _File, kept: dict) -> Dataset:
+    dataset = object.__new__(kind)
     state = kept["contents"] | {"config": config, "logger": getLogger(), "dataset_path": config["data_path"]}
     state |= {"origin": kept["origin"], "kept": True}
     if hasattr(kind, "__setstate__"):

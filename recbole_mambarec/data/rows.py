@@ -53,7 +53,9 @@ class ItemRows:
 class SideBySide:
     """The columns of several matrices side by side, joined when a row is read."""
 
-    def __init__(self, parts: Sequence[np.ndarray | ItemRows]) -> None:
+    shape: tuple[int, int]
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts = parts
         self.shape = len(parts[0]), sum(part.shape[1] for part in parts)
         self.stored_dtype = np.result_type(*(getattr(part, "stored_dtype", np.float32) for part in parts))
@@ -70,7 +72,8 @@ Rows = np.ndarray | ItemRows | SideBySide
 
 def side_by_side(parts: Sequence[Rows]) -> Rows:
     """One matrix with all columns; in memory if all parts are."""
-    return np.concatenate(parts, axis=1) if all(isinstance(p, np.ndarray) for p in parts) else SideBySide(parts)
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    return np.concatenate(arrays, axis=1) if len(arrays) == len(parts) else SideBySide(parts)
 
 
 def blocks(matrix: Rows, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, np.ndarray]]:

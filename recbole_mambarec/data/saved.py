@@ -15,6 +15,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ class NotPackable(ValueError):
 # values
 
 
-def pack(value: object) -> object:
+def pack(value: Any) -> Any:
     """``value`` as nested lists of tensors and plain values; the first entry of a list names the kind of its contents.
 
     Raises:
@@ -79,7 +80,7 @@ def pack(value: object) -> object:
     raise NotPackable(kind.__qualname__)
 
 
-def unpack(packed: object, config: Config) -> object:
+def unpack(packed: Any, config: Config) -> Any:
     """The value that :func:`pack` was given.
 
     Args:
@@ -115,7 +116,8 @@ def unpack(packed: object, config: Config) -> object:
     if kind == "logger":
         return logging.getLogger()
     if kind == "object":
-        return _unpack_object(*rest, config)
+        module, name, state = rest
+        return _unpack_object(module, name, state, config)
     return _unpack_array(packed, config)
 
 
@@ -217,7 +219,7 @@ def _unpack_object(module: str, name: str, state: object, config: Config) -> obj
     kind = getattr(importlib.import_module(module), name)
     if not isinstance(kind, type) or kind.__module__ != module:
         raise ValueError(f"{module}.{name} is not a class of that module")
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     vars(made).update(unpack(state, config))
     return made
 
@@ -234,7 +236,7 @@ def digest(packed: object) -> str:
         elif isinstance(node, Tensor):
             found.update(f"{node.dtype}{tuple(node.shape)}".encode())
             content = node.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if node.numel() else node
-            found.update(memoryview(content.numpy()).cast("B") if node.numel() else b"")
+            found.update(content.numpy().data.cast("B") if node.numel() else b"")
         else:
             text = repr(node).encode("utf-8", "surrogatepass")
             found.update(f"{type(node).__name__}{len(text)}:".encode() + text)

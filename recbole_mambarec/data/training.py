@@ -158,12 +158,11 @@ class TrainingData:
         return how == "approximate"
 
     def _search(self, rows: Rows | Tensor, k: int, present: np.ndarray) -> Neighbours:
-        if self._approximate:
-            search = approximate_neighbours
-        else:
-            in_memory = isinstance(rows, (np.ndarray, Tensor))
-            search = nearest_neighbours if in_memory else nearest_neighbours_on_disk
-        return search(rows, k, present, progress=self._progress)
+        if self._approximate and not isinstance(rows, Tensor):
+            return approximate_neighbours(rows, k, present, progress=self._progress)
+        if isinstance(rows, (np.ndarray, Tensor)):
+            return nearest_neighbours(rows, k, present, progress=self._progress)
+        return nearest_neighbours_on_disk(rows, k, present, progress=self._progress)
 
     def item_graph(self, modality: str, k: int, weighting: str = "cosine", loops: bool = True) -> SparseGraph:
         """:func:`knn_graph` over a modality's raw features; without ``loops``, of k neighbours besides the item."""

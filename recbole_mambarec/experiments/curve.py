@@ -109,7 +109,7 @@ class Curve:
         return next(e["epoch"] for e in reversed(self.entries) if e["valid"] and e["valid"][metric] == score)
 
 
-def _named(losses: object, model) -> dict[str, float]:
+def _named(losses: float | tuple, model) -> dict[str, float]:
     """Name -> loss of an epoch, for which RecBole's trainer returns a number or a tuple."""
     if not isinstance(losses, tuple):
         return {"loss": float(losses)}

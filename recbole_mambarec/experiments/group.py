@@ -7,9 +7,10 @@ import contextlib
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 from recbole.config import Config
@@ -160,7 +161,20 @@ def _keys_read(model: str, dataset: str, common: dict) -> set[str]:
         return set(common)
 
 
-def measurement_differences(runs: list[Run]) -> list[str]:
+class Measured(Protocol):
+    """A run, or several that differ in nothing but their seed."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def config(self) -> dict: ...
+
+
+def measurement_differences(runs: Sequence[Measured]) -> list[str]:
     """Sentences about runs on the same dataset that are not measured in the same way."""
     notes = []
     for run in {(run.dataset, run.label): run for run in runs}.values():

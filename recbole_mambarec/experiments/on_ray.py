@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recbole.config import Config
 from recbole.data import create_dataset
@@ -124,7 +124,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
         if address is None:
             # "local": not a cluster that the environment may name
@@ -270,7 +270,7 @@ class _Trials:
             reduction_factor=self.settings.halving,
         )
         for record in self.tuning.records:
-            past = SimpleNamespace(trial_id=record.key)
+            past: Any = SimpleNamespace(trial_id=record.key)
             scheduler.on_trial_add(None, past)
             for entry in record.curve:
                 scheduler.on_trial_result(None, past, _progress(entry, self.search.metric))
@@ -449,7 +449,7 @@ class SharedData:
 
     def dataset(self) -> Dataset:
         """A copy, of which a trial can replace attributes."""
-        copy = self.kind.__new__(self.kind)
+        copy = object.__new__(self.kind)
         copy.__dict__.update(self.contents)
         return copy
 

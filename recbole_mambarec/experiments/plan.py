@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from recbole.config import Config
 
@@ -133,7 +134,7 @@ def effective_config(config: Config) -> dict:
     return _without_paths({key: value for key, value in values.items() if key not in NO_EFFECT})
 
 
-def _without_paths(value: object) -> object:
+def _without_paths(value: Any) -> Any:
     """``value`` with absolute paths reduced to their file names."""
     if isinstance(value, dict):
         return {key: _without_paths(entry) for key, entry in value.items()}

@@ -13,8 +13,9 @@ import threading
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.memory import free_gib
@@ -35,7 +36,7 @@ class Event(NamedTuple):
 
     job: Hashable
     kind: str
-    value: object
+    value: Any
 
 
 class Pool:
@@ -51,7 +52,7 @@ class Pool:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         divide_cores = divide_cores and "OMP_NUM_THREADS" not in os.environ
         self._threads = max(1, cores // jobs) if divide_cores else None
-        self._running: dict[Hashable, tuple[multiprocessing.Process, Connection]] = {}
+        self._running: dict[Hashable, tuple[BaseProcess, Connection]] = {}
         self._outcomes: dict[Hashable, Event] = {}
 
     @property
@@ -79,7 +80,8 @@ class Pool:
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
         """Messages that have arrived; waits up to ``timeout`` seconds for the first one."""
-        for receiver in wait([receiver for _, receiver in self._running.values()], timeout):
+        arrived = wait([receiver for _, receiver in self._running.values()], timeout)
+        for receiver in cast("list[Connection]", arrived):
             job = next(job for job, (_, other) in self._running.items() if other is receiver)
             try:
                 kind, value = receiver.recv()
@@ -113,7 +115,7 @@ class Pool:
         self._running.clear()
 
 
-def call_apart(function: Callable, args: tuple, log: Path | None = None) -> object:
+def call_apart(function: Callable, args: tuple, log: Path | None = None) -> Any:
     """The result of ``function(*args, report=...)``, called in a fresh process; its reports are dropped.
 
     Args:
@@ -235,8 +237,8 @@ def _child(sender: Connection, log: str | None, threads: int | None, function: C
         with contextlib.suppress(OSError):  # the parent may be gone
             sender.send(("interrupted", None))
         logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
         os._exit(_INTERRUPTED)  # the parent is waiting, and shutting torch down takes seconds
     except Exception as error:
         if not isinstance(error, UserError):

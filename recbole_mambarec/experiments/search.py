@@ -153,7 +153,7 @@ def _under_new_names(space: Space, model: str) -> Space:
     Raises:
         UserError: a key is there under both names, or an option is no value of a renamed key.
     """
-    parameters = []
+    parameters: list[Parameter] = []
     for parameter in space.parameters:
         settings = [accept(model, {parameter.name: value}) for value in parameter.values]
         ((name, _),) = settings[0].items()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from recbole.evaluator import smaller_metrics
@@ -124,7 +125,7 @@ def over_users(records: Sequence[Record], folder: str | Path, mask: str, metric:
     seeds = _common_seeds(by_label)
     if not seeds:
         raise UserError(f"{', '.join(by_label)} have no seed in common: run them with the same seeds")
-    totals = dict.fromkeys(by_label, 0.0)
+    totals: dict[str, Any] = dict.fromkeys(by_label, 0.0)  # arrays, once there is one
     users_of_first_seed = None
     for seed in seeds:
         tokens, values = _values_of_seed(by_label, seed, folder, mask, metric)

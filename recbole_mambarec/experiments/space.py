@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recbole_mambarec.compat.patching import replace
 from recbole_mambarec.errors import UserError
@@ -43,7 +44,7 @@ class Parameter:
             return round(float(drawn))
         return float(drawn)
 
-    def drawn(self, value: object) -> float:
+    def drawn(self, value: Any) -> float:
         """What hyperopt would have drawn for a setting; the inverse of :meth:`value`.
 
         Raises:
@@ -102,7 +103,7 @@ def as_setting(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_space(path: str | Path) -> Space:
+def read_space(path: str | os.PathLike) -> Space:
     """Read a params file.
 
     Raises:

@@ -10,6 +10,7 @@ import typing
 from dataclasses import asdict, dataclass, field, replace
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.renamed import under_new_names
@@ -100,7 +101,7 @@ class Record:
         return values
 
     @classmethod
-    def from_json(cls, values: object) -> Record:
+    def from_json(cls, values: Any) -> Record:
         """The record of a line; keys that this version does not know are dropped.
 
         Raises:
@@ -246,8 +247,9 @@ def _with_actual_mask(record: Record) -> Record:
 
 def _under_new_names(record: Record) -> Record:
     """The configuration of an earlier version's record, under the names that its keys have today."""
-    parts = {name: getattr(record, name) for name in ("overrides", "config", "point")}
-    return replace(record, **{name: part and under_new_names(record.model, part) for name, part in parts.items()})
+    parts: dict[str, Any] = {name: getattr(record, name) for name in ("overrides", "config", "point")}
+    parts = {name: part and under_new_names(record.model, part) for name, part in parts.items()}
+    return replace(record, **parts)
 
 
 def finished(records: list[Record]) -> dict[str, Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -127,18 +127,19 @@ class Tuning(HyperTuning):
             return None
         for repeat in itertools.count():
             if len(self._seen) >= self.max_evals or (repeat >= 2 * _REPEATS and not self.exhaustive):
-                return None
+                break
             (number,) = self._trials.new_trial_ids(1)
             suggest = self.algo if self.exhaustive or repeat < _REPEATS else rand.suggest
             documents = suggest([number], self._domain, self._trials, self.search.base.seed + number)
             if not documents:
-                return None
+                break
             drawn = documents[0]["misc"]["vals"]
             point = {p.name: p.value(drawn[p.name][0]) for p in self.search.space.parameters}
             if identity(point) in self._seen:
                 continue
             self._propose(number, documents[0], point)
             return Attempt(number, point, self.search.run(point))
+        return None
 
     def tell(
         self, attempt: Attempt, record: Record, wall_seconds: float, memory_gib: float, stopped: bool = False
@@ -183,8 +184,8 @@ class Tuning(HyperTuning):
 
     def _write(self, attempt: Attempt, record: Record, wall_seconds: float, memory_gib: float) -> Record:
         """Add the fields of a trial to a record, and the record to the file."""
-        costs = {"wall_seconds": round(wall_seconds, 1), "memory_gib": round(memory_gib, 3)}
-        record = replace(record, point=attempt.point, **costs)
+        wall_seconds, memory_gib = round(wall_seconds, 1), round(memory_gib, 3)
+        record = replace(record, point=attempt.point, wall_seconds=wall_seconds, memory_gib=memory_gib)
         store.append(self.search.trials_file, record)
         return record
 
@@ -270,7 +271,7 @@ class Tuning(HyperTuning):
         """
         self.jobs = jobs
         pool, host, device = Pool(jobs), MemoryGate(), DeviceGate()
-        running: dict[int, _Running] = {}
+        running: dict[Hashable, _Running] = {}
         waiting = None
         for record in self.records:
             host.observe(record.memory_gib)

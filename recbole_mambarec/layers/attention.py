@@ -17,6 +17,14 @@ class EdgePattern(nn.Module):
         shape: shape of the matrix, ``(rows, columns)``.
     """
 
+    row_starts: Tensor
+    column_starts: Tensor
+    rows: Tensor
+    columns: Tensor
+    order: Tensor
+    row_columns: Tensor
+    column_rows: Tensor
+
     def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         super().__init__()
         self.shape = tuple(shape)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_mambarec.layers.containers import ModuleList
+
 DILATIONS = (6, 12, 18)
 CHANNEL_ATTENTION = ("scalar", "squeeze")
 SPATIAL_ATTENTION = ("channels", "mean")
@@ -41,12 +43,13 @@ class DREAM(nn.Module):
         self.dim = dim
         width = 5 * dim
         self.pointwise = nn.Conv2d(dim, dim, 1)
-        self.dilated = nn.ModuleList(
+        self.dilated = ModuleList(
             nn.Conv2d(dim, dim, 3, padding=rate * dilation, dilation=rate * dilation) for dilation in DILATIONS
         )
         self.pooled = nn.Conv2d(dim, dim, 1)
         # the five BatchNorms side by side: normalisation is per channel, so one of width 5d is the same
         self.branch_norm = nn.BatchNorm2d(width)
+        self.channel: nn.Module
         if channel_attention == "scalar":
             self.channel = nn.Linear(width, 1, bias=False)
         else:
@@ -105,7 +108,7 @@ class DREAM(nn.Module):
         return F.relu(self._norm(self.mix_norm, mixed))
 
     @staticmethod
-    def _norm(norm: nn.Module, x: Tensor, channels: slice = slice(None)) -> Tensor:
+    def _norm(norm: nn.BatchNorm2d, x: Tensor, channels: slice = slice(None)) -> Tensor:
         """BatchNorm of ``x`` (channels in dimension 1) with the parameters of ``norm`` for ``channels`` of it."""
         if norm.training and channels.start in (None, 0):
             norm.num_batches_tracked.add_(1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from recbole_mambarec.data.rows import BLOCK_VALUES, Rows, blocks
+from recbole_mambarec.data.rows import BLOCK_VALUES, ItemRows, Rows, SideBySide, blocks
 
 
 class FeatureTable(nn.Module):
@@ -26,7 +26,7 @@ class FeatureTable(nn.Module):
     def __init__(self, features: Rows, frozen: bool) -> None:
         super().__init__()
         self.shape = tuple(features.shape)
-        self._on_disk: Rows | None = None
+        self._on_disk: ItemRows | SideBySide | None = None
         if frozen and not isinstance(features, np.ndarray):
             self._on_disk = features
             return

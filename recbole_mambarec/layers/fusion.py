@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,6 @@ class BehaviourGuidedFusion(nn.Module):
             return next(iter(views.values()))
         scores = torch.cat([self.attention(view) for view in views.values()], dim=1)
         weights = scores.softmax(dim=1)
-        common = sum(weights[:, m, None] * view for m, view in enumerate(views.values()))
+        common = cast(Tensor, sum(weights[:, m, None] * view for m, view in enumerate(views.values())))
         separate = sum(torch.sigmoid(self.preference[m](behaviour)) * (view - common) for m, view in views.items())
         return (separate + common) / (len(views) + 1)

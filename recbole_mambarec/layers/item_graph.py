@@ -33,6 +33,9 @@ class ItemGraph(nn.Module):
         UserError: unknown ``kind``, or a weight outside [0, 1].
     """
 
+    indices: Tensor
+    cosines: Tensor
+
     def __init__(
         self, data: TrainingData, k: int, kind: str = "mix", refined_weight: float = 0.1, image_weight: float = 0.1
     ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -219,7 +220,8 @@ def l2_half(*embeddings: Tensor, batch_size: int) -> Tensor:
 
     ``batch_size`` is the configured one, also for the shorter last batch of an epoch (as the published code does).
     """
-    return 0.5 * sum(x.square().sum() for x in embeddings) * processes() / batch_size
+    squares = cast(Tensor, sum(x.square().sum() for x in embeddings))
+    return 0.5 * squares * processes() / batch_size
 
 
 @_in_float32

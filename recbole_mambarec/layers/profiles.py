@@ -25,6 +25,10 @@ class UserProfiles(nn.Module):
         UserError: unknown ``norm``.
     """
 
+    user_degree: Tensor
+    item_degree: Tensor
+    active_users: Tensor | None
+
     def __init__(self, data: TrainingData, norm: str = "mean") -> None:
         super().__init__()
         self.norm = check_choice("profile_norm", norm, NORMS)

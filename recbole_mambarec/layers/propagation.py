@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 
 
-def propagate(graph: SparseGraph, x: Tensor, n_layers: int) -> Tensor:
+class Graph(Protocol):
+    """What multiplies embeddings: a :class:`SparseGraph`, or a module that holds one."""
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """The graph times ``x``, ``(columns, d)`` -> ``(rows, d)``."""
+
+
+def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     """The last layer only: ``graph`` ``(n, n)`` applied ``n_layers`` times to ``x``, ``(n, d)``."""
     for _ in range(n_layers):
         x = graph.propagate(x)

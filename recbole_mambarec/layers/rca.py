@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.containers import ModuleList
 from recbole_mambarec.value_checks import check_choice
 
 RESIDUALS = ("previous", "input")
@@ -60,9 +62,9 @@ class RCA(nn.Module):
         super().__init__()
         self.residual = check_choice("rca_residual", residual, RESIDUALS)
         self.correlates = check_choice("rca_scope", scope, SCOPES) == "feature"
-        step = FeatureStep if self.correlates else TokenStep
+        step: type[Step] = FeatureStep if self.correlates else TokenStep
         self.n_steps = n_steps
-        self.steps = nn.ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
+        self.steps = ModuleList(step(dim, n_views) for _ in range(min(n_steps, 1) if share_steps else n_steps))
         self.joint = unbiased(n_views * dim, dim)
 
     def forward(self, nodes: Tensor, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -99,7 +101,19 @@ def unbiased(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-class FeatureStep(nn.Module):
+class Step(nn.Module):
+    """One step: maps that it derives from all nodes, and what they add to rows."""
+
+    def maps(self, nodes: Tensor) -> Any:
+        """What :meth:`update` needs to know of all ``nodes``, ``(N, M d)``."""
+        raise NotImplementedError
+
+    def update(self, x: Tensor, maps: Any) -> Tensor:
+        """What the step adds to rows ``x``, ``(N, M d)`` -> ``(N, M d)``."""
+        raise NotImplementedError
+
+
+class FeatureStep(Step):
     """One step of the ``feature`` scope."""
 
     def __init__(self, dim: int, n_views: int) -> None:
@@ -142,7 +156,7 @@ def _weights(n_views: int, dim: int, gain: float = 1.0) -> nn.Parameter:
     return weights
 
 
-class TokenStep(nn.Module):
+class TokenStep(Step):
     """One step of the ``token`` scope."""
 
     def __init__(self, dim: int, n_views: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import cosine_distance, embedding_norm
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn
@@ -34,7 +35,7 @@ class BM3(MultimodalRecommender):
         self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
-        self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
+        self.projection = ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
         self.predictor = nn.Linear(d, d)
         for layer in [self.predictor, *self.projection.values()]:
             nn.init.xavier_normal_(layer.weight)
@@ -54,7 +55,7 @@ class BM3(MultimodalRecommender):
         users, items = self._online()
         return self.predictor(users), self.predictor(items)
 
-    def loss_parts(self, users: Tensor, positives: Tensor, negatives: None = None) -> dict[str, Tensor]:
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor | None = None) -> dict[str, Tensor]:
         """Users against items and back, norm of all embeddings, features against the items and against themselves."""
         all_users, all_items = self._online()
         u, i = all_users[users], all_items[positives]

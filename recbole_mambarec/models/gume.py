@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +15,7 @@ from recbole_mambarec.data.graphs.bipartite import interaction_matrix
 from recbole_mambarec.data.graphs.neighbours import Neighbours
 from recbole_mambarec.data.graphs.sparse import SparseGraph, inverse_sqrt
 from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
 from recbole_mambarec.layers.noise import signed_noise
@@ -44,11 +46,11 @@ class GUME(TwoViewRecommender):
         d, data = self.embedding_size, self.data
         self.extended_weight, self.gap_weight = config["extended_weight"], config["gap_weight"]
         self.user_weight, self.user_temperature = config["user_weight"], config["user_temperature"]
-        self.user_modality = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
+        self.user_modality = ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
         self.item_gate = nn.ModuleDict(
             {m: nn.Sequential(nn.Linear(self.feature_dim(m), d), nn.Linear(d, d)) for m in self.modalities}
         )
-        self.item_graph = nn.ModuleDict({m: data.item_graph(m, config["knn_k"]) for m in self.modalities})
+        self.item_graph = ModuleDict({m: data.item_graph(m, config["knn_k"]) for m in self.modalities})
         item_edges = shared_neighbours([data.neighbours(m, config["knn_k"]) for m in self.modalities])
         self.bipartite = bipartite_with_items(data, item_edges)
         self.user_item = SparseGraph(self.bipartite.scipy()[: data.n_users, data.n_users :])
@@ -77,7 +79,7 @@ class GUME(TwoViewRecommender):
             mean_of_layers(self.bipartite, torch.cat([self.user_modality[m].weight, items]), self.n_ui_layers)
             for m, items in purified.items()
         ]
-        return sum(nodes) / len(nodes)
+        return cast(Tensor, sum(nodes)) / len(nodes)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """MGCN's terms; L2 of extended items; moment gaps between modalities; extended users against fused ones."""

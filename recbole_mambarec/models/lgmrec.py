@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,7 @@ class LGMRec(MultimodalRecommender):
         )
         hyper = {m: self._global(m, items) for m in self.modalities}
         local = sum(F.normalize(self._local(m), dim=1) for m in self.modalities)
-        attributes = F.normalize(sum(torch.cat(pair) for pair in hyper.values()), dim=1)
+        attributes = F.normalize(cast(Tensor, sum(torch.cat(pair) for pair in hyper.values())), dim=1)
         users, items = split_nodes(torch.cat([users, items]) + local + self.alpha * attributes, self.data.n_users)
         return users, items, hyper
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.dream import CHANNEL_ATTENTION, DREAM, SPATIAL_ATTENTION
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
@@ -20,7 +22,7 @@ from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
 from recbole_mambarec.value_checks import check_choice
 
 # what the authors' code computes and what their text describes; each entry is also a configuration key
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "released": {
         "projection": "image",
         "channel_attention": "scalar",
@@ -81,7 +83,8 @@ class MambaRec(TwoViewRecommender):
         widths = self._projection_widths(choice["projection"], config["reduction_factor"])
         attention = choice["channel_attention"], choice["spatial_attention"]
         self.projection, self.dream = nn.ModuleDict(), nn.ModuleDict()
-        self.item_gate, self.item_graph = nn.ModuleDict(), nn.ModuleDict()
+        self.item_gate = nn.ModuleDict()
+        self.item_graph: ModuleDict[SparseGraph] = ModuleDict()
         for m in self.modalities:
             self.projection[m] = DimensionProjection(self.feature_dim(m), d, widths[m])
             self.dream[m] = DREAM(d, config["dream_rate"], *attention) if config["dream"] else nn.Identity()

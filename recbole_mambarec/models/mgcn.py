@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
@@ -30,7 +31,7 @@ class MGCN(TwoViewRecommender):
         d = self.embedding_size
         self.projection = self._projections()
         self.item_gate = nn.ModuleDict({m: nn.Linear(d, d) for m in self.modalities})
-        self.item_graph = nn.ModuleDict({m: self.data.item_graph(m, config["knn_k"]) for m in self.modalities})
+        self.item_graph = ModuleDict({m: self.data.item_graph(m, config["knn_k"]) for m in self.modalities})
         self.fusion = BehaviourGuidedFusion(d, self.modalities)
 
     def _views(self) -> TwoViews:

@@ -13,6 +13,7 @@ from recbole_mambarec.data.graphs.bipartite import normalised_interactions
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
@@ -53,7 +54,7 @@ class PGL(PrunedRecommender):
                 raise UserError(f"subgraph global: {error}; use subgraph local") from None
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.cl_weight, self.temperature = config["cl_weight"], config["temperature"]
-        self.user_embedding = nn.ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
+        self.user_embedding = ModuleDict({m: self.id_embedding(data.n_users) for m in self.modalities})
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = nn.ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
         self.dropout_prob = config["dropout_prob"]
@@ -61,8 +62,8 @@ class PGL(PrunedRecommender):
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """LightGCN of features and preferences, plus features propagated over the item graph; width d per modality."""
-        items = [F.normalize(self.projection[m](self.features[m]()).float(), dim=1) for m in self.modalities]
-        items = torch.cat(items, dim=1)
+        features = [F.normalize(self.projection[m](self.features[m]()).float(), dim=1) for m in self.modalities]
+        items = torch.cat(features, dim=1)
         users = torch.cat([self.user_embedding[m].weight for m in self.modalities], dim=1)
         users, propagated = light_gcn(self.graph, users, items, self.n_ui_layers)
         return users, propagated + propagate(self.item_graph, items, self.n_mm_layers)

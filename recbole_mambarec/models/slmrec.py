@@ -74,7 +74,7 @@ class SLMRec(MultimodalRecommender):
         """Ids and modalities joined."""
         return self._join(self._views())
 
-    def loss_parts(self, users: Tensor, positives: Tensor, negatives: None = None) -> dict[str, Tensor]:
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor | None = None) -> dict[str, Tensor]:
         """InfoNCE of the pairs, and one term per modality in the chain of the task."""
         views = self._views()
         all_users, all_items = self._join(views)

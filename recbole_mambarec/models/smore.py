@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
@@ -44,7 +45,7 @@ class SMORE(TwoViewRecommender):
             {m: nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, d, bias=False)) for m in self.modalities}
         )
         graphs = {m: self.data.item_graph(m, own_k.get(m, config["knn_k"])) for m in self.modalities}
-        self.item_graph = nn.ModuleDict(graphs | {self.fused_branch: entrywise_maximum(list(graphs.values()))})
+        self.item_graph = ModuleDict(graphs | {self.fused_branch: entrywise_maximum(list(graphs.values()))})
         self.dropout = nn.Dropout(config["dropout_prob"])
 
     def _filtered(self) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
     seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
     if not seeds:
         raise UserError(f"{listing([row.label for row in rows])} have no seed in common")
-    tables = {name: {} for name in ways}
+    tables: dict[str, dict] = {name: {} for name in ways}
     for row in rows:
         for record in row.records:
             if record.seed in seeds:

@@ -8,6 +8,7 @@ from itertools import product
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds, over_users
+from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, datasets, without_folders
 from recbole_mambarec.report.significance import limits, method
@@ -134,5 +135,5 @@ def _obstacle(rows: Sequence[Row], mask: str, metric: str) -> str | None:
     return f"{listing(lacking)} without {metric}" if lacking else None
 
 
-def _named(rows: Sequence[Row]) -> list[dict]:
+def _named(rows: Sequence[Row]) -> list[Record]:
     return [record for row in rows for record in row.named()]

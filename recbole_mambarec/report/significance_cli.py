@@ -7,7 +7,7 @@ import sys
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.significance import ALPHA, Family, over_seeds, over_users
-from recbole_mambarec.experiments.store import MASKS, UNMASKED
+from recbole_mambarec.experiments.store import MASKS, UNMASKED, Record
 from recbole_mambarec.report import load
 from recbole_mambarec.report.significance import terminal_table
 from recbole_mambarec_command.command_line import example
@@ -77,7 +77,7 @@ def _tested(rows: list[load.Row], options: argparse.Namespace) -> tuple[Family, 
     return family, [row.label for row in rows if len(row.seeds) < 2]
 
 
-def _records(rows: list[load.Row]) -> list[dict]:
+def _records(rows: list[load.Row]) -> list[Record]:
     return [record for row in rows for record in row.named()]
 
 

@@ -6,12 +6,13 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from recbole_mambarec_common.extras import need
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, with grey instead of yellow, which is too light for lines on white
@@ -87,10 +88,10 @@ def new_figure(height: float = HEIGHT) -> Figure:
 
 def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend below the axes with as many columns as fit; the figure grows by its rows."""
-    bare = figure.get_figheight()
+    bare, canvas = figure.get_figheight(), cast("FigureCanvasAgg", figure.canvas)
     for columns in range(min(len(handles), 6), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-        box = legend.get_window_extent(figure.canvas.get_renderer())
+        box = legend.get_window_extent(canvas.get_renderer())
         if columns == 1 or box.width <= 0.97 * figure.bbox.width:
             figure.set_figheight(bare + box.height / figure.dpi)
             return

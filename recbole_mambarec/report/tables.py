@@ -69,7 +69,8 @@ def scores(
         published: dataset -> model -> scores to show below the measured ones.
         ranked: whether to mark best and second.
     """
-    blocks, sources = [], {}
+    blocks: list[Block] = []
+    sources: dict[str, dict[str, None]] = {}
     for dataset, here in datasets(rows).items():
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
+
+from recbole_mambarec.models.base import MultimodalRecommender
 
 
 def tensor_peak(work: Callable[[], object]) -> int:
@@ -17,7 +20,7 @@ def tensor_peak(work: Callable[[], object]) -> int:
     return int(max(np.cumsum([0, *changes])))
 
 
-def step_peak(model: torch.nn.Module, rows: dict[str, torch.Tensor]) -> int:
+def step_peak(model: MultimodalRecommender, rows: dict[str, torch.Tensor]) -> int:
     """Bytes that two training steps with Adam hold at their peak, with parameters and the copy of the best epoch."""
     optimizer = torch.optim.Adam([p for p in model.train().parameters() if p.requires_grad], fused=True)
     model.pre_epoch(0)
@@ -25,7 +28,7 @@ def step_peak(model: torch.nn.Module, rows: dict[str, torch.Tensor]) -> int:
     def steps() -> None:
         for _ in range(2):
             optimizer.zero_grad()
-            sum(model.calculate_loss(rows)).backward()
+            cast(torch.Tensor, sum(model.calculate_loss(rows))).backward()
             optimizer.step()
 
     own = sum(x.numel() * x.element_size() for x in [*model.parameters(), *model.state_dict().values()])

@@ -26,6 +26,13 @@ class SparseGraph(nn.Module):
         symmetric: the matrix equals its transpose, which is then not stored.
     """
 
+    forward_rows: Tensor
+    forward_columns: Tensor
+    forward_values: Tensor
+    backward_rows: Tensor
+    backward_columns: Tensor
+    backward_values: Tensor
+
     def __init__(self, matrix: sp.sparray | sp.spmatrix, symmetric: bool = False) -> None:
         super().__init__()
         self.shape = tuple(matrix.shape)

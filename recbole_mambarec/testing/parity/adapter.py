@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
 
 from recbole_mambarec import registry
 from recbole_mambarec.errors import UserError
@@ -48,7 +49,7 @@ class TrainingPass:
         calls: name of a watched function -> its calls.
     """
 
-    model: nn.Module
+    model: AbstractRecommender
     config: dict
     batch: dict[str, Tensor]
     parts: dict[str, float]
@@ -67,7 +68,7 @@ class Run:
     """
 
     settings: Callable[[Fixture], dict] = lambda fixture: {}
-    change: Callable[[nn.Module, Fixture], object] = lambda model, fixture: None
+    change: Callable[[AbstractRecommender, Fixture], object] = lambda model, fixture: None
     draws: Callable[[Fixture], Iterable] = lambda fixture: ()
 
 
@@ -90,17 +91,17 @@ class Adapter:
         inputs: keys that only this model's files have and that are no results, as patterns of ``fnmatch``.
     """
 
-    slots: Callable[[nn.Module], dict[str, Slot | None]]
+    slots: Callable[[AbstractRecommender], dict[str, Slot | None]]
     config: Callable[[dict], dict] = dict
     unused: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, Callable[[TrainingPass], object]] = field(default_factory=dict)
     watched: tuple[str, ...] = ()
     runs: Mapping[str, Run] = field(default_factory=dict)
-    results: Callable[[nn.Module, Fixture], Iterator[tuple[str, object]]] = lambda model, fixture: iter(())
-    prepare: Callable[[nn.Module, Fixture], object] = lambda model, fixture: None
-    embeddings: Callable[[nn.Module], tuple[Tensor, Tensor]] = lambda model: model.scored_embeddings()
+    results: Callable[[AbstractRecommender, Fixture], Iterator[tuple[str, object]]] = lambda model, fixture: iter(())
+    prepare: Callable[[AbstractRecommender, Fixture], object] = lambda model, fixture: None
+    embeddings: Callable[[AbstractRecommender], tuple[Tensor, Tensor]] = lambda model: model.scored_embeddings()
     scores: Callable[[Tensor], Tensor] = lambda scores: scores
-    missing_loss: Callable[[nn.Module, dict, dict], dict[str, Tensor]] = lambda model, batch, config: {}
+    missing_loss: Callable[[AbstractRecommender, dict, dict], dict[str, Tensor]] = lambda model, batch, config: {}
     inputs: tuple[str, ...] = ()
 
 

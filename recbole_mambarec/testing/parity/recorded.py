@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import torch
@@ -44,8 +44,8 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
         return x * mask
 
     def rand(*size: int | torch.Size, dtype: torch.dtype | None = None, **_: object) -> Tensor:
-        shape = torch.Size(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
-        return take(shape).to(dtype or torch.get_default_dtype())
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        return take(torch.Size(cast("tuple[int, ...]", shape))).to(dtype or torch.get_default_dtype())
 
     with mock.patch("torch.nn.functional.dropout", dropout), mock.patch("torch.rand", rand):
         yield
@@ -57,7 +57,7 @@ class Call(NamedTuple):
     """Positional arguments and result of one call of a function."""
 
     args: tuple
-    result: object
+    result: Any
 
 
 @contextmanager

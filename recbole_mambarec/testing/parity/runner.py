@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import get_model
-from torch import Tensor, nn
+from torch import Tensor
 
 import recbole_mambarec  # noqa: F401  (RecBole's look-ups must know our models)
 from recbole_mambarec.config import default_properties
@@ -116,7 +118,7 @@ class Fixture:
         }
         return InMemoryDataset(rows[:, 0], rows[:, 1], self.meta["n_users"], self.meta["n_items"], features)
 
-    def build(self, **overrides) -> nn.Module:
+    def build(self, **overrides) -> AbstractRecommender:
         """A fresh model with the file's configuration and parameters."""
         config = model_config(self.model_name, **(self.config | overrides))
         model = get_model(self.model_name)(config, self.dataset())
@@ -127,20 +129,20 @@ class Fixture:
                 raise UserError(f"{self.path} has no values for {', '.join(sorted(left))} of {self.model_name}")
         return model
 
-    def losses(self, model: nn.Module) -> dict[str, Tensor]:
+    def losses(self, model: AbstractRecommender) -> dict[str, Tensor]:
         """The parts of the model's loss for the file's batch."""
         losses = model.calculate_loss(self.batch())
         parts = dict(zip(model.loss_names, losses)) if isinstance(losses, tuple) else {"loss": losses}
         return parts | self.adapter.missing_loss(model, self.batch(), self.config)
 
-    def scores(self, model: nn.Module) -> Tensor:
+    def scores(self, model: AbstractRecommender) -> Tensor:
         """Scores of all users for all items in evaluation mode, ``(U, I)``."""
         n_users, n_items = self.meta["n_users"], self.meta["n_items"]
         with torch.no_grad():
             scores = model.eval().full_sort_predict({"user_id": torch.arange(1, n_users + 1)})
         return self.adapter.scores(scores.view(n_users, n_items + 1)[:, 1:])
 
-    def load(self, model: nn.Module, prefix: str) -> set[str]:
+    def load(self, model: AbstractRecommender, prefix: str) -> set[str]:
         """Copy the file's arrays under ``prefix`` into the model.
 
         Returns:
@@ -190,7 +192,7 @@ def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list
     arrays = fixture.arrays
     computed = dict(_evaluation(fixture))
     passes = [key[: -len("/loss")] for key in arrays if re.fullmatch(r"[^/]+/loss", key)]
-    unwanted = {}
+    unwanted: dict[str, float] = {}
     for prefix in passes:
         run = _run_of(fixture, prefix)
         if run is not None:
@@ -211,9 +213,9 @@ def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list
             results.append(Result(key, float("nan"), 0.0, f"its shape is {golden.shape}, ours {ours.shape}"))
             continue
         allowed = OUTPUT_TOLERANCE * np.abs(golden).max(initial=0.0)
-        prefix = re.match(r"(?:[^/]+/)?grad/", key)
-        if prefix:
-            allowed += GRADIENT_SHARE * max(np.abs(arrays[other]).max() for other in fixture.keys(prefix[0]))
+        gradient = re.match(r"(?:[^/]+/)?grad/", key)
+        if gradient:
+            allowed += GRADIENT_SHARE * max(np.abs(arrays[other]).max() for other in fixture.keys(gradient[0]))
         error = np.abs(ours.reshape(golden.shape) - golden).max(initial=0.0)
         results.append(Result(key, float(error), float(allowed)))
     return results + [Result(f"params_without_grad/{name}", error, 0.0) for name, error in unwanted.items()]
@@ -241,13 +243,13 @@ def _run_of(fixture: Fixture, prefix: str) -> Run | None:
     return Run(lambda fixture: {"train_batch_size": int(size[1])}, runs["train"].change, runs["train"].draws)
 
 
-def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object]) -> nn.Module:
+def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object]) -> AbstractRecommender:
     """One training pass: adds loss, parts and gradients to ``computed``; returns the model with its gradients."""
     model = fixture.build(**run.settings(fixture)).train()
     run.change(model, fixture)
     with recorded(run.draws(fixture)), calls_of(fixture.adapter.watched) as calls:
         parts = fixture.losses(model)
-    loss = sum(parts.values())
+    loss = cast(Tensor, sum(parts.values()))
     loss.backward()
     computed[f"{prefix}/loss"] = loss.item()
     made = TrainingPass(model, fixture.config, fixture.batch(), {k: v.item() for k, v in parts.items()}, calls)
@@ -266,7 +268,7 @@ def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object])
     return model
 
 
-def _gradients_of_untrained(fixture: Fixture, model: nn.Module) -> dict[str, float]:
+def _gradients_of_untrained(fixture: Fixture, model: AbstractRecommender) -> dict[str, float]:
     """Our largest gradient of each parameter that gets no gradient in the published code."""
     parameters, slots = dict(model.named_parameters()), fixture.adapter.slots(model)
     largest = {}

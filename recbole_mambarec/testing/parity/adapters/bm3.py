@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import (
@@ -25,11 +25,11 @@ _DISTANCE = "recbole_mambarec.models.bm3.cosine_distance"
 _TERMS = ("user_item", "item_user", "image_item", "image_image", "text_item", "text_text")
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     return {"user_embedding.weight": Slot("user_embedding.weight")} | item_tables() | pair("predictor", "predictor")
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield "graph/norm_adj", dense(model.bipartite)
     with torch.no_grad():
         users, items = model._online()

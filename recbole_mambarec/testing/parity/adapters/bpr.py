@@ -7,7 +7,8 @@ BPR part agrees as it is.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
 
 from recbole_mambarec.layers.losses import embedding_norm
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
@@ -16,7 +17,7 @@ from recbole_mambarec.testing.parity.adapters.common import same, weighted
 REAL = slice(1, None)
 
 
-def gathered(model: nn.Module, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+def gathered(model: AbstractRecommender, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the batch in the tables that training changes."""
     users, items = model.user_embedding, model.item_embedding
     return users(batch["user_id"]), items(batch["item_id"]), items(batch["neg_item_id"])

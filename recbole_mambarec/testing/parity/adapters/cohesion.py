@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
@@ -28,7 +29,7 @@ def _config(published: dict) -> dict:
     return renamed(names, hidden_dim=4 * published["dim_latent"])(published)
 
 
-def _slots(model: nn.Module) -> dict[str, Slot | None]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:
     slots: dict[str, Slot | None] = {"weight_u": Slot("weight_u"), "id_feat": Slot("item_embedding")}
     for branch, published in _BRANCHES.items():
         slots[f"{published}.preference"] = Slot(f"preference.{branch}")
@@ -37,7 +38,7 @@ def _slots(model: nn.Module) -> dict[str, Slot | None]:
     return slots | {f"{modality}_embedding.weight": None for modality in model.modalities}
 
 
-def _prepare(model: nn.Module, fixture: Fixture) -> None:
+def _prepare(model: AbstractRecommender, fixture: Fixture) -> None:
     model.weight_u = nn.Parameter(torch.empty(fixture.meta["n_users"], 2, 1))
     k = fixture.config["user_knn_k"]
     lists, counts = (fixture.arrays[f"data/{name}"][:, :k] for name in ("user_neighbours", "user_neighbour_counts"))
@@ -52,7 +53,7 @@ def _prepare(model: nn.Module, fixture: Fixture) -> None:
     model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(repeats))
 
 
-def _missing_loss(model: nn.Module, batch: dict, config: dict) -> dict[str, Tensor]:
+def _missing_loss(model: AbstractRecommender, batch: dict, config: dict) -> dict[str, Tensor]:
     return {"reg_weight_u": config["reg_weight"] * model.weight_u.square().mean()}
 
 
@@ -85,7 +86,7 @@ def _branch_weights(made: TrainingPass) -> Tensor:
     return (weighted * plain).sum(dim=2) / plain.square().sum(dim=2)
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
     yield "graph/user_user", dense(model.user_graph)
     with torch.no_grad():

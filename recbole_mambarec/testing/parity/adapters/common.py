@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
 
 from recbole_mambarec.data.graphs.bipartite import bipartite_adjacency
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import info_nce
 from recbole_mambarec.testing.parity.adapter import Run, Slot, TrainingPass
 from recbole_mambarec.testing.parity.runner import Fixture
@@ -42,7 +45,7 @@ def call(function: str, number: int) -> Callable[[TrainingPass], Tensor]:
     return lambda made: made.calls[function][number].result
 
 
-def dense(graph) -> object:
+def dense(graph: SparseGraph) -> np.ndarray:
     """A :class:`SparseGraph` as an array."""
     return graph.scipy().toarray()
 
@@ -56,7 +59,7 @@ def item_tables(modalities=("image", "text"), projection: str = "{}_trs") -> dic
     return slots
 
 
-def neighbour_graphs(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def neighbour_graphs(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     """The user-item graph, FREEDOM's item graph and its parts."""
     yield "graph/norm_adj", dense(model.bipartite)
     yield "graph/item_item", dense(model.item_graph)
@@ -64,13 +67,13 @@ def neighbour_graphs(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, 
         yield f"graph/{modality}_knn", dense(model.data.item_graph(modality, fixture.config["knn_k"], "uniform"))
 
 
-def prune(model: nn.Module, fixture: Fixture) -> None:
+def prune(model: AbstractRecommender, fixture: Fixture) -> None:
     """Train on the edges that the file says were kept."""
     users, items = fixture.arrays["prune/kept_edges"]
     model.training_graph = bipartite_adjacency(users, items, fixture.meta["n_users"], fixture.meta["n_items"])
 
 
-def pruned_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def pruned_results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     """The weights with which edges are drawn, and the graph of those that were kept."""
     # an edge's weight in the draw is its weight in the normalised graph
     yield "graph/edge_weights", dense(model.data.user_item)
@@ -130,7 +133,7 @@ def view_parts(contrast: str, items: int, users: int) -> dict[str, Callable[[Tra
     }
 
 
-def view_results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def view_results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     """Graphs, both views, and the contrast of the views by itself."""
     arrays, n_users = fixture.arrays, fixture.meta["n_users"]
     for name, graph in model.item_graph.items():

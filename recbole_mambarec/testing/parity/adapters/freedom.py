@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
 from recbole_mambarec.testing.parity.adapters.common import (
@@ -20,7 +20,7 @@ from recbole_mambarec.testing.parity.adapters.common import (
 from recbole_mambarec.testing.parity.runner import Fixture
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
     yield from pruned_results(model, fixture)
 

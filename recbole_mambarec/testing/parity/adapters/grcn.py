@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import pair, same, weighted
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = {"id_gcn.id_embedding": Slot("node_ids"), "model_specific_conf": Slot("confidence")}
     for branch, modality in (("v_gcn", "image"), ("t_gcn", "text")):
         slots[f"{branch}.preference"] = Slot(f"preference.{modality}")

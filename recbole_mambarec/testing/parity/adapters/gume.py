@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
 from recbole_mambarec.testing.parity.adapters.common import (
@@ -24,7 +24,7 @@ _VIEW_CONTRAST, _USER_CONTRAST = "recbole_mambarec.layers.losses.info_nce", "rec
 _DRAWS = ("fused_1", "fused_2", "extended_1", "extended_2")
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = {
         "user_embedding.weight": Slot("user_embedding.weight"),
         "item_id_embedding.weight": Slot("item_embedding.weight"),
@@ -48,7 +48,7 @@ def _recorded_noise(fixture: Fixture) -> list:
     return [fixture.arrays[f"noise/draw_{name}"][fixture.arrays["batch_users"]] for name in _DRAWS]
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from view_results(model, fixture)
     n_users = fixture.meta["n_users"]
     yield "graph/item_item_raw", dense(model.bipartite)[n_users:, n_users:] != 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
 from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, renamed, same, weighted
@@ -14,7 +14,7 @@ from recbole_mambarec.testing.parity.runner import Fixture
 _NAMES = {"image": "v_hyper", "text": "t_hyper"}
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = {
         "user_embedding.weight": Slot("user_embedding.weight"),
         "item_id_embedding.weight": Slot("item_embedding.weight"),
@@ -26,17 +26,17 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
-def _without_noise(model: nn.Module, fixture: Fixture) -> None:
+def _without_noise(model: AbstractRecommender, fixture: Fixture) -> None:
     model._noise = torch.zeros_like
 
 
-def _recorded_noise(model: nn.Module, fixture: Fixture) -> None:
+def _recorded_noise(model: AbstractRecommender, fixture: Fixture) -> None:
     order = [f"gumbel/noise_{modality}_{side}" for modality in ("image", "text") for side in ("item", "user")]
     noise = iter([torch.tensor(fixture.arrays[key]) for key in order])
     model._noise = lambda like: next(noise)
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield "graph/norm_adj", dense(model.bipartite)
     yield "graph/user_item_raw", dense(model.sum_of_items)
     # the published code adds 1e-7 for isolated nodes; the means of users agree without it

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.bpr import REAL, gathered
 from recbole_mambarec.testing.parity.runner import Fixture
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     n_users, n_items = fixture.meta["n_users"], fixture.meta["n_items"]
     real = np.r_[1 : n_users + 1, n_users + 2 : n_users + 2 + n_items]
     yield "graph/norm_adj", model.norm_adj_matrix.to_dense()[real][:, real]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from recbole.model.abstract_recommender import AbstractRecommender
 from torch import nn
 
 from recbole_mambarec.layers.dream import DREAM
@@ -42,7 +43,7 @@ def dream_slots(published: str, ours: str, dim: int) -> dict[str, Slot]:
     return slots
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = view_slots() | pair("norm", "norm") | pair("image_reduce", "projection.image.reduce")
     for modality in model.modalities:
         slots |= pair(f"{modality}_trs", f"projection.{modality}.expand")
@@ -50,7 +51,7 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     arrays = fixture.arrays
     yield from view_results(model, fixture)
     if "infonce/alone_view1" in arrays:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import pair, renamed, same, weighted
@@ -13,7 +15,7 @@ from recbole_mambarec.testing.parity.runner import Fixture
 _TOWERS = {"v_gcn": "image", "t_gcn": "text"}
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = {"id_embedding": Slot("node_ids.weight")} | pair("v_gcn.MLP", "towers.image.entry")
     for tower, modality in _TOWERS.items():
         slots[f"{tower}.preference"] = Slot(f"preference.{modality}.weight")
@@ -25,9 +27,9 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     trained = fixture.build(variant="paper").train()
-    sum(fixture.losses(trained).values()).backward()
+    cast(Tensor, sum(fixture.losses(trained).values())).backward()
     parameters = dict(trained.named_parameters())
     for name in fixture.meta["unoptimised_tensors"]:
         yield f"grad_unoptimised/{name}", parameters[_slots(trained)[name].name].grad

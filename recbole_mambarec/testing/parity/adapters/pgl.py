@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.models.pgl import leading_singular_vectors
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
@@ -26,12 +26,12 @@ from recbole_mambarec.testing.parity.runner import Fixture
 _CONTRAST = "recbole_mambarec.models.pgl.info_nce"
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     users = {f"user_{m}.weight": Slot(f"user_embedding.{m}.weight") for m in model.modalities}
     return users | {name: slot for name, slot in item_tables().items() if name != "item_id_embedding.weight"}
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
     if fixture.config["subgraph"] == "local":
         yield from pruned_results(model, fixture) if fixture.keys("prune/") else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import dense, pair, renamed, same, weighted
@@ -20,7 +20,7 @@ _KEYS = {
 }
 
 
-def _slots(model: nn.Module) -> dict[str, Slot | None]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:
     slots: dict[str, Slot | None] = {
         "embedding_user.weight": Slot("user_embedding.weight"),
         "embedding_item.weight": Slot("item_embedding.weight"),
@@ -42,7 +42,7 @@ def _slots(model: nn.Module) -> dict[str, Slot | None]:
     return slots
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield "graph/norm_adj", dense(model.bipartite)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import item_tables, masks, pair, renamed, view_parts, view_results
@@ -22,7 +22,7 @@ def _config(published: dict) -> dict:
     return renamed(names, modality_knn_k=own_k)(published)
 
 
-def _slots(model: nn.Module) -> dict[str, Slot]:
+def _slots(model: AbstractRecommender) -> dict[str, Slot]:
     slots = {"user_embedding.weight": Slot("user_embedding.weight")} | item_tables()
     for view, (letter, name) in _VIEWS.items():
         slots[f"{name}_complex_weight"] = Slot(f"filter.{view}")
@@ -34,7 +34,7 @@ def _slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
-def _results(model: nn.Module, fixture: Fixture) -> Iterator[tuple[str, object]]:
+def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from view_results(model, fixture)
     with torch.no_grad():
         for view, features in model._filtered().items():
