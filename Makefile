@@ -37,6 +37,7 @@ lint:
 	@$(INSTALL) --extras=dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the wheel on every Python that is found, with the lowest and the newest releases, and all tests on this one; a part:
 # make matrix SESSIONS='suite-3.12 table'. Needs about 10 GB per Python where torch comes with CUDA.
@@ -47,4 +48,4 @@ matrix:
 	.nox/make/$(notdir $(BIN))/python -m nox $(if $(SESSIONS),-s $(SESSIONS))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .nox
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .nox
