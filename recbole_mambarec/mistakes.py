@@ -13,8 +13,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
 from types import FrameType
+from typing import NoReturn
 
 from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.errors import UserError
