@@ -197,7 +197,8 @@ def _ratings(values: np.ndarray) -> list[str]:
 
 def _timestamps(values: np.ndarray) -> list[str]:
     whole = np.equal(np.floor(values), values).all()
-    return list(map(str, values.astype(np.int64).tolist() if whole else values.tolist()))
+    numbers: np.ndarray = values.astype(np.int64) if whole else values
+    return list(map(str, numbers.tolist()))
 
 
 def write_rows(path: Path, header: Sequence[str], columns: Sequence[Sequence[str]]) -> None:

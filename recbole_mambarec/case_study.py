@@ -57,7 +57,7 @@ def _scores_of_any_user(original: Callable, uid_series, model, test_data, device
 def _internal_ids(uid_series, dataset) -> np.ndarray:
     """The ids as an int64 array, shape ``(users,)``."""
     try:
-        users = torch.as_tensor(uid_series).cpu().numpy().reshape(-1)
+        users: np.ndarray = torch.as_tensor(uid_series).cpu().numpy().reshape(-1)
     except (TypeError, ValueError, RuntimeError):  # tokens
         users = np.array([], dtype=object)
     if not len(users) or not np.issubdtype(users.dtype, np.integer):

@@ -162,7 +162,7 @@ class Modality:
                 f"{where} holds {holds}: check that it was made for this dataset, or leave "
                 f"'{self.name}' out of modalities"
             )
-        mean = (total / max(present.sum(), 1)).astype(np.float32)
+        mean = (total / max(int(present.sum()), 1)).astype(np.float32)
         if not gathers:
             return ItemFeatures(self.name, ItemRows(self.matrix, np.where(present, rows, -1), mean), present)
         missing = ~present

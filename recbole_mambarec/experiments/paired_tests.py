@@ -89,7 +89,7 @@ def signed_rank_p(difference: np.ndarray) -> float:
         return float(stats.wilcoxon(difference, method="approx").pvalue)
     # scipy's exact test does not allow ties, which rounded scores have; average ranks are multiples of a half
     ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(np.int64)
-    probability = np.ones(1)  # probability[w] of a rank sum w, each sign being as likely as the other
+    probability: np.ndarray = np.ones(1)  # probability[w] of a rank sum w, each sign being as likely as the other
     for rank in ranks:
         probability = (np.pad(probability, (0, rank)) + np.pad(probability, (rank, 0))) / 2
     observed = ranks[difference > 0].sum()

@@ -45,4 +45,4 @@ def width_for_variance(variances: np.ndarray, share: float = 0.95) -> int:
     total = variances.sum()
     if total <= 0:
         return 1
-    return int(min(np.searchsorted(np.cumsum(variances) / total, share - 1e-9) + 1, len(variances)))
+    return min(int(np.searchsorted(np.cumsum(variances) / total, share - 1e-9)) + 1, len(variances))
