@@ -75,6 +75,18 @@ _BUILT_IN = {
     "GUME": "recbole_mambarec.models.gume:GUME",
     "BM3": "recbole_mambarec.models.bm3:BM3",
     "COHESION": "recbole_mambarec.models.cohesion:COHESION",
+    "LATTICE": "recbole_mambarec.models.lattice:LATTICE",
+    "DualGNN": "recbole_mambarec.models.dualgnn:DualGNN",
+    "DRAGON": "recbole_mambarec.models.dragon:DRAGON",
+    "MENTOR": "recbole_mambarec.models.mentor:MENTOR",
+    "LayerGCN": "recbole_mambarec.models.layergcn:LayerGCN",
+    "SELFCFED_LGN": "recbole_mambarec.models.selfcfed_lgn:SELFCFED_LGN",
+    "MMGCF": "recbole_mambarec.models.mmgcf:MMGCF",
+    "LIRDRec": "recbole_mambarec.models.lirdrec:LIRDRec",
+    "TMLP": "recbole_mambarec.models.tmlp:TMLP",
+    "SOIL": "recbole_mambarec.models.soil:SOIL",
+    "DAMRS": "recbole_mambarec.models.damrs:DAMRS",
+    "REARM": "recbole_mambarec.models.rearm:REARM",
 }
 
 _entries: dict[str, Entry] = {}

@@ -41,6 +41,16 @@ OF_MODEL = {
     "GUME": {"reg_weight": 0.1, "cl_weight": 0.5, "user_weight": 0.5},
     "SLMRec": {"ssl_weight": 0.5},
     "PGL": {"cl_weight": 0.5},
+    "DualGNN": {"reg_weight": 0.5},
+    "DRAGON": {"reg_weight": 0.5},
+    "MENTOR": {"reg_weight": 0.5, "align_weight": 0.5, "cl_weight": 0.5, "learning_rate": 0.1},
+    "SOIL": {"cl_weight": 0.5, "user_cl_weight": 0.5},
+    "DAMRS": {"neighbor_weight": 0.1},
+    "REARM": {"cl_weight": 0.5, "diff_weight": 0.01, "self_dropout": 0.0, "mutual_dropout": 0.0, "learning_rate": 0.02},
+    "LIRDRec": {"reg_weight": 0.5},
+    "SELFCFED_LGN": {"reg_weight": 0.01},
+    # its losses are sums over the batch
+    "LayerGCN": {"reg_weight": 0.1, "learning_rate": 0.02},
     "CRANE": {"reg_weight": 0.1, "cl_weight": 0.5, "prune_rate": 0.5, "unit_content": True, "learning_rate": 0.05},
 }
 OTHERS = ("BPR", "LightGCN")
@@ -91,7 +101,7 @@ def train(model_name: str, data_path: str, rank: int | None) -> dict:
         graphs = []
         for epoch in range(EPOCHS):
             out["losses"].append(trainer._train_epoch(Loader(batches(model_name, rank)), epoch))
-            graph = getattr(model, "training_graph", None) or getattr(model, "training_user_graph", None)
+            graph = getattr(model, "training_graph", None) or getattr(getattr(model, "user_graph", None), "drawn", None)
             graphs.append(None if graph is None else graph.csr().to_dense().clone())
         out["graphs"] = graphs
         out["random"] = random_state(torch.device("cpu"), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -73,6 +73,24 @@ class TrainingData:
         self._knn_search = knn_search
 
     @property
+    def shows_progress(self) -> bool:
+        """Long work shows a progress bar."""
+        return self._progress
+
+    def kept(
+        self, kind: str, key: Mapping[str, object], build: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays made of all training interactions and all features, kept on disk.
+
+        Args:
+            kind: what they are.
+            key: what else they depend on, the version of the computation included.
+            build: computes them.
+        """
+        data = {"interactions": content_key(*self.pairs)} | {m: self.content_key(m) for m in self.modalities}
+        return self._cache.get(kind, {**key, "data": data}, build)
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in the order in which models use them."""
         return list(self._features)
@@ -113,6 +131,11 @@ class TrainingData:
         return mean_adjacency(self.users, self.items, self.n_users, self.n_items)
 
     @cached_property
+    def mean_with_self(self) -> SparseGraph:
+        """:func:`mean_adjacency` in which every node is one of its own neighbours."""
+        return mean_adjacency(self.users, self.items, self.n_users, self.n_items, self_loops=True)
+
+    @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct training interactions as (users, items), sorted by user, then item."""
         matrix = interaction_matrix(self.users, self.items, self.n_users, self.n_items)
@@ -123,10 +146,10 @@ class TrainingData:
         """For each user, the ``k`` other users with the most training items in common."""
         return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
 
-    def pruned_bipartite(self, rate: float) -> SparseGraph:
+    def pruned_bipartite(self, rate: float, by_degree: bool = True) -> SparseGraph:
         """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""
         users, items = self.pairs
-        kept = prune_edges(users, items, self.n_users, self.n_items, rate)
+        kept = prune_edges(users, items, self.n_users, self.n_items, rate, by_degree)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
     def neighbours(self, modality: str, k: int) -> Neighbours:
@@ -144,12 +167,13 @@ class TrainingData:
 
         return Neighbours(**self._cache.get("neighbours", key, build))
 
-    def neighbours_among(self, learnt: Tensor, k: int) -> Neighbours:
+    def neighbours_among(self, learnt: Tensor, k: int, modality: str | None = None) -> Neighbours:
         """Nearest neighbours among representations that a model learns, ``(n_items, width)``; never kept on disk.
 
-        The search is that of :meth:`neighbours`. An item without any modality only has itself as a neighbour.
+        The search is that of :meth:`neighbours`. An item without any modality, or without the ``modality`` that
+        ``learnt`` was made of, only has itself as a neighbour.
         """
-        present = np.any([self.present(modality) for modality in self.modalities], axis=0)
+        present = np.any([self.present(m) for m in ([modality] if modality else self.modalities)], axis=0)
         return self._search(learnt.float().cpu().numpy() if self._approximate else learnt, k, present)
 
     @property
@@ -169,24 +193,26 @@ class TrainingData:
         lists = self.neighbours(modality, k) if loops else self.neighbours(modality, k + 1).without_self()
         return knn_graph(lists, weighting)
 
-    def mixed_item_graph(
-        self, k: int, image_weight: float, weighting: str = "uniform", loops: bool = True
-    ) -> SparseGraph:
-        """Sum of the item graphs; ``image`` has the weight ``image_weight``, and the others share the rest equally.
+    def modality_shares(self, image_weight: float, key: str = "mm_image_weight") -> list[float]:
+        """Weights of the modalities: ``image`` has ``image_weight``, and the others share the rest equally.
 
         Without a modality ``image``, all have the same weight; a single modality has weight 1.
 
         Raises:
-            UserError: ``image_weight``, which models call mm_image_weight, is not from 0 to 1.
+            UserError: ``image_weight``, which models call ``key``, is not from 0 to 1.
         """
-        check_share("mm_image_weight", image_weight)
+        check_share(key, image_weight)
         names = self.modalities
-        if "image" in names and len(names) > 1:
-            weight_of_others = (1.0 - image_weight) / (len(names) - 1)
-            weights = [image_weight if name == "image" else weight_of_others for name in names]
-        else:
-            weights = [1.0 / len(names)] * len(names)
-        return weighted_sum([self.item_graph(name, k, weighting, loops) for name in names], weights)
+        if "image" not in names or len(names) == 1:
+            return [1.0 / len(names)] * len(names)
+        return [image_weight if name == "image" else (1.0 - image_weight) / (len(names) - 1) for name in names]
+
+    def mixed_item_graph(
+        self, k: int, image_weight: float, weighting: str = "uniform", loops: bool = True
+    ) -> SparseGraph:
+        """Sum of the item graphs, weighted with :meth:`modality_shares`."""
+        graphs = [self.item_graph(name, k, weighting, loops) for name in self.modalities]
+        return weighted_sum(graphs, self.modality_shares(image_weight))
 
     def spectrum(self, modality: str) -> np.ndarray:
         """Variances along the principal axes of a modality's features, descending, ``(min(n_items, dim),)``."""

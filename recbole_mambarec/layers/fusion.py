@@ -19,15 +19,17 @@ class BehaviourGuidedFusion(nn.Module):
     Args:
         dim: embedding width d.
         modalities: names of the M modalities.
+        gated: False: ``separate_m`` is ``x_m - common`` (SOIL).
     """
 
-    def __init__(self, dim: int, modalities: Sequence[str]) -> None:
+    def __init__(self, dim: int, modalities: Sequence[str], gated: bool = True) -> None:
         super().__init__()
         self.attention: nn.Module | None = None
         self.preference = nn.ModuleDict()
         if len(modalities) > 1:
             self.attention = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
-            self.preference.update({name: nn.Linear(dim, dim) for name in modalities})
+            if gated:
+                self.preference.update({name: nn.Linear(dim, dim) for name in modalities})
 
     def forward(self, views: Mapping[str, Tensor], behaviour: Tensor) -> Tensor:
         """Fuse ``views`` (modality -> ``(n, d)``) with ``behaviour`` ``(n, d)`` into ``(n, d)``."""
@@ -38,5 +40,8 @@ class BehaviourGuidedFusion(nn.Module):
         scores = torch.cat([self.attention(view) for view in views.values()], dim=1)
         weights = scores.softmax(dim=1)
         common = cast(Tensor, sum(weights[:, m, None] * view for m, view in enumerate(views.values())))
-        separate = sum(torch.sigmoid(self.preference[m](behaviour)) * (view - common) for m, view in views.items())
+        if self.preference:
+            separate = sum(torch.sigmoid(self.preference[m](behaviour)) * (view - common) for m, view in views.items())
+        else:
+            separate = sum(views.values()) - len(views) * common
         return (separate + common) / (len(views) + 1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from recbole_mambarec.layers.rows import all_rows, first_row, processes
 
@@ -66,8 +67,7 @@ def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperatu
         nodes: node of each row, ``(B,)``.
     """
     unit, targets, nodes = (all_rows(x) for x in (F.normalize(anchors, dim=1), F.normalize(targets, dim=1), nodes))
-    ordered = nodes.sort().values
-    shares = 1.0 / (torch.searchsorted(ordered, nodes, right=True) - torch.searchsorted(ordered, nodes))
+    shares = distinct_shares(nodes)
     own = torch.arange(len(unit), device=unit.device)
     return _SumOfCrossEntropies.apply(unit, targets, own, 1.0 / temperature, shares) / shares.sum()
 
@@ -99,6 +99,17 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
     """
     unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
     return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature) * processes()
+
+
+@_in_float32
+def node_table_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """:func:`info_nce` over whole tables, ``(n, d)`` each, which every process has.
+
+    The ``(n, n)`` logits exist in row blocks only.
+    """
+    unit, candidates = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    own = torch.arange(len(unit), device=unit.device)
+    return _SumOfCrossEntropies.apply(unit, candidates, own, 1.0 / temperature) / len(unit)
 
 
 class _SumOfCrossEntropies(torch.autograd.Function):
@@ -143,10 +154,133 @@ class _SumOfCrossEntropies(torch.autograd.Function):
         return gradient * anchors, gradient * candidates, None, None, None
 
 
+def sums_of_exponentials(anchors: Tensor, candidates: Tensor, scale: float) -> Tensor:
+    """``sum_j exp(scale * anchors[r] . candidates[j])`` for each r, ``(B, d), (n, d) -> (B,)``, differentiable.
+
+    Rows have length 1: no maximum is subtracted before the exponential. The ``(B, n)`` exponentials exist in row blocks
+    only, computed once forward and once backward.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        return _SumsOfExponentials.apply(anchors.float(), candidates.float(), scale)
+
+
+class _SumsOfExponentials(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, anchors: Tensor, candidates: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(anchors, candidates)
+        ctx.scale = scale
+        sums = anchors.new_empty(len(anchors))
+        for rows in _row_blocks(anchors, candidates):
+            sums[rows] = (scale * anchors[rows] @ candidates.T).exp_().sum(dim=1)
+        return sums
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        anchors, candidates = ctx.saved_tensors
+        of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        # who calls backward under autocast has it here, too
+        with torch.autocast(anchors.device.type, enabled=False):
+            for rows in _row_blocks(anchors, candidates):
+                weights = (ctx.scale * anchors[rows] @ candidates.T).exp_().mul_(ctx.scale * gradient[rows, None])
+                of_anchors[rows] = weights @ candidates
+                of_candidates.addmm_(weights.T, anchors[rows])
+        return of_anchors, of_candidates, None
+
+
+def listed_similarities(anchors: Tensor, table: Tensor, lists: Tensor) -> Tensor:
+    """Inner products of each anchor with the rows of ``table`` on its list, ``(B, d), (n, d), (B, k) -> (B, k)``.
+
+    The picked rows, ``(B, k, d)``, exist in blocks only; beyond one block they are picked again in the backward pass.
+    """
+    step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(lists.shape[1] * anchors.shape[1], 1))
+    if len(anchors) <= step:
+        return _listed(anchors, table, lists)
+    blocks = zip(anchors.split(step), lists.split(step))
+    return torch.cat([checkpoint(_listed, block, table, chosen, use_reentrant=False) for block, chosen in blocks])
+
+
+def _listed(anchors: Tensor, table: Tensor, lists: Tensor) -> Tensor:
+    return torch.einsum("bd,bkd->bk", anchors, table[lists])
+
+
+def _row_blocks(anchors: Tensor, candidates: Tensor) -> Iterator[slice]:
+    step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
+    return (slice(start, start + step) for start in range(0, len(anchors), step))
+
+
+def distinct_shares(nodes: Tensor) -> Tensor:
+    """One over how often each of ``nodes`` occurs, ``(B,)``: a sum weighted with it counts every node once."""
+    ordered = nodes.sort().values
+    return 1.0 / (torch.searchsorted(ordered, nodes, right=True) - torch.searchsorted(ordered, nodes))
+
+
+def mean_over_distinct(values: Tensor, nodes: Tensor) -> Tensor:
+    """Mean of ``values`` ``(B,)`` in which each of ``nodes`` counts once, however many rows of the batch it has."""
+    shares = distinct_shares(all_rows(nodes))
+    first = first_row(nodes)
+    return (shares[first : first + len(nodes)] * values).sum() * processes() / shares.sum()
+
+
+@_in_float32
+def bernoulli_divergence(users: Tensor, a: Tensor, b: Tensor, user_nodes: Tensor, item_nodes: Tensor) -> Tensor:
+    """Mean symmetric divergence of the Bernoulli distributions with logits ``u . a_j`` and ``u . b_j`` (DAMRS).
+
+    Over all pairs of a distinct user and a distinct item; a node that stands there n times counts once. The pairs exist
+    in row blocks only, and the gradient is computed along with the value.
+
+    Args:
+        users: ``(B, d)``.
+        a, b: ``(C, d)`` each.
+        user_nodes, item_nodes: who they are, ``(B,)`` and ``(C,)``.
+    """
+    a, b, item_nodes = all_rows(a), all_rows(b), all_rows(item_nodes)
+    everyone = all_rows(user_nodes)
+    of_users = distinct_shares(everyone)[first_row(users) : first_row(users) + len(users)]
+    of_items = distinct_shares(item_nodes)
+    total = _SumOfDivergences.apply(users, a, b, of_users, of_items)
+    return total * processes() / (distinct_shares(everyone).sum() * of_items.sum())
+
+
+class _SumOfDivergences(torch.autograd.Function):
+    """Sum over pairs of ``w_r v_j (sigmoid(x) - sigmoid(y)) (x - y)`` with ``x = u_r . a_j`` and ``y = u_r . b_j``."""
+
+    @staticmethod
+    def forward(ctx, users: Tensor, a: Tensor, b: Tensor, of_users: Tensor, of_items: Tensor) -> Tensor:
+        gradients = torch.empty_like(users), torch.zeros_like(a), torch.zeros_like(b)
+        total = users.new_zeros(())
+        for rows in _row_blocks(users, a):
+            x, y = users[rows] @ a.T, users[rows] @ b.T
+            p, q = x.sigmoid(), y.sigmoid()
+            weights = of_users[rows, None] * of_items
+            total += (weights * (p - q) * (x - y)).sum()
+            of_x = weights * (p * (1 - p) * (x - y) + (p - q))
+            of_y = -weights * (q * (1 - q) * (x - y) + (p - q))
+            gradients[0][rows] = of_x @ a + of_y @ b
+            gradients[1].addmm_(of_x.T, users[rows])
+            gradients[2].addmm_(of_y.T, users[rows])
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(gradient * saved for saved in ctx.saved_tensors), None, None
+
+
 @_in_float32
 def moment_gap(a: Tensor, b: Tensor) -> Tensor:
     """Absolute difference of the means plus that of the variances, over all entries of two arrays (GUME)."""
     return (a.var() - b.var()).abs() + (a.mean() - b.mean()).abs()
+
+
+@_in_float32
+def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Mean square of the products of all pairs of coordinates, ``(B, d)`` each (REARM).
+
+    Rows are centred over the batch and divided by their lengths, through which no gradient passes.
+    """
+    a, b = (x - x.mean(dim=0) for x in (all_rows(a), all_rows(b)))
+    a, b = (x / (x.detach().norm(dim=1, keepdim=True) + 1e-6) for x in (a, b))
+    return (a.T @ b).square().mean()
 
 
 @_in_float32

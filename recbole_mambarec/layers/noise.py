@@ -24,7 +24,21 @@ def signed_noise(x: Tensor, scale: float = 0.1) -> Tensor:
     Source: SimGCL (arXiv 2112.08679), as GUME uses it.
     """
     drawn = torch.rand(processes() * len(x), *x.shape[1:], dtype=x.dtype, device=x.device)
-    return x + scale * x.sign() * F.normalize(own_rows(drawn), dim=1)
+    return _moved(x, own_rows(drawn), scale)
+
+
+def signed_node_noise(x: Tensor, scale: float = 0.1) -> Tensor:
+    """:func:`signed_noise` of a table of nodes, ``(n, d)``."""
+    return _moved(x, torch.rand(x.shape, dtype=x.dtype, device=x.device), scale)
+
+
+def _moved(x: Tensor, drawn: Tensor, scale: float) -> Tensor:
+    return x + scale * x.sign() * F.normalize(drawn, dim=1)
+
+
+def node_noise(like: Tensor) -> Tensor:
+    """Standard normal noise for a table of nodes."""
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device)
 
 
 def row_dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
@@ -24,7 +25,7 @@ def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     return x
 
 
-def mean_of_layers(graph: SparseGraph, x: Tensor, n_layers: int) -> Tensor:
+def mean_of_layers(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     """LightGCN's readout: the mean of ``x, Ax, ..., A^L x``, ``(n, d)`` (He et al., SIGIR 2020)."""
     total = x
     for _ in range(n_layers):
@@ -33,7 +34,26 @@ def mean_of_layers(graph: SparseGraph, x: Tensor, n_layers: int) -> Tensor:
     return total / (n_layers + 1)
 
 
-def light_gcn(graph: SparseGraph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+def similar_layers(graph: Graph, start: Tensor, n_layers: int, with_start: bool) -> Tensor:
+    """Sum of layers ``(n, d)`` in which each row is weighted with its cosine to the row it started from.
+
+    A layer spreads the weighted rows of the one before. Source: LayerGCN (ICDE 2023, arXiv 2207.11088).
+
+    Args:
+        graph: the graph to spread over.
+        start: layer 0, ``(n, d)``.
+        n_layers: layers after it.
+        with_start: layer 0 is part of the sum (COHESION).
+    """
+    x, total = start, start if with_start else torch.zeros_like(start)
+    for _ in range(n_layers):
+        received = graph.propagate(x)
+        x = F.cosine_similarity(received, start, dim=1)[:, None] * received
+        total = total + x
+    return total
+
+
+def light_gcn(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
     """:func:`mean_of_layers` on the user-item graph: ``(U, d), (I, d)`` -> the same shapes."""
     return split_nodes(mean_of_layers(graph, torch.cat([users, items]), n_layers), len(users))
 

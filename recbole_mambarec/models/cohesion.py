@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr
-from recbole_mambarec.layers.propagation import propagate, split_nodes
+from recbole_mambarec.layers.propagation import propagate, similar_layers, split_nodes
+from recbole_mambarec.layers.user_graph import UserGraph
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -41,7 +42,7 @@ class COHESION(MultimodalRecommender):
         widths = {self.id_branch: d} | {m: self.feature_dim(m) for m in self.modalities}
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.reg_weight = config["reg_weight"]
-        self.trains_ids, self.user_knn_k = variant_of(config) == "paper", config["user_knn_k"]
+        self.trains_ids = variant_of(config) == "paper"
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.item_embedding = nn.Parameter(torch.empty(data.n_items, d))
         self.preference = nn.ParameterDict({b: nn.Parameter(torch.empty(data.n_users, d)) for b in widths})
@@ -55,31 +56,26 @@ class COHESION(MultimodalRecommender):
         self.mlp[self.id_branch].requires_grad_(self.trains_ids)
         self.bipartite = data.bipartite
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
-        self.co_users = data.co_users(self.user_knn_k)
-        self.user_graph = self.training_user_graph = self.co_users.graph()
+        self.user_graph = UserGraph(data.co_users(config["user_knn_k"]))
 
     def pre_epoch(self, epoch: int) -> None:
         """Draw which co-users are repeated in this epoch."""
-        self.training_user_graph = self.co_users.filled_graph().to(self.device)
+        self.user_graph.redraw()
 
     def _branch(self, branch: str) -> Tensor:
         """Nodes of a branch, ``(U + I, d)``."""
         ids, is_id_branch = self.item_embedding, branch == self.id_branch
         mapped = self.mlp[branch](ids if is_id_branch else self.features[branch]())
         items = ((ids.square() + mapped.float().square()) / 2 + 1e-8).sqrt()
-        start = x = total = F.normalize(torch.cat([self.preference[branch], items]), dim=1)
-        for _ in range(self.n_ui_layers):
-            received = self.bipartite.propagate(x)
-            x = F.cosine_similarity(received, start, dim=1)[:, None] * received
-            total = total + x
+        start = F.normalize(torch.cat([self.preference[branch], items]), dim=1)
+        total = similar_layers(self.bipartite, start, self.n_ui_layers, with_start=True)
         return total.detach() if is_id_branch and not self.trains_ids else total
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Branches side by side, plus what the user graph and the item graph bring; width d per branch."""
         nodes = torch.cat([self._branch(branch) for branch in self.mlp], dim=1)
         users, items = split_nodes(nodes, self.data.n_users)
-        user_graph = self.training_user_graph if self.training else self.user_graph
-        return users + user_graph.propagate(users), items + propagate(self.item_graph, items, self.n_mm_layers)
+        return users + self.user_graph(users), items + propagate(self.item_graph, items, self.n_mm_layers)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR with a weight per branch and pair, and mean squares of the modalities' preferences."""

@@ -40,10 +40,11 @@ class CRANE(PrunedRecommender):
     cross-correlations in a joint space; the item graph is built on the refined features; embeddings are propagated over
     the user-item and the item graph; a contrastive loss ties the behavioural to the semantic view.
 
-    Everything else is this package's design, as neither formulas nor code nor tables were available. With X the
-    projected features, Z the refined ones, Zbar a linear map of Z with rows of length 1, e' LightGCN's users and items
-    (trained on pruned edges, as in FREEDOM), and S the item graph: profiles are means over *training* items, refined by
-    the same RCA with statistics of users; ``h_u = Zbar_u`` (none with ``user_profiles: False``),
+    Everything else is this package's design: formulas and tables were not available, and the code that the abstract
+    names (MKC-Lab/CRANE) has none of these parts, but attention over the catalogue within each modality, and BPR alone.
+    With X the projected features, Z the refined ones, Zbar a linear map of Z with rows of length 1, e' LightGCN's users
+    and items (trained on pruned edges, as in FREEDOM), and S the item graph: profiles are means over *training* items,
+    refined by the same RCA with statistics of users; ``h_u = Zbar_u`` (none with ``user_profiles: False``),
     ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. By default
     the graph on Z makes up a tenth of S and the graph on raw features the rest (``ii_graph: refined`` is the paper's,
     ``raw`` the other extreme); it is refreshed before each epoch (``ii_refresh``), without gradient. The loss adds to

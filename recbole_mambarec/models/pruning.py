@@ -26,7 +26,11 @@ class PrunedRecommender(MultimodalRecommender):
     def pre_epoch(self, epoch: int) -> None:
         """Draw this epoch's edges."""
         if self.prune_rate > 0:
-            self.training_graph = self.data.pruned_bipartite(self.prune_rate).to(self.device)
+            self.training_graph = self._draw_graph(epoch).to(self.device)
+
+    def _draw_graph(self, epoch: int) -> SparseGraph:
+        """The user-item graph of an epoch."""
+        return self.data.pruned_bipartite(self.prune_rate)
 
     @property
     def graph(self) -> SparseGraph:

@@ -148,6 +148,8 @@ class ModelContract(TrainingContract):
     whole_features: ClassVar[bool] = False
     # pattern of parameter names -> why these trainable parameters have zero gradient by the model's definition
     inert: ClassVar[dict[str, str]] = {}
+    # share of the largest gradient from which a gradient counts as more than rounding
+    smallest_gradient: ClassVar[float] = 1e-5
     # where the model's definition prevents it: why features alone cannot tell it which items a user will like
     features_cannot_rank: ClassVar[str | None] = None
     # number of parameters of the published model on Amazon Baby, if known
@@ -248,7 +250,7 @@ class ModelContract(TrainingContract):
             assert not [name for name, gradient in trained.items() if gradient is None]
             largest = {name: gradient.abs().max().item() for name, gradient in trained.items()}
             all_names |= largest.keys()
-            reached |= {name for name, size in largest.items() if size > 1e-5 * max(largest.values())}
+            reached |= {name for name, size in largest.items() if size > self.smallest_gradient * max(largest.values())}
         inert = {name for name in all_names if any(fnmatchcase(name, pattern) for pattern in self.inert)}
         assert all_names - reached == inert
 
@@ -389,6 +391,8 @@ class ModelContract(TrainingContract):
         """No allocation of a step comes near items x items or batch x batch x d."""
         # blocks have a fixed size: make them as small as the data
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
+        monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._BLOCK_VALUES", 1 << 16)
+        monkeypatch.setattr("recbole_mambarec.models.damrs._SHARES_AT_A_TIME", 1 << 16)
         n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
         model = self.build(dataset)

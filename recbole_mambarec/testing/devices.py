@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from recbole_mambarec.data.graphs.neighbours import Neighbours
+from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec_command.requirements import satisfies
 
 #: whether this version of torch supports tensors without values well enough; of those tried, 2.4 and 2.6 do not
@@ -37,12 +40,19 @@ def simulated_gpu(model: nn.Module) -> Iterator[None]:
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _WithoutDriver(),
         mock.patch("torch.sparse_csr_tensor", _SparseShape.of),
+        mock.patch.object(TrainingData, "neighbours_among", _some_neighbours),
         warnings.catch_warnings(),
     ):
         # autocast warns that there is no GPU
         warnings.filterwarnings("ignore", message=".*CUDA is not available")
         model._apply(lambda tensor: on_simulated_gpu(tensor, mode))
         yield
+
+
+def _some_neighbours(data: TrainingData, learnt: Tensor, k: int, *_: object) -> Neighbours:
+    """As many neighbours as a search finds, which needs values."""
+    shape = data.n_items, min(k, data.n_items)
+    return Neighbours(np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.float32))
 
 
 def on_simulated_gpu(tensor: Tensor, mode: FakeTensorMode) -> Tensor:

@@ -46,7 +46,7 @@ class TestCOHESION(ModelContract):
         drawn = []
         for epoch in range(2):
             model.pre_epoch(epoch)
-            drawn.append(model.training_user_graph.scipy().toarray())
+            drawn.append(model.user_graph.drawn.scipy().toarray())
         assert not np.array_equal(*drawn)
         np.testing.assert_allclose(drawn[0].sum(axis=1), 1, atol=1e-6)
         before = model.eval().embed()[0]

@@ -111,11 +111,22 @@ def hyper_parameters():
                 yield pytest.param(path.stem, key, value, id=f"{path.stem}-{key}")
 
 
+OTHER_CHOICES = {
+    "mode": {"local": "global", "global": "local"},
+    "fusion_mode": {"concat": "mean", "mean": "sum", "sum": "mean"},
+    "weighting": {"equal": "alpha", "alpha": "equal", "normalized": "equal"},
+    "act_fn": {"tanh": "gelu", "gelu": "tanh"},
+    "cf_model": {"lightgcn": "ngcf"},
+}
+
+
 @pytest.mark.parametrize(("stem", "key", "value"), hyper_parameters())
 def test_every_hyper_parameter_comes_from_the_file(tmp_path, stem, key, value):
     """With another value, the numbers of the file are not reproduced, or it does not fit the model."""
     if isinstance(value, str):
-        other = {"mode": {"local": "global", "global": "local"}}[key][value]
+        other = OTHER_CHOICES[key][value]
+    elif isinstance(value, list):
+        other = [*value, value[0]]
     else:
         other = value + 1 if isinstance(value, int) else value / 2 if value else 0.5
     path = with_config(stem, tmp_path, **{key: other})
@@ -188,7 +199,7 @@ def test_the_published_lists_of_co_users_have_our_counts():
 
 
 def test_the_command_lists_what_it_does_not_compare(tmp_path, capsys):
-    names = {"LATTICE": "this package has no LATTICE", "CRANE": "this package's CRANE is a design of its own"}
+    names = {"DiffMM": "this package has no DiffMM", "CRANE": "this package's CRANE is a design of its own"}
     others = [tmp_path / f"{model}.npz" for model in names]
     for model, other in zip(names, others):
         np.savez(other, config=np.array(json.dumps({"model": model, "config": {}})))
@@ -206,7 +217,7 @@ def test_the_command_lists_what_it_does_not_compare(tmp_path, capsys):
     for arguments, sentence in (
         (others, "nothing was compared"),
         (["--models=SMORE", wrong], "none of the 1 files is about SMORE: there are BPR"),
-        (["--models=LATTICE", wrong, *others], "this package has no LATTICE"),
+        (["--models=DiffMM", wrong, *others], "this package has no DiffMM"),
         ([tmp_path / "missing.npz"], "no readable file of golden numbers"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -65,10 +65,19 @@ def bipartite_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_it
     return SparseGraph(sp.block_array([[None, block], [block.T, None]], format="csr"), symmetric=True)
 
 
-def mean_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> SparseGraph:
-    """``D^-1 A`` of the user-item graph, ``(U + I, U + I)``: every node gets the mean of its neighbours, or zero."""
+def mean_adjacency(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, self_loops: bool = False
+) -> SparseGraph:
+    """``D^-1 A`` of the user-item graph, ``(U + I, U + I)``: every node gets the mean of its neighbours, or zero.
+
+    Args:
+        self_loops: count every node among its own neighbours (LATTICE, MVGAE).
+    """
     block = interaction_matrix(users, items, n_users, n_items)
-    return SparseGraph(_row_means(sp.block_array([[None, block], [block.T, None]], format="csr")))
+    matrix = sp.block_array([[None, block], [block.T, None]], format="csr")
+    if self_loops:
+        matrix = matrix + sp.eye_array(n_users + n_items, dtype=matrix.dtype, format="csr")
+    return SparseGraph(_row_means(matrix))
 
 
 def _row_means(matrix: sp.csr_array) -> sp.csr_array:
@@ -82,7 +91,9 @@ def n_edges_kept(n_edges: int, rate: float) -> int:
     return int(n_edges * (1 - rate))
 
 
-def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, rate: float) -> np.ndarray:
+def prune_edges(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, rate: float, by_degree: bool = True
+) -> np.ndarray:
     """Degree-sensitive pruning: which interactions to keep when the share ``rate`` of them is dropped.
 
     They are drawn without replacement with probabilities proportional to ``1 / sqrt(d_u d_i)``, from torch's global
@@ -93,6 +104,7 @@ def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
     Args:
         users, items: distinct pairs, ``(E,)`` each.
         rate: share to drop, in [0, 1).
+        by_degree: False gives all edges the same probability (LayerGCN).
 
     Returns:
         Ascending positions of the ``int(E * (1 - rate))`` kept pairs.
@@ -103,7 +115,7 @@ def prune_edges(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
     if not 0 <= rate < 1:
         raise ValueError(f"the share of pruned edges must be in [0, 1), got {rate}")
     user_degrees, item_degrees = np.bincount(users, minlength=n_users), np.bincount(items, minlength=n_items)
-    weights = 1.0 / np.sqrt(user_degrees[users] * item_degrees[items])
+    weights = 1.0 / np.sqrt(user_degrees[users] * item_degrees[items]) if by_degree else np.ones(len(users))
     arrivals = torch.empty(len(users), dtype=torch.float64).exponential_() / torch.from_numpy(weights)
     kept = arrivals.topk(n_edges_kept(len(users), rate), largest=False, sorted=False).indices
     return np.sort(kept.numpy())

@@ -65,7 +65,7 @@ class SparseGraph(nn.Module):
 
     def propagate(self, x: Tensor) -> Tensor:
         """Matrix times ``x``: ``(columns, d)`` -> ``(rows, d)`` float32, differentiable in ``x``."""
-        return _Propagate.apply(x.float(), self)
+        return Propagate.apply(x.float(), self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same as :meth:`propagate`."""
@@ -92,7 +92,7 @@ class SparseGraph(nn.Module):
         return f"{self.shape[0]} x {self.shape[1]}, {self.n_edges} edges"
 
 
-class _Propagate(torch.autograd.Function):
+class Propagate(torch.autograd.Function):
     """Sparse product whose backward pass multiplies with the stored transpose instead of transposing each time."""
 
     @staticmethod

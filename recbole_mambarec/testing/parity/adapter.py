@@ -89,6 +89,8 @@ class Adapter:
         scores: our scores -> published ones.
         missing_loss: (model, batch, configuration) -> terms of the published loss that the model deliberately lacks.
         inputs: keys that only this model's files have and that are no results, as patterns of ``fnmatch``.
+        noise: patterns of results that are the small difference of large numbers, computed in float32 in the published
+            code -> their relative error, added to what is allowed.
     """
 
     slots: Callable[[AbstractRecommender], dict[str, Slot | None]]
@@ -103,6 +105,7 @@ class Adapter:
     scores: Callable[[Tensor], Tensor] = lambda scores: scores
     missing_loss: Callable[[AbstractRecommender, dict, dict], dict[str, Tensor]] = lambda model, batch, config: {}
     inputs: tuple[str, ...] = ()
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 class NoAdapter(UserError):

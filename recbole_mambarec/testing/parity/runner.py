@@ -212,10 +212,12 @@ def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list
         if golden.squeeze().shape != ours.squeeze().shape:
             results.append(Result(key, float("nan"), 0.0, f"its shape is {golden.shape}, ours {ours.shape}"))
             continue
-        allowed = OUTPUT_TOLERANCE * np.abs(golden).max(initial=0.0)
+        known_noise = max((n for p, n in fixture.adapter.noise.items() if fnmatchcase(key, p)), default=0.0)
+        allowed = (OUTPUT_TOLERANCE + known_noise) * np.abs(golden).max(initial=0.0)
         gradient = re.match(r"(?:[^/]+/)?grad/", key)
         if gradient:
-            allowed += GRADIENT_SHARE * max(np.abs(arrays[other]).max() for other in fixture.keys(gradient[0]))
+            largest = max(np.abs(arrays[other]).max() for other in fixture.keys(gradient[0]))
+            allowed += (GRADIENT_SHARE + known_noise) * largest
         error = np.abs(ours.reshape(golden.shape) - golden).max(initial=0.0)
         results.append(Result(key, float(error), float(allowed)))
     return results + [Result(f"params_without_grad/{name}", error, 0.0) for name, error in unwanted.items()]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
-from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot, TrainingPass
 from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
+from recbole_mambarec.testing.parity.adapters.drawn_users import drawn_user_graph
 from recbole_mambarec.testing.parity.runner import Fixture
 
 _RANKING = "recbole_mambarec.models.cohesion.bpr"
@@ -40,17 +38,7 @@ def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:
 
 def _prepare(model: AbstractRecommender, fixture: Fixture) -> None:
     model.weight_u = nn.Parameter(torch.empty(fixture.meta["n_users"], 2, 1))
-    k = fixture.config["user_knn_k"]
-    lists, counts = (fixture.arrays[f"data/{name}"][:, :k] for name in ("user_neighbours", "user_neighbour_counts"))
-    sizes = (lists >= 0).sum(axis=1)
-    co_users = CoOccurrences(np.concatenate([[0], np.cumsum(sizes)]), lists[lists >= 0], counts[lists >= 0], k)
-    repeats = [
-        (lists[user, :size, None] == fixture.arrays["user_graph/index"][user]).sum(axis=1)
-        for user, size in enumerate(sizes)
-    ]
-    if any(drawn.sum() not in (0, k) for drawn in repeats):
-        raise UserError(f"{fixture.path}: user_graph/index names users who are not among the {k} neighbours of a user")
-    model.user_graph = model.training_user_graph = co_users.weighted(np.concatenate(repeats))
+    model.user_graph.each_once = model.user_graph.drawn = drawn_user_graph(fixture)
 
 
 def _missing_loss(model: AbstractRecommender, batch: dict, config: dict) -> dict[str, Tensor]:
@@ -88,7 +76,7 @@ def _branch_weights(made: TrainingPass) -> Tensor:
 
 def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
-    yield "graph/user_user", dense(model.user_graph)
+    yield "graph/user_user", dense(model.user_graph.each_once)
     with torch.no_grad():
         for branch in _BRANCHES:
             yield f"eval/branch_{branch}", model._branch(branch)

@@ -1,0 +1,141 @@
+"""DAMRS: denoised item graphs, a behaviour graph, and a ranking loss that trusts pairs as far as content does."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_mambarec.layers.containers import ModuleDict
+from recbole_mambarec.layers.losses import (
+    bernoulli_divergence,
+    listed_similarities,
+    mean_over_distinct,
+    sums_of_exponentials,
+)
+from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.layers.rows import all_rows
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.damrs_graphs import behaviour_graph, denoised_graphs
+
+# fixed in the published code
+LISTED, TEMPERATURE, EPSILON = 10, 0.2, 1e-9
+# similarities of a batch and all items that are held at a time, for each view
+_SHARES_AT_A_TIME = 1 << 20
+
+
+class DAMRS(MultimodalRecommender):
+    """DA-MRS on LightGCN, "Improving Multi-modal Recommender Systems by Denoising and Aligning Multi-modal Content and
+    User Feedback" (KDD 2024, arXiv 2406.12501).
+
+    Item ids spread over an item graph per modality, whose links survive only if the items are similar in *all*
+    modalities, and over a graph of the items that share most users (:mod:`~recbole_mambarec.models.damrs_graphs`). The
+    results are h_m and h_b; features act through the graphs alone::
+
+        user = LightGCN_u;   item = LightGCN_i + h,   h = mean(h_1, ..., h_M, h_b)
+
+    The loss has three parts:
+
+    * BPR that trusts a pair as far as its content agrees. With x the difference of the scores, p_m = sigmoid(u . h_m)
+      of the positive item and n_m of the negative one: ``-mean[ w+ ln s(x) + w- ln s(-x) ]``, ``w+ = mean_m p
+      exp(-2 var_m p)``, ``w- = max_m p - mean n`` where ``mean_m p`` is below ``mean n``, else 0; mean n is over the
+      whole batch.
+    * In each view an item should resemble two lists of ten neighbours: those most similar in all views, and the next
+      ones in this view.
+    * ``kl``, the divergence between the users' preferences for LightGCN's items and those for h.
+
+    Readings of the published code: the lists of ten may hold the item itself, and no gradient passes through the
+    choice; the numbers of shared users do not act as weights.
+    """
+
+    min_modalities = 1
+    step_memory = StepMemory(users=(7.5, 0), items=(15, 2.5), batch=(23, 6), tables=0)
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        data = self.data
+        self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
+        self.neighbor_weight, self.kl_weight = config["neighbor_weight"], config["kl_weight"]
+        self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
+        self.bipartite = data.bipartite
+        self.item_graph = ModuleDict(denoised_graphs(data, config["knn_k"]))
+        self.behaviour = self.branch_name("behaviour")
+        self.item_graph[self.behaviour] = behaviour_graph(data, config["behaviour_k"])
+
+    def _views(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """LightGCN's users and items, and item ids after each item graph."""
+        ids = self.item_embedding.weight
+        users, items = light_gcn(self.bipartite, self.user_embedding.weight, ids, self.n_ui_layers)
+        return users, items, {name: propagate(g, ids, self.n_mm_layers) for name, g in self.item_graph.items()}
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """LightGCN's users; its items plus the mean of the views."""
+        users, items, views = self._views()
+        return users, items + sum(views.values()) / len(views)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Weighted BPR, neighbours across views, and the divergence of behaviour and content."""
+        all_users, items, views = self._views()
+        content = torch.stack(list(views.values())).mean(dim=0)
+        u, final = all_users[users], items + content
+        margin = (u * (final[positives] - final[negatives])).sum(dim=1)
+        trusted, doubted = self._trust(u.detach(), views, positives, negatives)
+        # ln sigmoid as the negative softplus, which does not underflow
+        ranking = trusted * F.softplus(-margin) + doubted * F.softplus(margin)
+        batch = torch.cat([positives, negatives])
+        # sums of exponentials, of which small differences count, are no matter for 16 bits
+        with torch.autocast(batch.device.type, enabled=False):
+            neighbours = sum(self._neighbour_terms(views, batch)) / len(views)
+        sides = u, F.normalize(items, dim=1)[batch], F.normalize(content, dim=1)[batch]
+        return {
+            "bpr": ranking.mean(),
+            "neighbours": self.neighbor_weight * neighbours,
+            "kl": self.kl_weight * bernoulli_divergence(*sides, users, batch),
+        }
+
+    @torch.no_grad()
+    def _trust(
+        self, u: Tensor, views: dict[str, Tensor], positives: Tensor, negatives: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights of a pair as it stands and turned around, ``(B,)`` each."""
+        unit = [F.normalize(view, dim=1) for view in views.values()]
+        p, n = (
+            torch.stack([(u * x[rows]).sum(dim=1).sigmoid() for x in unit], dim=1) for rows in (positives, negatives)
+        )
+        trusted = (p.mean(dim=1) * torch.exp(-2 * p.var(dim=1))).clamp(0, 1)
+        threshold = all_rows(n).mean()
+        doubted = (p.amax(dim=1) - threshold).clamp(0, 1).where(p.mean(dim=1) < threshold, 0.0)
+        return trusted, doubted
+
+    def _neighbour_terms(self, views: dict[str, Tensor], batch: Tensor) -> list[Tensor]:
+        """How badly the items of a batch resemble, in each view, their neighbours in all; repeats count once."""
+        unit = {name: F.normalize(view, dim=1) for name, view in views.items()}
+        lists = self._lists({name: x.detach() for name, x in unit.items()}, batch)
+        terms = []
+        for name, x in unit.items():
+            anchors = x[batch]
+            total = sums_of_exponentials(anchors, x, 1 / TEMPERATURE)
+            common, single = (
+                torch.exp(listed_similarities(anchors, x, chosen) / TEMPERATURE).sum(dim=1) for chosen in lists[name]
+            )
+            # nothing is left beyond the common ones in a catalogue of ten items
+            rest = (total - common).clamp_min(EPSILON)
+            rows = -torch.log(common / total + EPSILON) - torch.log(single / rest + EPSILON)
+            terms.append(mean_over_distinct(rows, batch))
+        return terms
+
+    @torch.no_grad()
+    def _lists(self, unit: dict[str, Tensor], batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each view the items most similar in all of them, and the next ones in it, ``(rows, 10)`` each."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in unit}
+        step = max(1, _SHARES_AT_A_TIME // self.data.n_items)
+        k = min(LISTED, self.data.n_items)
+        for rows in batch.split(step):
+            shares = {name: (x[rows] @ x.T).softmax(dim=1) for name, x in unit.items()}
+            total = sum(shares.values())
+            for name, share in shares.items():
+                common = (total + share).topk(k, dim=1).indices
+                found[name].append((common, share.scatter(1, common, 0.0).topk(k, dim=1).indices))
+        joined = {name: [torch.cat(parts) for parts in zip(*blocks)] for name, blocks in found.items()}
+        return {name: (common, single) for name, (common, single) in joined.items()}

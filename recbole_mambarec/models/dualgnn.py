@@ -1,0 +1,46 @@
+"""DualGNN: preferences per modality, weighed by each user, and a graph of users who share items."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+from recbole_mambarec.layers.user_graph import UserGraph
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.base import variant_of
+from recbole_mambarec.models.branches import BranchRecommender
+
+
+class DualGNN(BranchRecommender):
+    """DualGNN, "Dual Graph Neural Network for Multimedia Recommendation" (TMM 2023, doi 10.1109/TMM.2021.3138298).
+
+    Each modality m has user preferences and mapped item features, spread over the user-item graph: nodes X_m. A user
+    weighs the modalities and then receives from the users who share most items with them (graph G)::
+
+        user = r + G r,  r = sum_m w_um X_m[u];    item = sum_m X_m[i]
+
+    Readings of the published code (MMRec): the sum over modalities is made in place in the first of them, so that users
+    get ``w_u1 (X_1 + X_2 + ...) + w_u2 X_2 + ...`` (``variant: released``; ``paper`` is the sum above). Its weights of
+    items are in the loss alone, without effect on a score, and left out.
+    """
+
+    step_memory = StepMemory(users=(4, 7), items=(4.5, 11.5), batch=(5.5, 3))
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.sums_in_place = variant_of(config) == "released"
+        self.user_graph = UserGraph(self.data.co_users(config["user_knn_k"]))
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Draw the repeated neighbours of this epoch."""
+        self.user_graph.redraw()
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Users weigh the modalities and receive from similar users; items are the sum of theirs."""
+        n_users, nodes = self.data.n_users, list(self._modal_nodes().values())
+        total = cast(Tensor, sum(nodes))
+        if self.sums_in_place:
+            nodes[0] = total
+        users = sum(self.user_weight[:, m, None] * x[:n_users] for m, x in enumerate(nodes))
+        return users + self.user_graph(users), total[n_users:]

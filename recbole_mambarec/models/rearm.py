@@ -1,0 +1,194 @@
+"""REARM: homogeneous graphs first, attention among coordinates, and what ids and content share, learnt by a network."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.layers import scalar_attention
+from recbole_mambarec.layers.containers import ModuleDict
+from recbole_mambarec.layers.features import FeatureTable
+from recbole_mambarec.layers.losses import bpr, cross_correlation, info_nce_distinct
+from recbole_mambarec.layers.propagation import mean_of_layers, propagate, split_nodes
+from recbole_mambarec.layers.scalar_attention import ScalarAttention
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models import rearm_graphs as graphs
+from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.value_checks import check_share
+
+# arrays of attention weights that a step holds per modality
+_ATTENTION_ARRAYS = 6
+
+
+class MetaNetwork(nn.Module):
+    """A matrix per node, made of what is known of it: ``(n, d) -> (n, rows, columns)``, softmax over the rows.
+
+    Args:
+        dim: width d of the input.
+        rows, columns: shape of the matrices.
+    """
+
+    def __init__(self, dim: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.shape = rows, columns
+        self.hidden, self.activation = nn.Linear(dim, rows * columns), nn.PReLU()
+        self.output = nn.Linear(rows * columns, rows * columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs at length 1 plus their mean over all nodes."""
+        made = F.normalize(self.output(self.activation(self.hidden(x))), dim=1).unflatten(1, self.shape)
+        return (made + made.mean(dim=0)).softmax(dim=1)
+
+
+class REARM(MultimodalRecommender):
+    """REARM, "Refining Contrastive Learning and Homography Relations for Multi-Modal Recommendation" (MM 2025,
+    arXiv 2508.13745).
+
+    Ids and projected features of items, side by side, spread over an item graph, those of users over a user graph
+    (:mod:`~recbole_mambarec.models.rearm_graphs`: similar content and shared interactions); a user's features are those
+    of their items. Rows have length 1 after that. Items' features attend to themselves and to the other modalities,
+    coordinate by coordinate (:class:`~recbole_mambarec.layers.scalar_attention.ScalarAttention`; N a LayerNorm and P a
+    PReLU that all share)::
+
+        V = P(N(v + A_self(v, v))),   V' = P(N(V + A_mutual(T, V))),   T the other modalities' mean
+
+    LightGCN on the user-item graph gives X_m of features and X_id of ids. Networks turn the features of a node into its
+    matrices a and b, ``X_shared = (X_id a) b``, and the final embedding is ``[P(X_m) + X_id, ..., P(X_shared) +
+    X_id]``. The loss adds to BPR the contrast of modalities over the distinct nodes of the batch, and the squares of
+    what modalities have in common linearly.
+
+    Readings of the published code: the networks' input is cut from the gradient *behind* the map of features, which
+    therefore keeps its initial values. A node with few neighbours has some of them repeated. Its sampler avoids
+    validation and test items, too, which leaks a little of them; negatives here are RecBole's, which know the training
+    items alone.
+    """
+
+    min_modalities = 1
+    step_memory = StepMemory(users=(40, 20), items=(40, 30), batch=(20, 20))
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        d, data, modalities = self.embedding_size, self.data, self.modalities
+        self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
+        self.n_uu_layers, self.temperature = config["n_uu_layers"], config["temperature"]
+        self.cl_weight, self.diff_weight = config["cl_weight"], config["diff_weight"]
+        self.user_embedding, self.item_embedding = nn.Embedding(data.n_users, d), nn.Embedding(data.n_items, d)
+        for table in (self.user_embedding, self.item_embedding):
+            nn.init.normal_(table.weight, std=0.1)
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        self.interests = ModuleDict(
+            {m: FeatureTable(graphs.interests(data, m), config["freeze_features"]) for m in modalities}
+        )
+        self.item_projection, self.user_projection = (
+            ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in modalities}) for _ in range(2)
+        )
+        for layer in [*self.item_projection.values(), *self.user_projection.values()]:
+            nn.init.xavier_normal_(layer.weight)
+        self.norm, self.activation = nn.LayerNorm(d), nn.PReLU()
+        self.self_attention = ModuleDict({m: ScalarAttention(config["self_dropout"]) for m in modalities})
+        self.mutual_attention = ModuleDict(
+            {m: ScalarAttention(config["mutual_dropout"]) for m in (modalities if len(modalities) > 1 else ())}
+        )
+        self.meta_input = ModuleDict({s: nn.Linear(len(modalities) * d, d) for s in ("user", "item")})
+        # no gradient comes back to it in the published code
+        self.meta_input.requires_grad_(False)
+        rank = config["rank"]
+        self.meta_in = ModuleDict({s: MetaNetwork(d, d, rank) for s in ("user", "item")})
+        self.meta_out = ModuleDict({s: MetaNetwork(d, rank, d) for s in ("user", "item")})
+        self.bipartite = data.bipartite
+        self.user_graph, self.item_graph = self._user_graph(config), self._item_graph(config)
+
+    @classmethod
+    def memory_of(cls, config, data) -> StepMemory:
+        """``step_memory``, tables of the users' interests, and attention weights, ``(d, d)`` per item and modality."""
+        (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
+        d, frozen = config["embedding_size"], config["freeze_features"]
+        widths = sum(data.features(m).shape[1] for m in data.modalities)
+        users += (1.0 if frozen else cls.step_memory.tables) * widths / d
+        # beyond one block nothing but the weights of a block is held
+        held = min(data.n_items * d * d, scalar_attention._BLOCK_VALUES)
+        of_items += _ATTENTION_ARRAYS * held / (data.n_items * d)
+        return cls.step_memory._replace(users=(users, of_users), items=(items, of_items))
+
+    def _user_graph(self, config) -> SparseGraph:
+        k, data = config["user_knn_k"], self.data
+        similar = [graphs.cosine_over_k(graphs.user_neighbours(data, m, k), k) for m in self.modalities]
+        shares = data.modality_shares(config["user_image_weight"], "user_image_weight")
+        shared, of_shared = data.co_users(k), check_share("user_co_weight", config["user_co_weight"])
+        activity = torch.bincount(torch.as_tensor(data.users), minlength=data.n_users).numpy()
+        together = graphs.shared_graph(shared, graphs.repeats_to_k(shared), activity)
+        return SparseGraph(of_shared * together + (1 - of_shared) * sum(w * part for w, part in zip(shares, similar)))
+
+    def _item_graph(self, config) -> SparseGraph:
+        k, data = config["knn_k"], self.data
+        similar = [graphs.cosine_over_k(data.neighbours(m, k), k) for m in self.modalities]
+        shares = data.modality_shares(config["mm_image_weight"])
+        shared, of_shared = graphs.item_co_occurrences(data, k), check_share("item_co_weight", config["item_co_weight"])
+        activity = torch.bincount(torch.as_tensor(data.items), minlength=data.n_items).numpy()
+        together = graphs.shared_graph(shared, graphs.repeats_to_k(shared), activity)
+        return SparseGraph(of_shared * together + (1 - of_shared) * sum(w * part for w, part in zip(shares, similar)))
+
+    def _attended(self, parts: list[Tensor]) -> list[Tensor]:
+        """Items' features after both attentions, ``(I, d)`` each."""
+        own = [self.activation(self.norm(x + self.self_attention[m](x, x))) for m, x in zip(self.modalities, parts)]
+        if len(own) == 1:
+            return own
+        others = [(sum(own) - x) / (len(own) - 1) for x in own]
+        return [
+            self.activation(self.norm(x + self.mutual_attention[m](other, x)))
+            for m, x, other in zip(self.modalities, own, others)
+        ]
+
+    def _shared(self, modal: Tensor, ids: Tensor) -> Tensor:
+        """What ids and features share, ``(U + I, d)``."""
+        made, sides = [], ("user", "item")
+        for side, features, x in zip(sides, *(split_nodes(view, self.data.n_users) for view in (modal, ids))):
+            z = self.meta_input[side](features).detach()
+            low = torch.einsum("nd,ndk->nk", x, self.meta_in[side](z))
+            made.append(torch.einsum("nk,nkd->nd", low, self.meta_out[side](z)))
+        return torch.cat(made)
+
+    def _views(self) -> tuple[Tensor, Tensor]:
+        """LightGCN's nodes of features, modalities side by side, and of ids: ``(U + I, M d)`` and ``(U + I, d)``."""
+        user_features = (self.user_projection[m](self.interests[m]()) for m in self.modalities)
+        item_features = (self.item_projection[m](self.features[m]()) for m in self.modalities)
+        users = torch.cat([self.user_embedding.weight, *user_features], dim=1)
+        items = torch.cat([self.item_embedding.weight, *item_features], dim=1)
+        users = F.normalize(propagate(self.user_graph, users, self.n_uu_layers), dim=1)
+        items = F.normalize(propagate(self.item_graph, items, self.n_mm_layers), dim=1)
+        (user_ids, *user_parts), (item_ids, *item_parts) = (x.split(self.embedding_size, dim=1) for x in (users, items))
+        modal = torch.cat(
+            [torch.cat([self.activation(x) for x in user_parts], dim=1), torch.cat(self._attended(item_parts), dim=1)]
+        )
+        nodes = torch.cat([modal, torch.cat([user_ids, item_ids])], dim=1)
+        spread = mean_of_layers(self.bipartite, nodes, self.n_ui_layers)
+        return spread[:, : modal.shape[1]], spread[:, modal.shape[1] :]
+
+    def _final(self, modal: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [*modal.split(self.embedding_size, dim=1), self._shared(modal, ids)]
+        return split_nodes(torch.cat([self.activation(x) + ids for x in parts], dim=1), self.data.n_users)
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Modalities and what is shared, each with the ids."""
+        return self._final(*self._views())
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR, contrast between modalities, and what they have in common linearly."""
+        modal, ids = self._views()
+        all_users, all_items = self._final(modal, ids)
+        n_users, items = self.data.n_users, torch.cat([positives, negatives])
+        contrast = difference = all_users.new_zeros(())
+        for a, b in combinations(modal.split(self.embedding_size, dim=1), 2):
+            for nodes, rows in ((items, items + n_users), (users, users)):
+                contrast = contrast + info_nce_distinct(a[rows], b[rows], nodes, self.temperature)
+            for rows in (users, positives + n_users):
+                difference = difference + cross_correlation(a[rows], b[rows])
+        return {
+            "bpr": bpr(all_users[users], all_items[positives], all_items[negatives]),
+            "contrastive": self.cl_weight * contrast,
+            "difference": self.diff_weight * difference,
+        }

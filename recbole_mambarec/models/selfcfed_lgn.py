@@ -1,0 +1,63 @@
+"""SELFCFED_LGN: LightGCN that learns without negatives, by predicting perturbed copies of itself."""
+
+from __future__ import annotations
+
+import torch
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_mambarec.layers.edge_dropout import EdgeDropout
+from recbole_mambarec.layers.losses import cosine_distance, l2_half
+from recbole_mambarec.layers.noise import row_dropout
+from recbole_mambarec.layers.propagation import Graph, light_gcn
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.base import MultimodalRecommender
+
+
+class SELFCFED_LGN(MultimodalRecommender):
+    """SelfCF with embedding dropout on LightGCN, "SelfCF: A Simple Framework for Self-supervised Collaborative
+    Filtering" (TORS 2023, arXiv 2107.03019).
+
+    A model of ids alone, which modalities do not change, and the ancestor of BM3. With u and i LightGCN's users and
+    items, u' and i' their copies under dropout and without gradient, p a linear predictor, the loss is::
+
+        - (cos(p(u), i') + cos(p(i), u')) / 2,      a score is  p(u) . i + u . p(i)
+
+    plus half the squares of the batch's u and i. There is no negative item; RecBole samples none here.
+
+    Readings of the published code (MMRec): in every training step a share of the graph's entries is dropped, drawn
+    evenly from 0 to 1 (``edge_dropout``).
+    """
+
+    input_type = InputType.POINTWISE
+    step_memory = StepMemory(users=(8, 0), items=(8, 0), batch=(11.5, 0), tables=0)
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.n_ui_layers, self.dropout_prob = config["n_ui_layers"], config["dropout_prob"]
+        self.reg_weight = config["reg_weight"]
+        self.user_embedding = self.id_embedding(self.data.n_users)
+        self.item_embedding = self.id_embedding(self.data.n_items)
+        self.predictor = nn.Linear(self.embedding_size, self.embedding_size)
+        self.bipartite = self.data.bipartite
+        self.edges = EdgeDropout(self.bipartite) if config["edge_dropout"] else None
+
+    def _online(self) -> tuple[Tensor, Tensor]:
+        """LightGCN's users and items, in training on the entries that are drawn for this step."""
+        graph: Graph = self.bipartite
+        if self.training and self.edges is not None:
+            graph = self.edges.draw(torch.rand(1, device=self.user_embedding.weight.device))
+        return light_gcn(graph, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Both halves of a score side by side, ``(U, 2d)`` and ``(I, 2d)``."""
+        users, items = self._online()
+        return torch.cat([self.predictor(users), users], dim=1), torch.cat([items, self.predictor(items)], dim=1)
+
+    def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor | None = None) -> dict[str, Tensor]:
+        """Each side of a pair predicts the other one's copy; L2 of the batch."""
+        all_users, all_items = self._online()
+        u, i = all_users[users], all_items[positives]
+        user_target, item_target = (row_dropout(x.detach(), self.dropout_prob) for x in (u, i))
+        distances = cosine_distance(self.predictor(u), item_target) + cosine_distance(self.predictor(i), user_target)
+        return {"pairs": distances / 2 - 1, "reg": self.reg_weight * l2_half(u, i, batch_size=1)}
