@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_mambarec import registry
 from recbole_mambarec.testing.planted import write_planted
 from recbole_mambarec_command import command, command_line, doctor, requirements
 from recbole_mambarec_command.requirements import Requirement
@@ -227,7 +228,7 @@ def test_doctor_outlives_what_is_broken(broken, tmp_path):
         assert lines[name]["status"] == "broken" and said in lines[name]["detail"], lines[name]
     assert "jinja2" in lines["matplotlib"]["fix"] and "--force-reinstall" in lines["faiss-cpu"]["fix"]
     assert lines["torch"]["status"] in ("ok", "note") and lines["recbole"]["status"] == "ok"
-    assert "14 models of this package" in lines["RecBole with these models"]["detail"]
+    assert f"{len(registry.built_in())} models of this package" in lines["RecBole with these models"]["detail"]
     assert lines["datasets"]["detail"].endswith("shop (audio)")
     assert str(tmp_path / "cache") in lines["cache of item graphs"]["detail"]
     assert done.returncode == 1 and not found["ok"]
