@@ -1,4 +1,4 @@
-"""Lets ``python benchmarks/name.py`` be ``python -m benchmarks.name``, in its child processes as well."""
+"""Makes ``python benchmarks/name.py`` equivalent to ``python -m benchmarks.name``, in its child processes, too."""
 
 import os
 import runpy
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def run() -> None:
-    """Run the benchmark that was started by its path once more, as a module, and end the process.
+    """Run the benchmark that was started by its path again, as a module, and exit.
 
     The folder of all benchmarks, which holds names such as ``memory`` and ``models``, leaves ``sys.path``.
     """

@@ -33,7 +33,7 @@ from recbole_mambarec.testing.data import batch, model_config
 
 
 class _Timed(list):
-    """Batches as a loader gives them, noting the CPU time at which each is asked for."""
+    """Batches like those of a loader; records the CPU time at which each is requested."""
 
     shuffle, generator = False, None
 
@@ -49,7 +49,7 @@ class _Timed(list):
 
 
 def step_seconds(name: str, rank: int | None, world: int, part: slice, steps: int, folder: str) -> dict:
-    """Median CPU seconds of a step of this process, the first left out, and megabytes of its gradients."""
+    """Median CPU seconds of a step in this process, without the first step, and megabytes of its gradients."""
     from recbole.config import Config
     from recbole.data.interaction import Interaction
     from recbole.utils import get_model, get_trainer
@@ -86,7 +86,7 @@ def _process(rank: int, name: str, world: int, port: int, steps: int, folder: st
 
 
 def measure(name: str, world: int, steps: int) -> dict[str, float]:
-    """The numbers of one model."""
+    """Measurements of one model."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -107,9 +107,9 @@ def measure(name: str, world: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="MambaRec,MGCN,FREEDOM,LGMRec,VBPR", help="separated by commas")
+    parser.add_argument("--models", default="MambaRec,MGCN,FREEDOM,LGMRec,VBPR", help="comma-separated names")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()

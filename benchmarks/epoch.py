@@ -35,7 +35,7 @@ TERMS = ("step", "loading", "sampling", "evaluation", "checkpoint", "other")
 
 
 class Shares:
-    """Seconds per term, by the clock and of all cores together; a nested term is charged alone."""
+    """Wall-clock and CPU seconds per term; time in a nested term counts for that term only."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Shares:
 
     @contextlib.contextmanager
     def term(self, name: str) -> Iterator[None]:
-        """Charge the block to ``name``."""
+        """Count the time of the block for ``name``."""
         self._charge()
         self._running.append(name)
         try:
@@ -63,7 +63,7 @@ class Shares:
             self._running.pop()
 
     def wrap(self, owner: object, method: str, name: str) -> None:
-        """Charge every call of ``owner.method`` to ``name``."""
+        """Count the time of every call of ``owner.method`` for ``name``."""
         original: Callable = getattr(owner, method)
 
         def timed(*args, **kwargs):
@@ -75,7 +75,7 @@ class Shares:
 
 
 class _TimedLoader:
-    """A data loader whose batches are charged to ``loading``; all else is the loader's."""
+    """Wraps a data loader; the time its batches take counts as ``loading``."""
 
     def __init__(self, loader, shares: Shares) -> None:
         self._loader, self._shares = loader, shares
@@ -98,7 +98,7 @@ class _TimedLoader:
 
 
 def measure(model: str, dataset: str, data_path: str, epochs: int) -> dict[str, dict[str, float]]:
-    """Per clock: seconds of an epoch and of a write, and shares of the terms, of one model."""
+    """For one model and each clock: seconds per epoch and per write, and the share of each term."""
     import recbole_mambarec  # noqa: F401  isort: skip
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -140,21 +140,21 @@ def measure(model: str, dataset: str, data_path: str, epochs: int) -> dict[str, 
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--models", default="MambaRec,VBPR,FREEDOM")
     parser.add_argument("--dataset", default=None, help="prepared dataset; generated data by default")
     parser.add_argument("--data_path", default="dataset")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs counted, after one that is not")
+    parser.add_argument("--epochs", type=int, default=3, help="measured epochs, after one warm-up epoch")
     options, rest = parser.parse_known_args()
-    # RecBole reads the rest of the command line itself
+    # RecBole parses the rest of the command line itself
     sys.argv = [sys.argv[0], *rest]
     with tempfile.TemporaryDirectory() as temporary:
         dataset, data_path = options.dataset, str(Path(options.data_path).resolve())
         if dataset is None:
             dataset, data_path = "generated", temporary
             write_dataset(Path(temporary) / dataset, BABY)
-        # RecBole writes logs and checkpoints where it is
+        # RecBole writes logs and checkpoints to the current folder
         os.chdir(temporary)
         report = {m: measure(m, dataset, data_path, options.epochs) for m in options.models.split(",")}
         os.chdir("/")

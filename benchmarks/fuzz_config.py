@@ -1,4 +1,4 @@
-"""Configurations at random: does each run finish or end in one sentence?
+"""Random configurations: does each run either finish or end in one sentence?
 
     python -m benchmarks.fuzz_config --draws=3000 --seed=0
 
@@ -43,7 +43,7 @@ from recbole_mambarec.mistakes import user_errors_of_recbole
 PREPARED, PLAIN = "prepared", "plain"
 _COLUMNS = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
 _NO_NEGATIVES = {"train_neg_sample_args": None}
-# what each model needs to run at all, and on which data
+# what each model requires in order to run, and the dataset it runs on
 MODELS: dict[str, tuple[str, dict]] = {
     "MambaRec": (PREPARED, {}),
     "VBPR": (PREPARED, {}),
@@ -61,7 +61,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     ),
 }
 _SMALL = {"epochs": 1, "embedding_size": 8, "train_batch_size": 64, "show_progress": False, "eval_step": 1}
-# keys that say how often something is repeated or how many processes work: large values are long runs, not faults
+# keys that set a number of repetitions or processes: large values mean long runs, not faults
 _REPEATED = (
     "epochs",
     "layer",
@@ -85,7 +85,7 @@ _JUNK = (
     *({}, {"rating": 3}, {"rating": "[3,inf)"}, {"abc": 1}, {"inter": ["user_id"]}, {"": None}, {1: 2}),
 )
 _LARGE = (10**12, -(10**12), 2**63, 1e30)
-# nearly right
+# almost valid values
 _NEAR: dict[str, tuple] = {
     "eval_args": (
         *(
@@ -174,7 +174,7 @@ _NEAR: dict[str, tuple] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """A model and what is configured on top of what it needs."""
+    """A model and the configuration added to what it requires."""
 
     model: str
     values: tuple[tuple[str, object], ...]
@@ -185,7 +185,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a draw ended: ``finished``, ``refused`` (with the sentence) or a finding (the kind of error)."""
+    """Outcome of a draw: ``finished``, ``refused`` (with the sentence) or a finding (the kind of error)."""
 
     kind: str
     said: str = ""
@@ -204,13 +204,13 @@ def defaults_of(model: str) -> dict[str, object]:
         config = Config(model, "ml-100k", config_dict=_NO_NEGATIVES)
     listed = [name for part in vars(argument_list).values() if isinstance(part, list) for name in part]
     known = {*CHECKS, *_NEAR, *listed, *default_properties("overall"), *config.internal_config_dict}
-    # derived by RecBole, or where files lie
+    # derived by RecBole, or paths
     known -= {"MODEL_TYPE", "config_file", "data_path", "wandb_project"}
     return {key: config.internal_config_dict.get(key) for key in sorted(known)}
 
 
 def neighbours(value: object) -> list:
-    """Values of the same kind as a default, and nearly so."""
+    """Values of the same kind as a default, and almost of that kind."""
     if isinstance(value, bool):
         return [not value, value, str(value)]
     if isinstance(value, (int, float)):
@@ -223,7 +223,7 @@ def neighbours(value: object) -> list:
 
 
 def draws(models: tuple[str, ...] = tuple(MODELS)) -> st.SearchStrategy[Draw]:
-    """A strategy for draws: of three values, one is of any kind, the others are nearly right or right."""
+    """A strategy for draws: of three values, one is arbitrary, and the others are valid or almost valid."""
 
     def of_key(key: str, default: object) -> st.SearchStrategy:
         large = () if any(part in key.lower() for part in _REPEATED) else _LARGE
@@ -274,12 +274,12 @@ def write_data(root: Path) -> None:
 
 
 class Hang(BaseException):
-    """A draw took longer than it may."""
+    """A draw exceeded its time limit."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Stop what takes longer (where the system has alarms)."""
+    """Stop the block after that many seconds, on systems that have alarms."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -318,7 +318,7 @@ def run(draw: Draw, data: Path) -> None:
 
 
 def outcome(draw: Draw, data: Path, limit: int = 60) -> Outcome:
-    """How the run of a draw ends."""
+    """Run a draw and return its outcome."""
     try:
         with (
             warnings.catch_warnings(),
@@ -344,7 +344,7 @@ def outcome(draw: Draw, data: Path, limit: int = 60) -> Outcome:
 
 
 def survey(count: int, number: int, data: Path, limit: int = 60, models: tuple[str, ...] = tuple(MODELS)):
-    """Yield ``count`` draws of the seed ``number`` with their outcomes."""
+    """Yield ``count`` draws from the seed ``number`` with their outcomes."""
     found = []
 
     @seed(number)
@@ -367,7 +367,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, default=60, help="seconds after which a draw hangs")
+    parser.add_argument("--limit", type=int, default=60, help="seconds after which a draw counts as hanging")
     parser.add_argument("--models", default=",".join(MODELS))
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)

@@ -50,7 +50,7 @@ TOLERANCE = 1e-4
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations read and write; views move nothing."""
+    """Counts the bytes of all tensors that operations read and write; views count as nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,13 +84,13 @@ def _first(loader, count: int) -> list:
 
 
 def settle(device: str) -> None:
-    """Wait for everything that was started on the device."""
+    """Wait for all work that was started on the device."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(device: str, work: Callable[[], object]) -> float:
-    """Time of ``work``, of what it starts on the device included."""
+    """Seconds that ``work`` takes, including what it starts on the device."""
     settle(device)
     started = time.perf_counter()
     work()
@@ -107,7 +107,7 @@ def copy_bandwidth(device: str, size: int = 1 << 30) -> float:
 
 
 def measure(trainer, train, valid, device: str, steps: int) -> dict[str, float]:
-    """Figures of one form."""
+    """Measurements of one form."""
     loss_of = trainer.model.calculate_loss
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -146,7 +146,7 @@ def largest_difference(model: str, dataset: str, data_path: str, device: str) ->
     ours.model.load_state_dict(theirs.model.state_dict())
     batch = next(iter(train))
     here, there = gradients(ours, batch), gradients(theirs, batch)
-    # the gradient of a bias before a BatchNorm is nothing but rounding, which is no measure for itself
+    # the gradient of a bias in front of a BatchNorm is pure rounding error and cannot be its own scale
     floor = 1e-3 * max(float(value.abs().max()) for value in there.values())
     scale = {name: value.abs().max().clamp_min(floor) for name, value in there.items()}
     return max(float((here[name] - there[name]).abs().max() / scale[name]) for name in there)
@@ -158,7 +158,7 @@ def waits(trainer, train, device: str) -> bool:
     steps = [
         functools.partial(trainer._step, batch, trainer.model.calculate_loss, scaler) for batch in _first(train, 3)
     ]
-    # the first ones, in which libraries set themselves up, may
+    # the first steps may wait, because libraries initialise in them
     steps[0]()
     steps[1]()
     if device != "cuda":
@@ -175,7 +175,7 @@ def waits(trainer, train, device: str) -> bool:
 
 
 def main() -> int:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", default="MambaRec")
     parser.add_argument("--items", type=int, default=7050)
@@ -184,7 +184,7 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device is visible: run this where there is one, or try the script with --device cpu")
-    # RecBole reads the rest of the command line itself
+    # RecBole parses the rest of the command line itself
     sys.argv = [sys.argv[0], *rest]
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, recbole_mambarec {recbole_mambarec.__version__}")
@@ -208,7 +208,7 @@ def main() -> int:
             )
             del trainer
         difference = largest_difference(*where)
-        # leave the folder before it goes
+        # leave the folder before it is deleted
         os.chdir("/")
     passed = difference <= TOLERANCE and not waiting
     print(f"largest difference to the CPU {difference:.1e} (allowed {TOLERANCE:.0e}); steps wait: {waiting}")

@@ -1,4 +1,4 @@
-"""Peak memory: of the tensors of a training step, and of whole runs against what is foretold.
+"""Peak memory: of the tensors of a training step, and of whole runs compared with the estimate.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --grid FOLDER [MODEL ...]
@@ -89,17 +89,17 @@ def _measure(name: str, shape: Shape, freeze: bool) -> tuple[int, int]:
 
 
 def print_arrays() -> None:
-    """Arrays of every model, and the estimate as a share of what is measured."""
-    # blocks of pairs have a fixed size and are no array of the batch's rows
+    """Arrays that every model holds, and the estimate divided by the measurement."""
+    # blocks of pairs have a fixed size, which does not grow with the batch
     losses._PAIRS_AT_A_TIME = {"cpu": 1 << 16}
     print(f"{'model':10} users          items          edges          batch          estimate / measured")
     for name in registry.names():
-        # coefficients of users, items, edges and the batch, each in any case and for each modality
+        # coefficients of users, items, edges and the batch: a constant one and one per modality for each
         counts = [np.ravel([[n, n * shape.modalities] for n in shape[:4]]) * 64 * 4 for shape in _SHAPES]
         frozen = [_measure(name, shape, True) for shape in _SHAPES]
         found, *_ = np.linalg.lstsq(np.array(counts), np.array([measured for measured, _ in frozen]), rcond=None)
         trained = [_measure(name, shape, False) for shape in _SHAPES[2:6]]
-        # of large batches, rows of features read from disk are no tensors: here they are not measured
+        # with large batches, feature rows read from disk are not tensors and are not measured here
         small = [pair for shape, pair in zip(_SHAPES, frozen) if shape.batch == 64]
         shares = [estimate / measured for measured, estimate in small + trained]
         arrays = "  ".join(f"({a:5.1f}, {b:4.1f})" for a, b in found.reshape(4, 2))
@@ -114,9 +114,9 @@ _CATALOGUES = {
     "medium": ((20_000, 20_000, 140_000), {"image": 256, "text": 128}),
     "large": ((100_000, 60_000, 600_000), {"image": 64, "text": 32}),
 }
-# models that compare all rows of a batch with each other: a batch of 100 000 takes them hours, not more memory
+# models that compare all rows of a batch with each other: a batch of 100 000 takes hours, but no more memory
 _CONTRASTING = ("MambaRec", "CRANE", "MGCN", "LGMRec", "SLMRec", "PGL", "SMORE", "GUME")
-# blocks of users that are ranked: the second is scored while the first is still there
+# blocks of users to rank: the second is scored while the first is still in memory
 _BLOCKS = 3
 
 
@@ -130,7 +130,7 @@ class Cell(NamedTuple):
 
     @property
     def settings(self) -> dict:
-        """What is configured."""
+        """Configuration of the run."""
         return {"freeze_features": self.form == "frozen", "train_batch_size": self.batch}
 
 
@@ -146,13 +146,13 @@ def cells(models: list[str]) -> list[Cell]:
 
 
 def _status(field: str) -> int:
-    """Bytes in a field of Linux's account of this process."""
+    """Bytes in a field of ``/proc/self/status``."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _first(loader, count: int):
-    """The loader, which now ends after ``count`` batches."""
+    """The loader, cut off after ``count`` batches."""
 
     class First(type(loader)):
         def __iter__(self) -> Iterator:
@@ -183,10 +183,10 @@ def run_cell(folder: Path, cell: Cell) -> dict:
     found = cell._asdict()
 
     def check(name: str, use: memory.StepMemory, config, data) -> None:
-        """In place of the check, at whose time the estimate is made: nothing is refused."""
+        """Replaces the check, to record the estimate at the same point without refusing anything."""
         found["data"] = {"n_users": data.n_users, "n_items": data.n_items, "pairs": len(data.users)}
         found["data"]["features"] = {m: (*data.features(m).shape, data.in_memory(m)) for m in data.modalities}
-        # starts the count of the peak anew
+        # resets the peak
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         found["growth"] = -_status("RssAnon")
 
@@ -203,7 +203,7 @@ def run_cell(folder: Path, cell: Cell) -> dict:
 
 
 def forked(folder: Path, cell: Cell) -> dict | str:
-    """:func:`run_cell` in a process of its own; what went wrong, if anything did."""
+    """:func:`run_cell` in its own process; returns the error message if it failed."""
     import recbole.quick_start  # noqa: F401  (what a run has imported before it builds a model)
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
@@ -214,7 +214,7 @@ def forked(folder: Path, cell: Cell) -> dict | str:
 
 
 def estimated(measured: dict) -> int:
-    """What the package foretells for a run that :func:`run_cell` has measured."""
+    """The package's estimate for a run that :func:`run_cell` has measured."""
     cell, facts = Cell(*(measured[key] for key in Cell._fields)), measured["data"]
     features = facts["features"]
     data = SimpleNamespace(
@@ -230,7 +230,7 @@ def estimated(measured: dict) -> int:
 
 
 def run_grid(folder: Path, models: list[str]) -> int:
-    """Measure what is missing, print all; exit status 1 if a run failed."""
+    """Measure missing cells and print all of them; exit status 1 if a run failed."""
     unknown = [name for name in models if name not in registry.names()]
     if unknown:
         raise UserError(f"there is no model '{unknown[0]}' to measure: choose among {', '.join(registry.names())}")
@@ -267,10 +267,10 @@ def run_grid(folder: Path, models: list[str]) -> int:
 
 
 def main() -> int:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help="with --grid: names; default: all")
-    parser.add_argument("--grid", type=Path, metavar="FOLDER", help="whole runs; data and what was measured go there")
+    parser.add_argument("--grid", type=Path, metavar="FOLDER", help="measure whole runs; keep them in this folder")
     options = parser.parse_args()
     if options.grid:
         if not Path("/proc/self/clear_refs").is_file():

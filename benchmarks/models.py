@@ -60,7 +60,7 @@ def defaults(name: str) -> dict:
 
 
 def _read_yaml(text: str) -> object:
-    # RecBole's way, in which 1e-05 is a number
+    # RecBole's YAML loader, which reads 1e-05 as a number
     return yaml.load(text, Loader=Config._build_yaml_loader(None))
 
 
@@ -104,7 +104,7 @@ def measure(name: str, sizes: Sizes, steps: int, threads: int, settings: dict) -
 
 
 def in_child(name: str, task: dict) -> dict:
-    """:func:`measure` in a process of its own; ``{"error": ...}`` where it failed."""
+    """:func:`measure` in its own process; ``{"error": ...}`` if it failed."""
     threads = str(task["threads"])
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     command = [sys.executable, "-m", "benchmarks.models", "--child", json.dumps(task | {"name": name})]
@@ -139,7 +139,7 @@ def _whole(option: str, values: dict) -> dict[str, int]:
 
 
 def _task(options: argparse.Namespace) -> tuple[list[str], dict]:
-    """Names and what :func:`measure` needs besides, checked."""
+    """Model names and the other arguments of :func:`measure`, checked."""
     known = [*RECBOLE_MODELS, *registry.names()]
     names = list(dict.fromkeys(options.models or known))
     unknown = [name for name in names if name not in known]
@@ -160,7 +160,7 @@ def _task(options: argparse.Namespace) -> tuple[list[str], dict]:
 
 
 def main() -> int:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names; default: all")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process (default 2)")
@@ -182,7 +182,7 @@ def main() -> int:
                 progress.set_postfix_str(name)
                 measured[name] = in_child(name, task)
     finally:
-        # also what an interrupted run has measured
+        # an interrupted run prints what it has measured so far
         print(table(measured))
         record = task | {"sizes": asdict(Sizes(**task["sizes"])), "models": measured}
         print(json.dumps(record))

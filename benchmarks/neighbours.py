@@ -36,7 +36,7 @@ def exact_for(features: Rows, rows: np.ndarray, k: int, present: np.ndarray) -> 
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data_path", default="dataset")
@@ -47,7 +47,7 @@ def main() -> None:
     from recbole.config import Config
     from recbole.data import create_dataset
 
-    # RecBole reads the rest of the command line itself
+    # RecBole parses the rest of the command line itself
     sys.argv = [sys.argv[0], *rest]
     config = Config("MambaRec", options.dataset, config_dict={"data_path": options.data_path, "show_progress": False})
     for name, modality in create_dataset(config).item_features.items():

@@ -1,4 +1,4 @@
-"""MambaRec's released form read plainly from its description: the yardstick of speed and the oracle of tests.
+"""A plain implementation of MambaRec's released form: the reference for speed and the oracle of tests.
 
 Nothing is shared with the package but the graphs' entries. Every cost of the published code is kept: two projection
 steps over the full tables, convolutions on 1 x 1 maps, DREAM run a second time for the discrepancy, a B x B x d
@@ -126,7 +126,7 @@ class PlainMambaRec(nn.Module):
         return kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)
 
     def copy_from(self, model: nn.Module) -> PlainMambaRec:
-        """Take the parameters and statistics of the package's model."""
+        """Copy the parameters and statistics of the package's model."""
         with torch.no_grad():
             self.user_embedding.load_state_dict(model.user_embedding.state_dict())
             self.item_embedding.load_state_dict(model.item_embedding.state_dict())

@@ -1,4 +1,4 @@
-"""How fast, and in how much memory, raw reviews become a dataset.
+"""Time and memory that preparing a dataset from raw reviews takes.
 
 ::
 
@@ -34,16 +34,16 @@ _CHUNK = 200_000
 
 
 def popular(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
-    """``size`` draws from 0..n-1 of which the small ones are the frequent ones."""
+    """``size`` draws from 0..n-1 in which small numbers are frequent."""
     return (n * rng.random(size) ** 2).astype(np.int64)
 
 
 def write_reviews(path: Path, n: int, n_users: int, n_items: int, seed: int = 0) -> int:
-    """Generate ``n`` reviews; gives the number of bytes before packing."""
+    """Generate ``n`` reviews; returns the number of bytes before compression."""
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(_WORDS, size)) for size in rng.integers(5, 80, 1000)]
     total = 0
-    # level 1: the files are made once and thrown away, and unpacking costs the same
+    # level 1: the files are only used once, and decompression takes the same time at any level
     with gzip.open(path, "wb", compresslevel=1) as stream:
         for start in range(0, n, _CHUNK):
             size = min(_CHUNK, n - start)
@@ -80,7 +80,7 @@ def write_metadata(path: Path, n_items: int, seed: int = 0) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """(seconds, seconds of all cores together, peak resident memory in MB) of a command run as a child."""
+    """(wall-clock seconds, CPU seconds, peak resident memory in MB) of a command run as a child process."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
@@ -96,9 +96,9 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reviews", type=int, default=1_000_000, help="how many (default: 1 million)")
-    parser.add_argument("--folder", type=Path, required=True, help="where the files go")
-    parser.add_argument("--keep", action="store_true", help="leave the generated files there")
+    parser.add_argument("--reviews", type=int, default=1_000_000, help="number of reviews (default: 1 million)")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--keep", action="store_true", help="keep the generated files")
     args = parser.parse_args()
     n = args.reviews
     n_users, n_items = max(n // 10, 10), max(n // 100, 10)

@@ -52,7 +52,7 @@ FIGURES = (
 
 
 class _Few:
-    """The first batches of a data loader; all else is the loader's."""
+    """Wraps a data loader and yields only its first batches."""
 
     def __init__(self, loader, count: int) -> None:
         self._loader, self._count = loader, count
@@ -68,7 +68,7 @@ class _Few:
 
 
 class _Resident(threading.Thread):
-    """Largest anonymous resident memory in GiB, looked at ten times per second."""
+    """Largest anonymous resident memory in GiB, sampled ten times per second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -77,7 +77,7 @@ class _Resident(threading.Thread):
 
     @staticmethod
     def now(field: str) -> float:
-        """A field of Linux's account of this process, in GiB; 0 where there is none."""
+        """A field of ``/proc/self/status`` in GiB; 0 where it does not exist."""
         status = Path("/proc/self/status")
         lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.is_file() else []
         return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**20
@@ -89,7 +89,7 @@ class _Resident(threading.Thread):
 
 
 def child(folder: Path, model_name: str, form: str, steps: int) -> dict[str, float]:
-    """The figures of one dataset and form, measured in this process."""
+    """Measurements of one dataset and form, made in this process."""
     import recbole_mambarec  # noqa: F401  isort: skip
     import torch
     from recbole.config import Config
@@ -127,7 +127,7 @@ def child(folder: Path, model_name: str, form: str, steps: int) -> dict[str, flo
     write = trainer._write
     trainer._write = lambda *a: timed("write", lambda: write(*a))
     trainer.fit(_Few(train, steps + 1), verbose=False)
-    # the first step, which fetches pages and makes the optimizer's state, is left out
+    # the first step is excluded: it faults in pages and creates the optimizer's state
     pairs = list(itertools.pairwise(ends))
     found["step"], found["step_cpu"] = (statistics.median(b[i] - a[i] for a, b in pairs) for i in (0, 1))
     trainer.tot_item_num = train._dataset.item_num
@@ -156,19 +156,19 @@ def exponents(rows: list[dict]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--folder", type=Path, required=True, help="where datasets go, 10 kB per item")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for datasets, 10 kB per item")
     parser.add_argument("--items", default="7050,18357,63001,200000")
     parser.add_argument("--forms", default="frozen,trainable")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--model", default="MambaRec")
-    parser.add_argument("--keep", action="store_true", help="leave datasets and neighbour lists where they are")
+    parser.add_argument("--keep", action="store_true", help="keep datasets and neighbour lists")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     folder = options.folder.resolve()
     if options.child:
-        # RecBole reads the rest of the command line itself
+        # RecBole parses the rest of the command line itself
         sys.argv = [sys.argv[0], *rest]
         dataset, form = options.child
         print(json.dumps(child(folder / dataset, options.model, form, options.steps)))

@@ -1,4 +1,4 @@
-"""How models start on a data set, and what the length of its feature rows does to that.
+"""How models start on a dataset, and how the length of feature rows affects it.
 
     python -m benchmarks.starts --dataset lfm2k [--models VBPR,MGCN] [--epochs 12] [--key=value ...]
 
@@ -58,7 +58,7 @@ def scores(model: str, dataset: str, overrides: dict) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line of this module."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.starts", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="a prepared dataset with at least one modality")
     parser.add_argument("--data_path", default="dataset", help="the folder of prepared datasets (default %(default)s)")

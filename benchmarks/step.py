@@ -14,7 +14,7 @@ from recbole_mambarec.testing.data import InMemoryDataset
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is drawn: users, items, distinct-or-not training pairs, pairs per batch, feature width per modality."""
+    """Sizes to draw: users, items, training pairs (repeats allowed), pairs per batch, feature width per modality."""
 
     users: int = 19445
     items: int = 7050
@@ -35,13 +35,13 @@ def draw(sizes: Sizes) -> tuple[InMemoryDataset, tuple[np.ndarray, np.ndarray, n
 
 
 def total_loss(model: torch.nn.Module, interaction: dict[str, Tensor]) -> Tensor:
-    """The loss of a RecBole model as one number, whether it gives one or several."""
+    """The loss of a RecBole model as one number; several terms are added up."""
     losses = model.calculate_loss(interaction)
     return sum(losses) if isinstance(losses, tuple) else losses
 
 
 def step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """One training step; the loss before it."""
+    """One training step; returns the loss before it."""
     optimizer.zero_grad()
     loss = loss_of()
     loss.backward()

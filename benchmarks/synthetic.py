@@ -8,14 +8,14 @@ import numpy as np
 
 from recbole_mambarec_common.files import atomic_folder
 
-# (users, items, interactions): Amazon Baby, Sports and Electronics, and Electronics' proportions further on
+# (users, items, interactions): Amazon Baby, Sports and Electronics, then larger ones in the proportions of Electronics
 BABY, SPORTS, ELECTRONICS = (19_445, 7_050, 160_792), (35_598, 18_357, 296_337), (192_403, 63_001, 1_689_188)
 WIDTHS = {"image": 4096, "text": 384}
 _BLOCK = 4096
 
 
 def sizes(items: int) -> tuple[int, int, int]:
-    """(users, items, interactions) of a catalogue: one of the Amazon ones, or as many per item as in Electronics."""
+    """(users, items, interactions) of a catalogue: one of the Amazon ones, or one in the proportions of Electronics."""
     for known in (BABY, SPORTS, ELECTRONICS):
         if known[1] == items:
             return known

@@ -1,4 +1,4 @@
-"""How soon do runs reach their result? Epochs and minutes to a share of the final validation score.
+"""Epochs and minutes that runs take to reach a share of their final validation score.
 
     python -m benchmarks.time_to_result results/runs.jsonl --models MambaRec --dataset baby --key lr_boost
     python -m benchmarks.time_to_result results/runs.jsonl --models FREEDOM,MambaRec,CRANE --dataset baby
@@ -31,12 +31,12 @@ COLUMNS = ("seed", "epochs, own", "epochs, common", "minutes, common", "best epo
 
 
 def reached(values: list[float], target: float) -> int | None:
-    """Number of epochs until a value is at least ``target``; None if none is."""
+    """Number of epochs until a value reaches ``target``; None if it never does."""
     return next((epoch for epoch, value in enumerate(values, 1) if value >= target), None)
 
 
 def minutes(record: Record, epochs: int | None) -> float | None:
-    """Recorded minutes of the first ``epochs`` epochs; None where they are not on record."""
+    """Recorded minutes of the first ``epochs`` epochs; None if they were not recorded."""
     seconds = [(entry["train_seconds"], entry["valid_seconds"]) for entry in record.curve[: epochs or 0]]
     if not seconds or any(part is None for pair in seconds for part in pair):
         return None
@@ -44,7 +44,7 @@ def minutes(record: Record, epochs: int | None) -> float | None:
 
 
 def comparable(records: list[Record], key: str, default: object) -> dict[object, list[Record]]:
-    """Value of the key -> runs, of those whose other settings are as the first run's at the default value."""
+    """Value of the key -> runs whose other settings equal those of the first run with the default value."""
 
     def rest(record: Record) -> str:
         return run_key(record.model, record.config | {key: default}, 0, record.data_hash)
@@ -58,12 +58,12 @@ def comparable(records: list[Record], key: str, default: object) -> dict[object,
 
 
 def at_defaults(records: list[Record]) -> list[Record]:
-    """Runs for which nothing was changed."""
+    """Runs with default settings."""
     return [record for record in records if not record.overrides]
 
 
 def rows(groups: dict[object, list[Record]], reference: object, share: float) -> list[list]:
-    """The table: a row per run, and the mean of each group where all have a number."""
+    """The table: one row per run, and the mean of each group whose runs all have a value."""
     metric = groups[reference][0].config["valid_metric"].lower()
     common = share * statistics.mean(record.valid[metric] for record in groups[reference])
     table = []
