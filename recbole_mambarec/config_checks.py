@@ -8,6 +8,7 @@ apply to RecBole's own models, where a wrong value would end in a traceback, oft
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -587,11 +588,18 @@ def _sequences_are_in_order(final: Mapping, given: Mapping) -> str | None:
     return None
 
 
+_COLUMN_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "RATING_FIELD", "LABEL_FIELD")
+
+
 def _keys_of_columns_agree(final: Mapping, given: Mapping) -> str | None:
     if final.get("normalize_field") and final.get("normalize_all"):
         return "normalize_field and normalize_all exclude each other: set one of the two"
     if (final.get("USER_ID_FIELD") is None) != (final.get("ITEM_ID_FIELD") is None):
         return "USER_ID_FIELD and ITEM_ID_FIELD must be set together: name both columns"
+    for first, second in itertools.combinations(_COLUMN_KEYS, 2):
+        # ratings that serve as labels are one column
+        if final.get(first) is not None and final.get(first) == final.get(second) and first != "RATING_FIELD":
+            return f"{first} and {second} both name the column '{final[first]}': give each a column of its own"
     unlisted = [f for f in final.get("discretization") or {} if f not in final["numerical_features"]]
     if unlisted:
         return f"discretization names '{unlisted[0]}', which is missing in numerical_features: add it there"

@@ -166,6 +166,8 @@ def test_threshold_where_nothing_reads_labels(tmp_path, caplog):
         ("NeuMF", {"mlp_hidden_size": 64}, "mlp_hidden_size must be a list of one or more whole numbers"),
         ("LightGCN", {"reg_weight": None}, "reg_weight must be a number"),
         ("SLIMElastic", {"positive_only": "maybe"}, "positive_only must be True or False"),
+        ("NeuMF", {"LABEL_FIELD": "user_id"}, "USER_ID_FIELD and LABEL_FIELD both name the column 'user_id'"),
+        ("VBPR", {"ITEM_ID_FIELD": "timestamp"}, "ITEM_ID_FIELD and TIME_FIELD both name the column 'timestamp'"),
     ],
 )
 def test_keys_of_recboles_models_are_checked_by_their_defaults(model, values, sentence):
