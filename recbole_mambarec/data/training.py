@@ -146,6 +146,10 @@ class TrainingData:
         """For each user, the ``k`` other users with the most training items in common."""
         return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
 
+    def co_items(self, k: int) -> CoOccurrences:
+        """For each item, the ``k`` other items with the most training users in common."""
+        return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items).T.tocsr(), k)
+
     def pruned_bipartite(self, rate: float, by_degree: bool = True) -> SparseGraph:
         """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""
         users, items = self.pairs

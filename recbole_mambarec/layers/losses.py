@@ -234,11 +234,10 @@ def bernoulli_divergence(users: Tensor, a: Tensor, b: Tensor, user_nodes: Tensor
         user_nodes, item_nodes: who they are, ``(B,)`` and ``(C,)``.
     """
     a, b, item_nodes = all_rows(a), all_rows(b), all_rows(item_nodes)
-    everyone = all_rows(user_nodes)
-    of_users = distinct_shares(everyone)[first_row(users) : first_row(users) + len(users)]
-    of_items = distinct_shares(item_nodes)
+    of_all_users, of_items = distinct_shares(all_rows(user_nodes)), distinct_shares(item_nodes)
+    of_users = of_all_users[first_row(users) : first_row(users) + len(users)]
     total = _SumOfDivergences.apply(users, a, b, of_users, of_items)
-    return total * processes() / (distinct_shares(everyone).sum() * of_items.sum())
+    return total * processes() / (of_all_users.sum() * of_items.sum())
 
 
 class _SumOfDivergences(torch.autograd.Function):

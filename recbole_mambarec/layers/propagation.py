@@ -25,13 +25,18 @@ def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     return x
 
 
-def mean_of_layers(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
-    """LightGCN's readout: the mean of ``x, Ax, ..., A^L x``, ``(n, d)`` (He et al., SIGIR 2020)."""
+def sum_of_layers(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
+    """``x + Ax + ... + A^L x``, ``(n, d)``."""
     total = x
     for _ in range(n_layers):
         x = graph.propagate(x)
         total = total + x
-    return total / (n_layers + 1)
+    return total
+
+
+def mean_of_layers(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
+    """LightGCN's readout: the mean of ``x, Ax, ..., A^L x``, ``(n, d)`` (He et al., SIGIR 2020)."""
+    return sum_of_layers(graph, x, n_layers) / (n_layers + 1)
 
 
 def similar_layers(graph: Graph, start: Tensor, n_layers: int, with_start: bool) -> Tensor:

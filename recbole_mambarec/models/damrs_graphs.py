@@ -7,10 +7,8 @@ import scipy.sparse as sp
 import torch
 from tqdm import tqdm
 
-from recbole_mambarec.data.graphs.bipartite import interaction_matrix
-from recbole_mambarec.data.graphs.co_occurrence import co_occurrences
 from recbole_mambarec.data.graphs.neighbours import unit_rows
-from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph, inverse_sqrt
 from recbole_mambarec.data.training import TrainingData
 
 _BLOCK_VALUES = 1 << 25
@@ -51,7 +49,7 @@ def _denoised_neighbours(data: TrainingData, k: int) -> dict[str, np.ndarray]:
 
 def behaviour_graph(data: TrainingData, k: int) -> SparseGraph:
     """A binary graph of the k items that share most users with each item, two at least, and of the item itself."""
-    shared = co_occurrences(interaction_matrix(data.users, data.items, data.n_users, data.n_items).T.tocsr(), k)
+    shared = data.co_items(k)
     rows = np.repeat(np.arange(data.n_items), np.diff(shared.starts))
     kept = shared.counts >= 2
     return behaviour_graph_of(rows[kept], shared.nodes[kept], data.n_items)
@@ -70,6 +68,5 @@ def binary_graph(lists: np.ndarray) -> SparseGraph:
 
 
 def _binary(rows: np.ndarray, columns: np.ndarray, n_items: int) -> SparseGraph:
-    counts = np.bincount(rows, minlength=n_items)
-    scale = np.divide(1.0, np.sqrt(counts), out=np.zeros(n_items), where=counts > 0)
+    scale = inverse_sqrt(np.bincount(rows, minlength=n_items))
     return SparseGraph(sp.coo_array((scale[rows] * scale[columns], (rows, columns)), shape=(n_items, n_items)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr
-from recbole_mambarec.layers.propagation import mean_of_layers, propagate, split_nodes
+from recbole_mambarec.layers.propagation import propagate, split_nodes, sum_of_layers
 from recbole_mambarec.layers.spectral import idct
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -87,7 +87,7 @@ class LIRDRec(MultimodalRecommender):
     def _branches(self) -> tuple[Tensor, Tensor]:
         """Users and items after the user-item graph, the branches side by side."""
         nodes = [F.normalize(torch.cat([self.preference[b], self._items(b).float()]), dim=1) for b in self.hidden]
-        total = mean_of_layers(self.bipartite, torch.cat(nodes, dim=1), self.n_ui_layers) * (self.n_ui_layers + 1)
+        total = sum_of_layers(self.bipartite, torch.cat(nodes, dim=1), self.n_ui_layers)
         return split_nodes(total, self.data.n_users)
 
     def _attention(self, users: Tensor) -> Tensor:

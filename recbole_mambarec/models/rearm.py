@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,21 +117,19 @@ class REARM(MultimodalRecommender):
 
     def _user_graph(self, config) -> SparseGraph:
         k, data = config["user_knn_k"], self.data
-        similar = [graphs.cosine_over_k(graphs.user_neighbours(data, m, k), k) for m in self.modalities]
         shares = data.modality_shares(config["user_image_weight"], "user_image_weight")
-        shared, of_shared = data.co_users(k), check_share("user_co_weight", config["user_co_weight"])
-        activity = torch.bincount(torch.as_tensor(data.users), minlength=data.n_users).numpy()
-        together = graphs.shared_graph(shared, graphs.repeats_to_k(shared), activity)
-        return SparseGraph(of_shared * together + (1 - of_shared) * sum(w * part for w, part in zip(shares, similar)))
+        lists = [graphs.user_neighbours(data, m, k) for m in self.modalities]
+        activity = np.bincount(data.users, minlength=data.n_users)
+        together = check_share("user_co_weight", config["user_co_weight"])
+        return graphs.similar_and_shared(lists, shares, data.co_users(k), activity, together)
 
     def _item_graph(self, config) -> SparseGraph:
         k, data = config["knn_k"], self.data
-        similar = [graphs.cosine_over_k(data.neighbours(m, k), k) for m in self.modalities]
         shares = data.modality_shares(config["mm_image_weight"])
-        shared, of_shared = graphs.item_co_occurrences(data, k), check_share("item_co_weight", config["item_co_weight"])
-        activity = torch.bincount(torch.as_tensor(data.items), minlength=data.n_items).numpy()
-        together = graphs.shared_graph(shared, graphs.repeats_to_k(shared), activity)
-        return SparseGraph(of_shared * together + (1 - of_shared) * sum(w * part for w, part in zip(shares, similar)))
+        lists = [data.neighbours(m, k) for m in self.modalities]
+        activity = np.bincount(data.items, minlength=data.n_items)
+        together = check_share("item_co_weight", config["item_co_weight"])
+        return graphs.similar_and_shared(lists, shares, data.co_items(k), activity, together)
 
     def _attended(self, parts: list[Tensor]) -> list[Tensor]:
         """Items' features after both attentions, ``(I, d)`` each."""

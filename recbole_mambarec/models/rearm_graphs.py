@@ -7,8 +7,9 @@ import scipy.sparse as sp
 
 from recbole_mambarec.data.graphs.approximate import APPROXIMATE_VERSION, approximate_neighbours
 from recbole_mambarec.data.graphs.bipartite import interaction_matrix
-from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences, co_occurrences
+from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
 from recbole_mambarec.data.graphs.neighbours import NEIGHBOURS_VERSION, Neighbours, nearest_neighbours
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.data.training import EXACT_ITEMS, TrainingData
 
 
@@ -45,24 +46,14 @@ def cosine_over_k(neighbours: Neighbours, k: int) -> sp.csr_array:
     return sp.csr_array((cosines.astype(np.float64) / k, (rows, columns)), shape=shape)
 
 
-def item_co_occurrences(data: TrainingData, k: int) -> CoOccurrences:
-    """For each item the ``k`` that share most users with it."""
-    return co_occurrences(interaction_matrix(data.users, data.items, data.n_users, data.n_items).T.tocsr(), k)
-
-
-def repeats_to_k(shared: CoOccurrences) -> np.ndarray:
+def drawn_once(shared: CoOccurrences) -> np.ndarray:
     """How often each neighbour counts once nodes with fewer than k have some of theirs repeated.
 
     The published code draws the repeats once, when the model is built. Here they are drawn from a generator of their
     own with a fixed seed, so that a checkpoint finds the graph that its weights were trained on.
     """
-    sizes = np.diff(shared.starts)
-    missing = np.where(sizes > 0, shared.k - sizes, 0)
-    drawn_for = np.repeat(np.arange(len(sizes)), missing)
-    places = np.random.default_rng(0).integers(0, sizes[drawn_for])
-    repeats = np.ones(len(shared.nodes))
-    np.add.at(repeats, shared.starts[drawn_for] + places, 1.0)
-    return repeats
+    generator = np.random.default_rng(0)
+    return shared.repeats_to_k(lambda sizes: generator.integers(0, sizes))
 
 
 def shared_graph(shared: CoOccurrences, repeats: np.ndarray, activity: np.ndarray) -> sp.csr_array:
@@ -81,3 +72,18 @@ def shared_graph(shared: CoOccurrences, repeats: np.ndarray, activity: np.ndarra
     weights = np.tile(powers / powers.sum(), len(lonely))
     ends = np.repeat(lonely, len(active)), np.tile(active, len(lonely))
     return graph + sp.csr_array((weights, ends), shape=graph.shape)
+
+
+def similar_and_shared(
+    lists: list[Neighbours], shares: list[float], shared: CoOccurrences, activity: np.ndarray, together: float
+) -> SparseGraph:
+    """The graph over users, or over items: ``together`` of shared interactions, the rest of similar content.
+
+    Args:
+        lists, shares: neighbours by each modality's content, and its weight.
+        shared: neighbours by shared interactions, of which as many are wanted.
+        activity: interactions of each node, ``(n,)``.
+        together: weight of shared interactions, from 0 to 1.
+    """
+    similar = sum(share * cosine_over_k(neighbours, shared.k) for share, neighbours in zip(shares, lists))
+    return SparseGraph(together * shared_graph(shared, drawn_once(shared), activity) + (1 - together) * similar)

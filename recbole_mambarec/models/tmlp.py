@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, listed_similarities, sums_of_exponentials
-from recbole_mambarec.layers.propagation import mean_of_layers, split_nodes
+from recbole_mambarec.layers.propagation import split_nodes, sum_of_layers
 from recbole_mambarec.layers.rows import all_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -114,7 +114,7 @@ class TMLP(MultimodalRecommender):
         """Sum of two hops over the user-item graph."""
         items = torch.cat([*(self._modal(m) for m in self.modalities), self.item_embedding.weight], dim=1)
         start = F.normalize(torch.cat([self.preference, items.float()]), dim=1)
-        return split_nodes(mean_of_layers(self.bipartite, start, HOPS) * (HOPS + 1), self.data.n_users)
+        return split_nodes(sum_of_layers(self.bipartite, start, HOPS), self.data.n_users)
 
     def _contrast(self, all_items: Tensor, batch: Tensor) -> Tensor:
         """Contrast of the items of a batch, ``(2B,)`` numbers with repeats."""

@@ -5,7 +5,7 @@ import torch
 
 from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
 from recbole_mambarec.layers.scalar_attention import ScalarAttention
-from recbole_mambarec.models.rearm_graphs import repeats_to_k, shared_graph
+from recbole_mambarec.models.rearm_graphs import drawn_once, shared_graph
 from recbole_mambarec.testing.contract import ModelContract
 
 
@@ -48,8 +48,8 @@ def test_blocks_of_attention_change_neither_value_nor_gradient(monkeypatch):
 
 def test_nodes_with_few_neighbours_repeat_theirs_and_lonely_ones_receive_from_the_most_active():
     shared = CoOccurrences(np.array([0, 2, 3, 3, 5]), np.array([1, 3, 0, 0, 1]), np.array([2, 1, 2, 3, 1]), 2)
-    repeats = repeats_to_k(shared)
-    assert repeats.tolist() == [1, 1, 2, 1, 1] and np.array_equal(repeats, repeats_to_k(shared))
+    repeats = drawn_once(shared)
+    assert repeats.tolist() == [1, 1, 2, 1, 1] and np.array_equal(repeats, drawn_once(shared))
     graph = shared_graph(shared, repeats, np.array([4.0, 1.0, 0.0, 5.0])).toarray()
     np.testing.assert_allclose(graph.sum(axis=1), 1, atol=1e-6)
     assert set(np.flatnonzero(graph[2])) == {0, 3} and graph[2, 3] > graph[2, 0]

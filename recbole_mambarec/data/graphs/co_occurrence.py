@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,24 @@ class CoOccurrences:
         The repeats are drawn from torch's global generator. A neighbour that occurs n times weighs n-fold in the
         softmax. Source: DualGNN's user graph, which COHESION and DRAGON use too.
         """
+
+        def draw(sizes: np.ndarray) -> np.ndarray:
+            return (torch.rand(len(sizes), dtype=torch.float64).numpy() * sizes).astype(np.int64)
+
+        return self.weighted(self.repeats_to_k(draw))
+
+    def repeats_to_k(self, draw: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """How often each of ``nodes`` occurs once every node that has neighbours has k of them, some repeated.
+
+        Args:
+            draw: for each neighbour that is missing, given how many its node has, which of them is repeated.
+        """
         sizes = np.diff(self.starts)
         missing = np.where(sizes > 0, self.k - sizes, 0)
         drawn_for = np.repeat(np.arange(len(sizes)), missing)
-        offsets = torch.rand(len(drawn_for), dtype=torch.float64).numpy() * sizes[drawn_for]
         repeats = np.ones(len(self.nodes))
-        np.add.at(repeats, self.starts[drawn_for] + offsets.astype(np.int64), 1.0)
-        return self.weighted(repeats)
+        np.add.at(repeats, self.starts[drawn_for] + draw(sizes[drawn_for]), 1.0)
+        return repeats
 
     def weighted(self, repeats: np.ndarray) -> SparseGraph:
         """:meth:`graph` with each neighbour occurring as often as ``repeats`` says, in the order of ``nodes``."""
