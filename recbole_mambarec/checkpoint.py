@@ -4,8 +4,9 @@ A file describes two moments of a run. The top level is the best epoch, under th
 (``state_dict``, ``other_parameter``, ``epoch``, ``best_valid_score``, ``best_valid_result``, besides ``model`` and
 ``config``), so that its ``state_dict`` has the best parameters. ``resume`` is the state of the run when the file was
 written: ``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, ``other_parameter``, ``optimizer``,
-``scheduler``, ``random``, ``data`` (fingerprint of the data, which earlier files lack), and ``state_dict``, which is
-None if that epoch is the best one.
+``optimizers_apart`` (of the parts of a model that are trained apart, by name), ``scheduler``, ``random``, ``data``
+(fingerprint of the data), and ``state_dict``, which is None if that epoch is the best one. Earlier files lack
+``optimizers_apart`` and ``data``.
 """
 
 from __future__ import annotations

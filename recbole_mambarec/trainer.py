@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from recbole_mambarec.data.loading import to_device
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.ranking import HitCollector
 from recbole_mambarec.resume import check_configuration, data_of
+from recbole_mambarec.trained_apart import Descent, TrainedApart
 
 # steps between two checks of the losses for NaN: a check waits for the device
 _STEPS_BETWEEN_CHECKS = 64
@@ -45,27 +46,46 @@ class MultimodalTrainer(Trainer):
     which has that copy and the state of the run, is written after the first epoch, then between two epochs whenever
     ``checkpoint_interval`` seconds have passed, and at the end. However a run ends, the file continues it exactly from
     the epoch after which it was written; before an exception or an interrupt leaves, the best epoch is added to it.
+
+    A model may train parts of itself apart (:meth:`~recbole_mambarec.models.base.MultimodalRecommender.trained_apart`):
+    each has an optimizer, which takes a step per loss that the model gives for it before an epoch or before a batch.
+    Learner, schedule, clipping, precision and checkpoints are those of the other parameters.
     """
 
     start_epoch: int
     saved_model_file: str
 
     def __init__(self, config, model) -> None:
+        self._parts = model.trained_apart()
+        self._apart_ids = {id(p) for part in self._parts.values() for p in part.parameters}
         if not config["single_spec"]:
             # buffers that are not saved are built from the data in every process: there is no need to send them
             saved = model.state_dict()
-            model._ddp_params_and_buffers_to_ignore = [name for name, _ in model.named_buffers() if name not in saved]
+            model._ddp_params_and_buffers_to_ignore = [
+                *(name for name, _ in model.named_buffers() if name not in saved),
+                # it waits in each step for the gradients of all others
+                *(name for name, parameter in model.named_parameters() if id(parameter) in self._apart_ids),
+            ]
         super().__init__(config, model)
         if not config["single_spec"]:
             # the buffers of the first process have just been sent; from then on, all processes compute the same ones
             self.distributed_model.broadcast_buffers = False
+            for parameter in (p for part in self._parts.values() for p in part.parameters):
+                dist.broadcast(parameter.data, src=0)
         keep_freed_memory()
         # updated once the training data are known
         self._boosted_epochs = config["lr_boost_epochs"]
-        factor = _schedule(config)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: factor(epoch, epoch < self._boosted_epochs or self._has_not_begun)
-        )
+        schedule = _schedule(config)
+
+        def factor(epoch: int) -> float:
+            return schedule(epoch, epoch < self._boosted_epochs or self._has_not_begun)
+
+        self._main = Descent(self.optimizer, factor)
+        self.scheduler = self._main.scheduler
+        self._apart = {name: Descent(self._optimizer_of(part), factor) for name, part in self._parts.items()}
+        #: name of a part that is trained apart -> sum of its losses in the latest epoch
+        self.losses_apart: dict[str, float] = {}
+        self._sums_apart: dict[str, torch.Tensor] = {}
         self.eval_collector = HitCollector(config)
         self._loader_generator: torch.Generator | None = None
         # from the checkpoint with which the next call of fit continues
@@ -84,13 +104,23 @@ class MultimodalTrainer(Trainer):
         return self.patience is not None and self.patience.first_is_best(self.cur_step)
 
     def _build_optimizer(self, **kwargs):
+        if self._parts and "params" not in kwargs:
+            kwargs["params"] = [p for p in self.model.parameters() if id(p) not in self._apart_ids]
         optimizer = super()._build_optimizer(**kwargs)
-        if type(optimizer) is torch.optim.Adam and not kwargs:
+        if type(optimizer) is torch.optim.Adam:
             # one pass over parameter, gradient and moments instead of six, for the same update
             group = optimizer.param_groups[0]
             optimizer = torch.optim.Adam(
                 group["params"], lr=group["lr"], weight_decay=group["weight_decay"], fused=True
             )
+        return optimizer
+
+    def _optimizer_of(self, part: TrainedApart) -> torch.optim.Optimizer:
+        given = {"learning_rate": part.learning_rate, "weight_decay": part.weight_decay}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        optimizer = self._build_optimizer(params=part.parameters, **chosen)
+        for group in optimizer.param_groups:
+            group.update(part.options)
         return optimizer
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
@@ -134,6 +164,10 @@ class MultimodalTrainer(Trainer):
             self._share_random_state(epoch_idx)
             if train_data.shuffle:
                 train_data.sampler.set_epoch(epoch_idx)
+        self._sums_apart = {}
+        if self._parts:
+            self.model.train()
+            self._descend_apart(self.model.losses_before_epoch(epoch_idx), self._scaler())
         self.model.pre_epoch(epoch_idx)
         batches = train_data
         if show_progress:
@@ -141,9 +175,23 @@ class MultimodalTrainer(Trainer):
             batches = tqdm(train_data, total=len(train_data), ncols=100, desc=title)
         losses = self._train_steps(batches, epoch_idx, loss_func or self.model.calculate_loss)
         self.model.post_epoch(epoch_idx)
-        self.scheduler.step()
+        for descent in self._descents:
+            descent.scheduler.step()
         self._finished_epoch = epoch_idx
-        return losses if self.config["single_spec"] else self._mean_over_processes(losses)
+        self.losses_apart = {name: total.item() for name, total in self._sums_apart.items()}
+        if self.config["single_spec"]:
+            return losses
+        if self.losses_apart:
+            names, sums = zip(*self.losses_apart.items())
+            self.losses_apart = dict(zip(names, self._mean_over_processes(sums)))
+        return self._mean_over_processes(losses)
+
+    @property
+    def _descents(self) -> list[Descent]:
+        return [self._main, *self._apart.values()]
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
 
     def _share_random_state(self, epoch: int) -> None:
         """Give the torch generators of all processes the same state, and their numpy generators different ones.
@@ -171,7 +219,7 @@ class MultimodalTrainer(Trainer):
     def _train_steps(self, batches, epoch: int, loss_of) -> tuple[float, ...] | float:
         """Take one step per batch; returns the sums of the losses, which stay on the device meanwhile."""
         self.model.train()
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        scaler = self._scaler()
         total = None
         for number, interaction in enumerate(batches, start=1):
             losses = self._step(interaction, loss_of, scaler)
@@ -187,6 +235,8 @@ class MultimodalTrainer(Trainer):
         Under ``enable_amp`` the forward pass runs in bfloat16, for which the loss need not be scaled.
         """
         interaction = to_device(interaction, self.device)
+        if self._parts:
+            self._descend_apart(self.model.losses_before_step(*self.model.nodes_of(interaction)), scaler)
         self.optimizer.zero_grad()
         synchronising = 0
         if not self.config["single_spec"]:
@@ -195,16 +245,36 @@ class MultimodalTrainer(Trainer):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
             losses = loss_of(interaction)
         losses = torch.stack(losses) if isinstance(losses, tuple) else losses
-        scaler.scale(losses.sum() + synchronising).backward()
-        if self.clip_grad_norm:
-            clip_gradients(self.model.parameters(), scaler, self.optimizer, **self.clip_grad_norm)
-        scaler.step(self.optimizer)
-        scaler.update()
+        # what is trained apart gets no gradient from the loss of the others
+        scaler.scale(losses.sum() + synchronising).backward(inputs=self._main.parameters if self._parts else None)
+        self._descend(self._main, scaler)
         return losses.detach().double()
+
+    def _descend(self, descent: Descent, scaler: torch.amp.GradScaler) -> None:
+        if self.clip_grad_norm:
+            clip_gradients(descent.parameters, scaler, descent.optimizer, **self.clip_grad_norm)
+        scaler.step(descent.optimizer)
+        scaler.update()
+
+    def _descend_apart(self, losses: Iterator[tuple[str, torch.Tensor]], scaler: torch.amp.GradScaler) -> None:
+        """Take a step for each loss, before the model computes the next one."""
+        while True:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.enable_amp):
+                found = next(losses, None)
+            if found is None:
+                return
+            name, loss = found
+            descent = self._apart[name]
+            descent.optimizer.zero_grad()
+            scaler.scale(loss).backward(inputs=descent.parameters)
+            if not self.config["single_spec"]:
+                descent.average_gradients()
+            self._descend(descent, scaler)
+            self._sums_apart[name] = self._sums_apart.get(name, 0.0) + loss.detach().double()
 
     def _check_losses(self, total: torch.Tensor, epoch: int) -> None:
         """Stop if a loss has become NaN, from which no later step can recover."""
-        if total.isnan().any():
+        if any(loss.isnan().any() for loss in (total, *self._sums_apart.values())):
             raise UserError(f"the loss became NaN in epoch {epoch}: lower learning_rate or the weights of its terms")
 
     def _valid_epoch(self, valid_data, show_progress=False):
@@ -233,6 +303,9 @@ class MultimodalTrainer(Trainer):
             # from the last to the first, so that train_loss1 does not match in train_loss10
             for number, name in reversed(list(enumerate(self.model.loss_names, start=1))):
                 text = text.replace(f"train_loss{number}", name)
+        decimals = self.config["loss_decimal_place"] or 4
+        for name, loss in self.losses_apart.items():
+            text = text.removesuffix("]") + f", {set_color(name, 'blue')}: {loss:.{decimals}f}]"
         return text
 
     def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train") -> None:
@@ -240,6 +313,8 @@ class MultimodalTrainer(Trainer):
             for name, loss in zip(self.model.loss_names, losses):
                 super()._add_train_loss_to_tensorboard(epoch_idx, loss, f"{tag}/{name}")
             losses = sum(losses)
+        for name, loss in self.losses_apart.items():
+            super()._add_train_loss_to_tensorboard(epoch_idx, loss, f"{tag}/{name}")
         super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
 
     # ------------------------------------------------------------------ checkpoints
@@ -289,6 +364,7 @@ class MultimodalTrainer(Trainer):
                 "state_dict": None if best.epoch == epoch else self.model.state_dict(),
                 "other_parameter": self.model.other_parameter(),
                 "optimizer": self.optimizer.state_dict(),
+                "optimizers_apart": {name: descent.optimizer.state_dict() for name, descent in self._apart.items()},
                 "scheduler": {"last_epoch": self.scheduler.last_epoch},
                 "random": random_state(self.device, self._loader_generator),
                 "data": data_of(self.config),
@@ -311,12 +387,17 @@ class MultimodalTrainer(Trainer):
             )
 
     def _load(self, state: dict, path: str) -> None:
-        """Load the parameters and, if ``state`` has one, the state of the optimizer."""
+        """Load the parameters and, if ``state`` has them, the states of the optimizers."""
         try:
             self.model.load_state_dict(state["state_dict"])
             if "optimizer" in state:
-                # a copy, because the optimizer writes into its state, which is still mapped from the file
+                # copies, because an optimizer writes into its state, which is still mapped from the file
                 self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+                states = state.get("optimizers_apart", {})
+                if states.keys() != self._apart.keys():
+                    raise ValueError(f"it has optimizers for {sorted(states)}, the model for {sorted(self._apart)}")
+                for name, descent in self._apart.items():
+                    descent.optimizer.load_state_dict(copy.deepcopy(states[name]))
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"{path} does not fit this model and dataset ({str(error).splitlines()[-1].strip()}): "
@@ -350,20 +431,13 @@ class MultimodalTrainer(Trainer):
         self.cur_step = resume["cur_step"]
         self.best_valid_score = resume["best_valid_score"]
         self.best_valid_result = self._last_valid_result = resume["best_valid_result"]
-        self.scheduler.last_epoch = resume["scheduler"]["last_epoch"]
-        if changed:
-            self._apply_learning_rate()
+        for descent in self._descents:
+            descent.scheduler.last_epoch = resume["scheduler"]["last_epoch"]
+            if changed:
+                descent.apply_configuration()
         self.resumed_from = (path, resume.get("data"))
         self._random = resume["random"]
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
-
-    def _apply_learning_rate(self) -> None:
-        """Replace the checkpoint's values in the optimizer with those of this run's configuration."""
-        scheduler = self.scheduler
-        for group, base, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
-            group.update(lr=base * factor(scheduler.last_epoch), initial_lr=base)
-            if "weight_decay" in group:
-                group["weight_decay"] = self.weight_decay
 
 
 def _schedule(config) -> Callable[[int, bool], float]:

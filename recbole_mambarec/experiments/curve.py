@@ -61,7 +61,8 @@ class Curve:
             self._flush()
             started = perf_counter()
             losses = train(train_data, epoch, *args, **kwargs)
-            self._begin(epoch, _named(losses, trainer.model), perf_counter() - started)
+            named = _named(losses, trainer.model) | getattr(trainer, "losses_apart", {})
+            self._begin(epoch, named, perf_counter() - started)
             return losses
 
         def valid_epoch(*args, **kwargs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import torch
@@ -16,6 +16,7 @@ from recbole_mambarec import memory
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.features import FeatureTable
+from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_choice
 
 VARIANTS = ("released", "paper")
@@ -107,6 +108,29 @@ class MultimodalRecommender(GeneralRecommender):
     def post_epoch(self, epoch: int) -> None:
         """Called by the trainer after each training epoch."""
 
+    # ------------------------------------------------------------------ parts with optimizers of their own
+
+    def trained_apart(self) -> dict[str, TrainedApart]:
+        """Parts of the model that have an optimizer of their own, by name; the same ones whenever it is called.
+
+        No other loss changes them, and theirs changes nothing else.
+        """
+        return {}
+
+    def losses_before_epoch(self, epoch: int) -> Iterator[tuple[str, Tensor]]:
+        """Losses of parts that are trained apart, by name; the trainer asks for them before :meth:`pre_epoch`.
+
+        The trainer takes a step with each before it asks for the next, so that a generator computes each with the
+        parameters that the one before has left. Between two losses, no context may be open (``torch.no_grad``).
+        """
+        return iter(())
+
+    def losses_before_step(
+        self, users: Tensor, positives: Tensor, negatives: Tensor | None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Like :meth:`losses_before_epoch`, before the step of each batch; arguments as for :meth:`loss_parts`."""
+        return iter(())
+
     # ------------------------------------------------------------------ helpers for subclasses
 
     def id_embedding(self, count: int, width: int | None = None) -> nn.Embedding:
@@ -137,10 +161,14 @@ class MultimodalRecommender(GeneralRecommender):
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
         """Terms of the loss in the order of ``loss_names``; RecBole's trainer adds and logs them."""
-        negatives = interaction[self.NEG_ITEM_ID] - 1 if self.input_type is InputType.PAIRWISE else None
-        parts = self.loss_parts(interaction[self.USER_ID] - 1, interaction[self.ITEM_ID] - 1, negatives)
+        parts = self.loss_parts(*self.nodes_of(interaction))
         self.loss_names = tuple(parts)
         return tuple(parts.values())
+
+    def nodes_of(self, interaction) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Users, positive and negative items of a batch, numbered from 0, ``(B,)`` each."""
+        negatives = interaction[self.NEG_ITEM_ID] - 1 if self.input_type is InputType.PAIRWISE else None
+        return interaction[self.USER_ID] - 1, interaction[self.ITEM_ID] - 1, negatives
 
     def predict(self, interaction) -> Tensor:
         """Scores of user-item pairs, ``(B,)``."""

@@ -11,6 +11,7 @@ The class attributes are what a test class may set. A model's own tests go into 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ from recbole_mambarec.layers.features import FeatureBlocks
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
 from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
-from recbole_mambarec.testing.memory import step_peak
+from recbole_mambarec.testing.memory import parameters_by_optimizer, step_peak
 from recbole_mambarec.testing.planted import QUICK, write_halves, write_planted
 from recbole_mambarec.testing.waits import Waits
 
@@ -168,6 +169,13 @@ class ModelContract(TrainingContract):
         rows = rng.integers(0, len(dataset.users), size)
         return batch(dataset.users[rows], dataset.items[rows], rng.integers(0, dataset.n_items, size))
 
+    def all_losses(self, model, rows: dict) -> Iterator[tuple[str | None, torch.Tensor]]:
+        """What the trainer minimises in an epoch of one batch, by the name of the part; None: all other parameters."""
+        yield from model.losses_before_epoch(0)
+        model.pre_epoch(0)
+        yield from model.losses_before_step(*model.nodes_of(rows))
+        yield None, sum(model.calculate_loss(rows))
+
     def test_the_search_space_varies_keys_of_the_model_within_their_type(self):
         path = registry.entry(self.name).search_space
         if path is None:
@@ -244,8 +252,9 @@ class ModelContract(TrainingContract):
             for parameter in model.parameters():
                 # a weight that starts at zero cuts the gradient of everything behind it
                 parameter.data += 0.3 * torch.randn_like(parameter)
-            model.pre_epoch(0)
-            sum(model.calculate_loss(self.some_batch(dataset))).backward()
+            parameters = parameters_by_optimizer(model)
+            for part, loss in self.all_losses(model, self.some_batch(dataset)):
+                loss.backward(inputs=parameters[part])
             trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
             assert not [name for name, gradient in trained.items() if gradient is None]
             largest = {name: gradient.abs().max().item() for name, gradient in trained.items()}
@@ -263,7 +272,9 @@ class ModelContract(TrainingContract):
         model.pre_epoch(0)
         with simulated_gpu(model):
             rows = {name: torch.zeros_like(ids, device="cuda") for name, ids in self.some_batch(dataset).items()}
-            losses = model.train().calculate_loss(rows)
+            model.train()
+            apart = [*model.losses_before_epoch(0), *model.losses_before_step(*model.nodes_of(rows))]
+            losses = *model.calculate_loss(rows), *(loss for _, loss in apart)
             model.eval()
             scores = model.full_sort_predict(rows), model.predict(rows)
             assert {part.device.type for part in (*losses, *scores)} == {"cuda"}
@@ -384,6 +395,8 @@ class ModelContract(TrainingContract):
         model.pre_epoch(0)
         rows = self.some_batch(dataset)
         with Waits() as waits, torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+            for _, loss in model.losses_before_step(*model.nodes_of(rows)):
+                loss.backward()
             sum(model.calculate_loss(rows)).backward()
         assert waits.seen == []
 
@@ -396,11 +409,11 @@ class ModelContract(TrainingContract):
         n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
         model = self.build(dataset)
-        model.pre_epoch(0)
         assert n_batch**2 * model.embedding_size > n_items**2 / 2
         rows = self.some_batch(dataset, n_batch)
         with torch.profiler.profile(profile_memory=True) as profile:
-            sum(model.calculate_loss(rows)).backward()
+            for _, loss in self.all_losses(model, rows):
+                loss.backward()
         assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
 
     def memory_share(self, n_users: int = 1500, n_items: int = 500, batch_size: int = 64, **overrides) -> float:

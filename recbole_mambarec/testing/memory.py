@@ -24,15 +24,34 @@ def tensor_peak(work: Callable[[], object]) -> int:
 
 
 def step_peak(model: MultimodalRecommender, rows: dict[str, torch.Tensor]) -> int:
-    """Bytes that two training steps with Adam hold at their peak, with parameters and the copy of the best epoch."""
-    optimizer = torch.optim.Adam([p for p in model.train().parameters() if p.requires_grad], fused=True)
-    model.pre_epoch(0)
+    """Bytes that two training steps with Adam hold at their peak, with parameters and the copy of the best epoch.
+
+    What is trained apart before an epoch is trained once, before the steps.
+    """
+    parameters = parameters_by_optimizer(model.train())
+    optimizers = {name: torch.optim.Adam(values, fused=True) for name, values in parameters.items()}
+
+    def descend(name: str | None, loss: torch.Tensor) -> None:
+        optimizers[name].zero_grad()
+        loss.backward(inputs=parameters[name])
+        optimizers[name].step()
 
     def steps() -> None:
+        for name, loss in model.losses_before_epoch(0):
+            descend(name, loss)
         for _ in range(2):
-            optimizer.zero_grad()
-            cast(torch.Tensor, sum(model.calculate_loss(rows))).backward()
-            optimizer.step()
+            for name, loss in model.losses_before_step(*model.nodes_of(rows)):
+                descend(name, loss)
+            descend(None, cast(torch.Tensor, sum(model.calculate_loss(rows))))
 
+    model.pre_epoch(0)
     own = sum(x.numel() * x.element_size() for x in [*model.parameters(), *model.state_dict().values()])
     return tensor_peak(steps) + own
+
+
+def parameters_by_optimizer(model: MultimodalRecommender) -> dict[str | None, list[torch.nn.Parameter]]:
+    """The trained parameters of each part that is trained apart, by its name, and all others as None."""
+    apart = {name: [p for p in part.parameters if p.requires_grad] for name, part in model.trained_apart().items()}
+    taken = {id(p) for parameters in apart.values() for p in parameters}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    return {None: others, **apart}
