@@ -86,6 +86,7 @@ _BUILT_IN = {
     "TMLP": "recbole_mambarec.models.tmlp:TMLP",
     "SOIL": "recbole_mambarec.models.soil:SOIL",
     "DAMRS": "recbole_mambarec.models.damrs:DAMRS",
+    "MVGAE": "recbole_mambarec.models.mvgae:MVGAE",
     "REARM": "recbole_mambarec.models.rearm:REARM",
 }
 

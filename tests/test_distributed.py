@@ -51,6 +51,7 @@ OF_MODEL = {
     "SELFCFED_LGN": {"reg_weight": 0.01},
     # its losses are sums over the batch
     "LayerGCN": {"reg_weight": 0.1, "learning_rate": 0.02},
+    "MVGAE": {"variant": "paper", "dropout_prob": 0.0, "learning_rate": 0.02},
     "CRANE": {"reg_weight": 0.1, "cl_weight": 0.5, "prune_rate": 0.5, "unit_content": True, "learning_rate": 0.05},
 }
 OTHERS = ("BPR", "LightGCN")

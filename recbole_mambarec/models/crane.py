@@ -9,16 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.catalogue_attention import CatalogueAttention
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.item_graph import ItemGraph
 from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.profiles import NORMS, UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA, unbiased
 from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.base import variant_of
 from recbole_mambarec.models.pruning import PrunedRecommender
 from recbole_mambarec.value_checks import check_choice
 
 INPUTS = ("both", "ids", "refined")
+# of the attention in the published code
+HEADS = 4
+RELEASED_MEMORY = StepMemory(users=(6.5, 0), items=(7.5, 8.5), batch=(5.5, 0.5))
 
 
 class SemanticViews(NamedTuple):
@@ -40,21 +46,28 @@ class CRANE(PrunedRecommender):
     cross-correlations in a joint space; the item graph is built on the refined features; embeddings are propagated over
     the user-item and the item graph; a contrastive loss ties the behavioural to the semantic view.
 
-    Everything else is this package's design: formulas and tables were not available, and the code that the abstract
-    names (MKC-Lab/CRANE) has none of these parts, but attention over the catalogue within each modality, and BPR alone.
-    With X the projected features, Z the refined ones, Zbar a linear map of Z with rows of length 1, e' LightGCN's users
-    and items (trained on pruned edges, as in FREEDOM), and S the item graph: profiles are means over *training* items,
-    refined by the same RCA with statistics of users; ``h_u = Zbar_u`` (none with ``user_profiles: False``),
-    ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a score is ``(e'_u + h_u) . (e'_i + h_i)``. By default
-    the graph on Z makes up a tenth of S and the graph on raw features the rest (``ii_graph: refined`` is the paper's,
-    ``raw`` the other extreme); it is refreshed before each epoch (``ii_refresh``), without gradient. The loss adds to
-    BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the distinct users and positive items of the batch, and
-    half the squares of the batch's id embeddings over the batch size.
+    Everything else in the default, ``variant: paper``, is this package's design: formulas and tables were not
+    available, and the published code has none of these parts. With X the projected features, Z the refined ones, Zbar a
+    linear map of Z with rows of length 1, e' LightGCN's users and items (trained on pruned edges, as in FREEDOM), and S
+    the item graph: profiles are means over *training* items, refined by the same RCA with statistics of users; ``h_u =
+    Zbar_u`` (none with ``user_profiles: False``), ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a score is
+    ``(e'_u + h_u) . (e'_i + h_i)``. By default the graph on Z makes up a tenth of S and the graph on raw features the
+    rest (``ii_graph: refined`` is the paper's, ``raw`` the other extreme); it is refreshed before each epoch
+    (``ii_refresh``), without gradient. The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the
+    distinct users and positive items of the batch, and half the squares of the batch's id embeddings over the batch
+    size.
 
     Two things keep the content from drowning the ids (measured in results/crane.md): Zbar has length 1, as it would
     outgrow the ids within an epoch (``unit_content: False``), and in BPR the profile of a pair's user leaves out the
-    pair's item, which would otherwise give that pair away (``profile_leave_out: False``). Nothing here claims the
+    pair's item, which would otherwise give that pair away (``profile_leave_out: False``). The authors' figure adds each
+    step of RCA to the projected input (``rca_residual: input``), not to the step before. Nothing here claims the
     numbers of the paper.
+
+    ``variant: released`` is the code that the abstract names (MKC-Lab/CRANE): in each modality every item attends to
+    all items (:class:`~recbole_mambarec.layers.catalogue_attention.CatalogueAttention`, one for all modalities), their
+    mean is propagated over FREEDOM's item graph and added to LightGCN's items; the loss is BPR alone. The arithmetic of
+    a step grows with the square of the catalogue, its memory does not. The preset ``released`` gives it the authors'
+    settings. Keys of parts that it does not have are without effect.
     """
 
     min_modalities = 1
@@ -65,14 +78,20 @@ class CRANE(PrunedRecommender):
         d, data = self.embedding_size, self.data
         self.n_ui_layers, self.n_mm_layers = config["n_ui_layers"], config["n_mm_layers"]
         self.reg_weight, self.cl_weight = config["reg_weight"], config["cl_weight"]
+        self.released = variant_of(config) == "released"
+        self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
+        self.features = self.feature_tables(frozen=config["freeze_features"])
+        if self.released:
+            self._init_released(config)
+            return
         self.refresh_every, self.temperature = config["ii_refresh"], config["temperature"]
         self.unit_content, self.leave_out = config["unit_content"], config["profile_leave_out"]
         if not self.temperature > 0:
             raise UserError(f"temperature must be positive, got {self.temperature}")
         self.ii_input = check_choice("ii_input", config["ii_input"], INPUTS)
-        self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
-        self.features = self.feature_tables(frozen=config["freeze_features"])
-        self.projection = nn.ModuleDict({m: unbiased(self.feature_dim(m), d) for m in self.modalities})
+        self.projection: ModuleDict[nn.Module] = ModuleDict(
+            {m: unbiased(self.feature_dim(m), d) for m in self.modalities}
+        )
         rca_keys = ("rca_layers", "rca_share_steps", "rca_residual", "rca_scope")
         self.rca = RCA(d, len(self.modalities), *(config[key] for key in rca_keys))
         norm = check_choice("profile_norm", config["profile_norm"], NORMS)
@@ -80,9 +99,20 @@ class CRANE(PrunedRecommender):
         weights = config["ii_refined_weight"], config["mm_image_weight"]
         self.item_graph = ItemGraph(data, config["n_neighbors"], config["ii_graph"], *weights)
 
+    def _init_released(self, config) -> None:
+        """The parts of the published code, whose lists of neighbours begin with the item itself."""
+        d, width = self.embedding_size, config["feat_embed_dim"]
+        self.projection = ModuleDict(
+            {m: nn.Sequential(nn.Linear(self.feature_dim(m), width), nn.Linear(width, d)) for m in self.modalities}
+        )
+        self.attention = CatalogueAttention(d, HEADS)
+        self.frozen_graph = self.data.mixed_item_graph(config["n_neighbors"] + 1, config["mm_image_weight"])
+
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:
         """``step_memory`` is that of up to two steps of RCA on all nodes; tokens and further steps take more."""
+        if config["variant"] == "released":
+            return RELEASED_MEMORY
         more = max(config["rca_layers"] - 2, 0)
         if config["rca_scope"] == "token":
             return cls.step_memory._replace(users=(5.5, 1), items=(11, 14.5 + 5 * more))
@@ -105,7 +135,7 @@ class CRANE(PrunedRecommender):
     def pre_epoch(self, epoch: int) -> None:
         """Draw this epoch's edges and, every ``ii_refresh`` epochs, search the neighbours in the refined features."""
         super().pre_epoch(epoch)
-        if self.refresh_every and epoch % self.refresh_every == 0:
+        if not self.released and self.refresh_every and epoch % self.refresh_every == 0:
             self._refresh()
 
     def _user_contents(self, projected: Tensor, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -140,13 +170,21 @@ class CRANE(PrunedRecommender):
         return SemanticViews(users, items, *contents, semantic, spread)
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Behavioural plus semantic view."""
+        """Behavioural plus semantic view; as released, LightGCN plus attended features over the item graph."""
+        if self.released:
+            ids = self.user_embedding.weight, self.item_embedding.weight
+            users, items = light_gcn(self.graph, *ids, self.n_ui_layers)
+            attended = [self.attention(self.projection[m](self.features[m]())) for m in self.modalities]
+            return users, items + propagate(self.frozen_graph, torch.stack(attended).mean(dim=0), self.n_mm_layers)
         views = self._views()
         users = views.users if views.profiles is None else views.users + views.profiles
         return users, views.items + views.semantic
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """BPR, L2 of the batch's id embeddings, behavioural against semantic view."""
+        """BPR, L2 of the batch's id embeddings, behavioural against semantic view; as released, BPR alone."""
+        if self.released:
+            all_users, all_items = self.embed()
+            return {"bpr": bpr(all_users[users], all_items[positives], all_items[negatives])}
         views = self._views((users, positives))
         behaviour, all_items = views.users[users], views.items + views.semantic
         u = behaviour if views.target_profiles is None else behaviour + views.target_profiles

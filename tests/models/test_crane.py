@@ -370,3 +370,21 @@ class TestCRANE(ModelContract):
     def test_unknown_values_are_refused(self, overrides, sentence):
         with pytest.raises(UserError, match=sentence):
             self.build(**overrides)
+
+    def test_the_released_code_learns_too(self, tmp_path):
+        _, result, _ = self.train(write_planted(tmp_path), preset="released")
+        assert result["recall@10"] > 0.6
+
+    def test_the_released_attention_compares_all_items_in_linear_memory(self):
+        n_items = 4000
+        model = self.build(random_dataset(n_users=20, n_items=n_items, dims={"image": 4}), variant="released")
+        with torch.profiler.profile(profile_memory=True) as profile:
+            sum(model.calculate_loss(self.some_batch(random_dataset(n_users=20, n_items=n_items)))).backward()
+        assert max(event.cpu_memory_usage for event in profile.events()) < n_items * n_items * 4 / 8
+
+    def test_the_released_memory_estimate(self):
+        assert 0.75 < self.memory_share(variant="released") < 1.35
+
+    def test_the_released_attention_has_four_heads(self):
+        with pytest.raises(UserError, match="embedding_size must be a multiple of the 4 heads of the attention, got 6"):
+            self.build(variant="released", embedding_size=6)

@@ -120,7 +120,7 @@ def adapter_of(model: str) -> Adapter:
     """The adapter of a published model: one of ours, or the one that a model from outside was registered with.
 
     Raises:
-        NoAdapter: there is none; a module of ours without ADAPTER gives the reason in its attribute REASON.
+        NoAdapter: there is none.
         UserError: the package that brings the model cannot be imported.
     """
     if model in registry.names() and model not in registry.built_in():
@@ -131,10 +131,7 @@ def adapter_of(model: str) -> Adapter:
     name = f"{_OURS}.{model.lower()}"
     if importlib.util.find_spec(name) is None:
         raise NoAdapter(f"this package has no {model}")
-    module = importlib.import_module(name)
-    if not hasattr(module, "ADAPTER"):
-        raise NoAdapter(module.REASON)
-    return module.ADAPTER
+    return importlib.import_module(name).ADAPTER
 
 
 def models_with_adapter() -> set[str]:
