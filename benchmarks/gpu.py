@@ -1,6 +1,7 @@
 """Training and ranking on a GPU: speed, memory, and whether the results are those of the CPU.
 
     python -m benchmarks.gpu [--model MambaRec] [--items 7050] [--steps 50] [--device cuda] [--key=value ...]
+    python -m benchmarks.gpu --every [--items 700] [--device cuda]
 
 Generated data in Amazon's proportions, features 4096 and 384 wide; float32 and bfloat16 (``enable_amp``), trainable and
 frozen features. Printed per form: time of a step; the bytes that its kernels read and write (operands and results of
@@ -8,6 +9,9 @@ all operations), per second, as a share of what a plain copy reaches here; peak 
 evaluation. Then: largest difference of losses, gradients and embeddings between GPU and CPU in float32, which may be
 1e-4 of the largest value, and whether a step ever waits for the device. The last line is one JSON object; the exit code
 is 1 where a check failed.
+
+``--every`` makes these two checks for all models of the package, and times a step. A loss that draws from the generator
+of the device cannot equal that of the CPU; of such models the scores alone are compared.
 
 It needs this folder, the installed package and RecBole (without ray on Python 3.12: ``pip install --no-deps recbole``),
 nothing else of the source tree. ``--device cpu`` tries the script where there is no GPU.
@@ -30,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +43,8 @@ from torch.utils._pytree import tree_leaves
 
 import recbole_mambarec
 from benchmarks.synthetic import sizes, write_dataset
+from recbole_mambarec import registry
+from recbole_mambarec.config import default_properties
 from recbole_mambarec.errors import UserError, run_main
 
 FORMS = {
@@ -124,32 +131,58 @@ def measure(trainer, train, valid, device: str, steps: int) -> dict[str, float]:
     return {"step_ms": 1e3 * step, "gb_per_s": traffic.bytes / step / 1e9, "peak_gib": peak / 2**30, "epoch_s": epoch}
 
 
-def gradients(trainer, batch) -> dict[str, Tensor]:
-    """Losses, gradients and final embeddings for one batch, on the CPU."""
+def _numbers(trainer, batch, seed: int) -> dict[str, Tensor]:
+    """Losses and gradients for one batch, and the scores of its users, on the CPU."""
     from recbole_mambarec.data.loading import to_device
 
-    model = trainer.model.train()
-    model.zero_grad()
-    losses = torch.stack(model.calculate_loss(to_device(batch, trainer.device)))
-    losses.sum().backward()
-    found = {"losses": losses} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model, batch = trainer.model.train(), to_device(batch, trainer.device)
+    torch.manual_seed(seed)
+    found = {}
+    if any(p.requires_grad for p in model.parameters()):
+        model.zero_grad()
+        losses = model.calculate_loss(batch)
+        losses = torch.stack(losses) if isinstance(losses, tuple) else losses
+        losses.sum().backward()
+        found = {"losses": losses} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
-        found |= dict(zip(("users", "items"), model.eval().embed()))
+        scores = model.eval().full_sort_predict(batch)
+    found["scores"] = scores[scores.isfinite()]
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 
-def largest_difference(model: str, dataset: str, data_path: str, device: str) -> float:
-    """Between the device and the CPU in float32, as a share of each array's largest value (of a thousandth of the
-    largest gradient at least)."""
-    settings = {"dropout_prob": 0.0, "enable_amp": False}
-    (ours, train, _), (theirs, *_) = (prepare(model, dataset, data_path, d, **settings) for d in (device, "cpu"))
-    ours.model.load_state_dict(theirs.model.state_dict())
+class Difference(NamedTuple):
+    """Between the device and the CPU in float32.
+
+    Attributes:
+        largest: as a share of each array's largest value (of a thousandth of the largest gradient at least).
+        where: name of the array that differs most.
+        draws: the loss draws random numbers, so that only scores were compared.
+    """
+
+    largest: float
+    where: str
+    draws: bool
+
+
+def difference_to_cpu(ours, model: str, dataset: str, data_path: str, **settings) -> Difference:
+    """Compare a trainer's model with the same model on the CPU, the parameters being those of the latter."""
+    theirs, train, _ = prepare(model, dataset, data_path, "cpu", **settings)
+    state = {name: value.clone() for name, value in theirs.model.state_dict().items()}
     batch = next(iter(train))
-    here, there = gradients(ours, batch), gradients(theirs, batch)
+    first = _numbers(theirs, batch, seed=1)
+    theirs.model.load_state_dict(state)
+    there = _numbers(theirs, batch, seed=2)
+    ours.model.load_state_dict(state)
+    here = _numbers(ours, batch, seed=2)
+    draws = "losses" in there and not torch.equal(first["losses"], there["losses"])
+    names = ["scores"] if draws else list(there)
     # the gradient of a bias in front of a BatchNorm is pure rounding error and cannot be its own scale
-    floor = 1e-3 * max(float(value.abs().max()) for value in there.values())
-    scale = {name: value.abs().max().clamp_min(floor) for name, value in there.items()}
-    return max(float((here[name] - there[name]).abs().max() / scale[name]) for name in there)
+    floor = 1e-3 * max(float(there[name].abs().max()) for name in names)
+    shares = {
+        name: float((here[name] - there[name]).abs().max() / there[name].abs().max().clamp_min(floor)) for name in names
+    }
+    where = max(shares, key=shares.__getitem__)
+    return Difference(shares[where], where, draws)
 
 
 def waits(trainer, train, device: str) -> bool:
@@ -174,11 +207,36 @@ def waits(trainer, train, device: str) -> bool:
     return False
 
 
+def check_every(items: int, device: str, folder: str) -> dict[str, dict]:
+    """Difference to the CPU, waits and seconds per step of all models; prints a line for each."""
+    write_dataset(Path(folder) / "small", sizes(items), widths={"image": 64, "text": 32})
+    rows: dict[str, dict] = {}
+    print(f"{'model':14} difference to the CPU (of what)                waits   ms/step")
+    for name in registry.built_in():
+        settings: dict = {"enable_amp": False}
+        if "dropout_prob" in default_properties("model", name):
+            settings["dropout_prob"] = 0.0
+        trainer, train, _ = prepare(name, "small", folder, device, **settings)
+        found = difference_to_cpu(trainer, name, "small", folder, **settings)
+        row: dict = found._asdict() | {"waits": False, "step_ms": None}
+        if any(p.requires_grad for p in trainer.model.parameters()):
+            trainer.model.pre_epoch(0)
+            row["waits"] = waits(trainer, train, device)
+            few = _first(train, 5)
+            steps = functools.partial(trainer._train_steps, few, 0, trainer.model.calculate_loss)
+            row["step_ms"] = round(1e3 * seconds(device, steps) / len(few), 2)
+        rows[name] = row
+        what = f"{found.where}, its loss draws" if found.draws else found.where
+        print(f"{name:14} {found.largest:.1e} ({what:40}) {row['waits']!s:7} {row['step_ms']}", flush=True)
+    return rows
+
+
 def main() -> int:
     """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", default="MambaRec")
-    parser.add_argument("--items", type=int, default=7050)
+    parser.add_argument("--every", action="store_true")
+    parser.add_argument("--items", type=int)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options, rest = parser.parse_known_args()
@@ -190,16 +248,23 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, recbole_mambarec {recbole_mambarec.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        write_dataset(Path(folder) / "generated", sizes(options.items), dtype="float16")
+        if options.every:
+            rows = check_every(options.items or 700, options.device, folder)
+            os.chdir("/")
+            failed = [name for name, row in rows.items() if row["waits"] or not row["largest"] <= TOLERANCE]
+            print(json.dumps({"device": name, "models": rows}))
+            print(f"{len(rows)} models, beyond {TOLERANCE:.0e} or waiting: {', '.join(failed) or 'none'}")
+            return 1 if failed else 0
+        write_dataset(Path(folder) / "generated", sizes(options.items or 7050), dtype="float16")
         where = (options.model, "generated", folder, options.device)
         copy = copy_bandwidth(options.device) / 1e9
         print(f"a copy moves {copy:.0f} GB/s")
-        rows, waiting = {}, False
+        forms, waiting = {}, False
         for form, settings in FORMS.items():
             trainer, train, valid = prepare(*where, **settings)
-            rows[form] = measure(trainer, train, valid, options.device, options.steps)
+            forms[form] = measure(trainer, train, valid, options.device, options.steps)
             waiting |= waits(trainer, train, options.device)
-            row = rows[form]
+            row = forms[form]
             share = row["gb_per_s"] / copy
             print(
                 f"{form:20} {row['step_ms']:8.2f} ms/step  {row['gb_per_s']:6.0f} GB/s ({share:.0%} of a copy)  "
@@ -207,12 +272,14 @@ def main() -> int:
                 flush=True,
             )
             del trainer
-        difference = largest_difference(*where)
+        checked = {"dropout_prob": 0.0, "enable_amp": False}
+        trainer, *_ = prepare(*where, **checked)
+        difference = difference_to_cpu(trainer, *where[:3], **checked).largest
         # leave the folder before it is deleted
         os.chdir("/")
     passed = difference <= TOLERANCE and not waiting
     print(f"largest difference to the CPU {difference:.1e} (allowed {TOLERANCE:.0e}); steps wait: {waiting}")
-    report = {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
+    report = {name: {key: round(value, 4) for key, value in row.items()} for name, row in forms.items()}
     print(json.dumps({"copy_gb_per_s": round(copy, 1), "difference": difference, "waits": waiting, "forms": report}))
     return 0 if passed else 1
 
