@@ -220,7 +220,7 @@ def check_every(items: int, device: str, folder: str) -> dict[str, dict]:
         found = difference_to_cpu(trainer, name, "small", folder, **settings)
         row: dict = found._asdict() | {"waits": False, "step_ms": None}
         if any(p.requires_grad for p in trainer.model.parameters()):
-            trainer.model.pre_epoch(0)
+            trainer.model.train().pre_epoch(0)
             row["waits"] = waits(trainer, train, device)
             few = _first(train, 5)
             steps = functools.partial(trainer._train_steps, few, 0, trainer.model.calculate_loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -27,6 +28,9 @@ def idct(x: Tensor) -> Tensor:
     return unfolded
 
 
+# once per device: what is copied to a device in a step makes the CPU wait
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _twiddles(size: int, device: torch.device) -> Tensor:
     return torch.polar(
         torch.ones(size, dtype=torch.float64), -math.pi * torch.arange(size, dtype=torch.float64) / (2 * size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,8 @@ class SMORE(TwoViewRecommender):
         spectra = {
             m: torch.fft.rfft(self.projection[m](self.features[m]()).float(), norm="ortho") for m in self.modalities
         }
-        spectra[self.fused_branch] = torch.stack(list(spectra.values())).prod(dim=0)
+        # not torch.prod, whose gradient counts zeros and waits for the device meanwhile
+        spectra[self.fused_branch] = functools.reduce(torch.mul, list(spectra.values()))
         filters = {view: torch.view_as_complex(self.filter[view]) for view in spectra}
         return {view: torch.fft.irfft(x * filters[view], n=d, norm="ortho") for view, x in spectra.items()}
 
