@@ -21,7 +21,7 @@ class Published:
 def read(dataset: str, mask: str) -> dict[str, Published]:
     """Model -> its published scores on ``dataset`` under ``mask``; empty if there are none.
 
-    They are read from ``properties/published/<dataset>.yaml`` and from files of the same form in packages with further
+    A table may have fewer metrics than its file. They are read from ``properties/published/<dataset>.yaml`` and from files of the same form in packages with further
     models. If two files have scores of a model, those of the first count, and our file comes first.
 
     Raises:
@@ -41,12 +41,15 @@ def _scores(path: Path, mask: str) -> dict[str, Published]:
         if content["mask"] != mask:
             return {}
         return {
-            model: Published(dict(zip(content["metrics"], map(float, scores), strict=True)), str(table["source"]))
+            model: Published(
+                dict(zip(table.get("metrics", content["metrics"]), map(float, scores), strict=True)),
+                str(table["source"]),
+            )
             for table in content["tables"]
             for model, scores in table["scores"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not a file of published scores ({type(error).__name__}: {error}): it needs mask, metrics and "
-            "tables, each with its source and, for each model, as many scores as there are metrics"
+            "tables, each with its source, metrics where they are others, and as many scores for each model"
         ) from error
