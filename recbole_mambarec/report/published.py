@@ -21,8 +21,9 @@ class Published:
 def read(dataset: str, mask: str) -> dict[str, Published]:
     """Model -> its published scores on ``dataset`` under ``mask``; empty if there are none.
 
-    A table may have fewer metrics than its file. They are read from ``properties/published/<dataset>.yaml`` and from files of the same form in packages with further
-    models. If two files have scores of a model, those of the first count, and our file comes first.
+    They are read from ``properties/published/<dataset>.yaml`` and from files of the same form in packages with further
+    models. If two files have scores of a model, those of the first count, and our file comes first. A table may have
+    fewer metrics than its file.
 
     Raises:
         UserError: a file does not have this form.

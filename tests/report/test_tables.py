@@ -127,7 +127,7 @@ def test_shipped_published_scores_are_plausible_and_under_one_mask():
         assert len(found) >= 18 and {len(each.scores) for each in found.values()} <= {2, 3, 4}
         for each in found.values():
             by_size = [each.scores[m] for m in ("ndcg@10", "ndcg@20", "recall@10", "recall@20") if m in each.scores]
-            assert 0 < by_size[0] and by_size == sorted(by_size) and by_size[-1] < 0.2
+            assert by_size[0] > 0 and by_size == sorted(by_size) and by_size[-1] < 0.2
     assert published.read("baby", "train")["DAMRS"].scores == {"recall@20": 0.0994, "ndcg@20": 0.0435}
     assert published.read("baby", "train")["MambaRec"].scores["recall@20"] == 0.1013
     assert published.read("baby", "train+valid") == {} and published.read("ml-100k", "train") == {}
