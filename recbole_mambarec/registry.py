@@ -84,6 +84,7 @@ _BUILT_IN = {
     "MMGCF": "recbole_mambarec.models.mmgcf:MMGCF",
     "LIRDRec": "recbole_mambarec.models.lirdrec:LIRDRec",
     "TMLP": "recbole_mambarec.models.tmlp:TMLP",
+    "MMSSL": "recbole_mambarec.models.mmssl:MMSSL",
     "SOIL": "recbole_mambarec.models.soil:SOIL",
     "DAMRS": "recbole_mambarec.models.damrs:DAMRS",
     "MVGAE": "recbole_mambarec.models.mvgae:MVGAE",

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -181,9 +182,9 @@ class MultimodalTrainer(Trainer):
         self.losses_apart = {name: total.item() for name, total in self._sums_apart.items()}
         if self.config["single_spec"]:
             return losses
-        if self.losses_apart:
-            names, sums = zip(*self.losses_apart.items())
-            self.losses_apart = dict(zip(names, self._mean_over_processes(sums)))
+        self.losses_apart = {
+            name: cast(float, self._mean_over_processes(total)) for name, total in self.losses_apart.items()
+        }
         return self._mean_over_processes(losses)
 
     @property

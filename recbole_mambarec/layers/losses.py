@@ -187,6 +187,16 @@ class _SumsOfExponentials(torch.autograd.Function):
         return of_anchors, of_candidates, None
 
 
+@_in_float32
+def info_nce_both(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """In-batch InfoNCE in one direction, ``(B, d)`` each, with the other anchors as negatives, too (MMSSL)."""
+    unit, other = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    scale = 1.0 / temperature
+    itself, own = (torch.exp(scale * (unit * x).sum(dim=1)) for x in (unit, other))
+    sums = sum(sums_of_exponentials(unit, all_rows(x), scale) for x in (unit, other)) - itself
+    return -torch.log(own / sums + 1e-8).mean()
+
+
 def listed_similarities(anchors: Tensor, table: Tensor, lists: Tensor) -> Tensor:
     """Inner products of each anchor with the rows of ``table`` on its list, ``(B, d), (n, d), (B, k) -> (B, k)``.
 

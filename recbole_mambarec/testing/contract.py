@@ -255,11 +255,14 @@ class ModelContract(TrainingContract):
             parameters = parameters_by_optimizer(model)
             for part, loss in self.all_losses(model, self.some_batch(dataset)):
                 loss.backward(inputs=parameters[part])
-            trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-            assert not [name for name, gradient in trained.items() if gradient is None]
-            largest = {name: gradient.abs().max().item() for name, gradient in trained.items()}
-            all_names |= largest.keys()
-            reached |= {name for name, size in largest.items() if size > self.smallest_gradient * max(largest.values())}
+            names = {id(p): name for name, p in model.named_parameters()}
+            for group in parameters.values():
+                trained = {names[id(p)]: p.grad for p in group}
+                assert not [name for name, gradient in trained.items() if gradient is None]
+                largest = {name: gradient.abs().max().item() for name, gradient in trained.items()}
+                all_names |= largest.keys()
+                least = self.smallest_gradient * max(largest.values())
+                reached |= {name for name, size in largest.items() if size > least}
         inert = {name for name in all_names if any(fnmatchcase(name, pattern) for pattern in self.inert)}
         assert all_names - reached == inert
 

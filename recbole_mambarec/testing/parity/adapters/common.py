@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from recbole_mambarec.data.graphs.bipartite import bipartite_adjacency
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import info_nce
+from recbole_mambarec.testing.memory import parameters_by_optimizer
 from recbole_mambarec.testing.parity.adapter import Run, Slot, TrainingPass
 from recbole_mambarec.testing.parity.runner import Fixture
 
@@ -57,6 +58,19 @@ def item_tables(modalities=("image", "text"), projection: str = "{}_trs") -> dic
         slots[f"{modality}_embedding.weight"] = Slot(f"features.{modality}.weight")
         slots |= pair(projection.format(modality), f"projection.{modality}")
     return slots
+
+
+def gradients_apart(
+    model: AbstractRecommender, fixture: Fixture, losses: Iterable[tuple[str, Tensor]], folder: str
+) -> Iterator[tuple[str, object]]:
+    """Gradients of what the model trains apart, by their keys in a ``folder`` of the file."""
+    parameters = parameters_by_optimizer(model)
+    for part, loss in losses:
+        loss.backward(inputs=parameters[part])
+    named, apart = dict(model.named_parameters()), {id(p) for part in model.trained_apart() for p in parameters[part]}
+    for name, slot in fixture.adapter.slots(model).items():
+        if slot is not None and id(named[slot.name]) in apart:
+            yield f"{folder}/{name}", slot.of(named[slot.name].grad)
 
 
 def neighbour_graphs(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
