@@ -62,6 +62,7 @@ class MMSSL(MultimodalRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
+        _check(config)
         d, data = self.embedding_size, self.data
         self.variant, self.n_heads, self.n_ui_layers = variant_of(config), config["n_heads"], config["n_ui_layers"]
         self.id_rate, self.feature_rate = config["id_cat_rate"], config["model_cat_rate"]
@@ -71,7 +72,6 @@ class MMSSL(MultimodalRecommender):
         self.adversarial_weight, self.penalty_weight = config["adversarial_weight"], config["penalty_weight"]
         self.noise_weight, self.real_score_weight = _NOISE / config["real_temperature"], config["real_score_weight"]
         self.discriminator_lr = config["discriminator_lr"]
-        _check(config)
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.projection = ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
@@ -183,8 +183,8 @@ class MMSSL(MultimodalRecommender):
     def losses_before_step(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The discriminator's loss; its batch norms need all rows, so all processes train it on the whole batch."""
         with torch.autocast(users.device.type, enabled=False):
-            loss = sum(self.discriminator_parts(all_rows(users)).values())
-        yield "discriminator", loss
+            parts = self.discriminator_parts(all_rows(users))
+        yield "discriminator", torch.stack(list(parts.values())).sum()
 
     def discriminator_parts(self, users: Tensor) -> dict[str, Tensor]:
         """Mean score of similarities, minus that of interactions, and the penalty for slopes other than 1."""

@@ -117,6 +117,8 @@ OTHER_CHOICES = {
     "weighting": {"equal": "alpha", "alpha": "equal", "normalized": "equal"},
     "act_fn": {"tanh": "gelu", "gelu": "tanh"},
     "cf_model": {"lightgcn": "ngcf"},
+    "weight_size": {"[8, 8]": "[8, 8, 8]"},
+    "regs": {"[1e-2,1e-5,1e-2]": "[1e-1,1e-5,1e-2]"},
 }
 
 

@@ -87,7 +87,7 @@ def _discriminated(fixture: Fixture, prefix: str, number: int) -> Iterator[tuple
     if prefix == "rebuilt":
         _rebuild(model, fixture)
     users = torch.from_numpy(fixture.arrays["batch_users"])
-    with recorded(fixture.arrays[f"gan/draw_{what}_{number}"] for what in ("real", "mix")):
+    with recorded(torch.from_numpy(fixture.arrays[f"gan/draw_{what}_{number}"]) for what in ("real", "mix")):
         parts = model.discriminator_parts(users)
     yield f"{prefix}/discriminator_loss", sum(parts.values()).item()
     yield f"{prefix}/part/discriminator_fake", parts["fake"].item()
