@@ -58,7 +58,9 @@ class BestEpoch:
         memory = {} if previous is None else previous.state_dict
         state = model.state_dict()
         for name, value in state.items():
-            copy = memory[name] if name in memory else torch.empty_like(value, device="cpu")
+            copy = memory.get(name)
+            if copy is None or copy.shape != value.shape:  # graphs that are learnt may have more entries than before
+                copy = torch.empty_like(value, device="cpu")
             state[name] = copy.copy_(value)
         return cls(epoch, score, result, state, model.other_parameter())
 

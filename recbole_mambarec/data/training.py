@@ -156,28 +156,40 @@ class TrainingData:
         kept = prune_edges(users, items, self.n_users, self.n_items, rate, by_degree)
         return bipartite_adjacency(users[kept], items[kept], self.n_users, self.n_items)
 
-    def neighbours(self, modality: str, k: int) -> Neighbours:
+    def neighbours(self, modality: str, k: int, stand_ins: bool = False) -> Neighbours:
         """Nearest neighbours in a modality's raw features, kept on disk.
 
         They are searched exactly, or by :func:`approximate_neighbours` beyond :data:`EXACT_ITEMS` items.
+
+        Args:
+            modality: the modality.
+            k: neighbours per item, itself included.
+            stand_ins: items that lack the modality are searched and found with the mean that stands in for it (DGMRec);
+                otherwise they have themselves alone as neighbours.
         """
+        present = self.present(modality)
+        stand_ins = stand_ins and not present.all()
         key = {"content": self.content_key(modality), "k": int(k), "version": NEIGHBOURS_VERSION}
         if self._approximate:
             key["approximate"] = APPROXIMATE_VERSION
+        if stand_ins:
+            key["stand_ins"] = True
 
         def build() -> dict[str, np.ndarray]:
-            found = self._search(self.features(modality), k, self.present(modality))
+            found = self._search(self.features(modality), k, np.ones_like(present) if stand_ins else present)
             return {"indices": found.indices, "cosines": found.cosines}
 
         return Neighbours(**self._cache.get("neighbours", key, build))
 
-    def neighbours_among(self, learnt: Tensor, k: int, modality: str | None = None) -> Neighbours:
+    def neighbours_among(
+        self, learnt: Tensor, k: int, modality: str | None = None, stand_ins: bool = False
+    ) -> Neighbours:
         """Nearest neighbours among representations that a model learns, ``(n_items, width)``; never kept on disk.
 
         The search is that of :meth:`neighbours`. An item without any modality, or without the ``modality`` that
-        ``learnt`` was made of, only has itself as a neighbour.
+        ``learnt`` was made of, only has itself as a neighbour, unless ``stand_ins`` is set.
         """
-        present = np.any([self.present(m) for m in ([modality] if modality else self.modalities)], axis=0)
+        present = np.any([self.present(m) for m in ([modality] if modality else self.modalities)], axis=0) | stand_ins
         return self._search(learnt.float().cpu().numpy() if self._approximate else learnt, k, present)
 
     @property

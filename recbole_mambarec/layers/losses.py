@@ -56,7 +56,9 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 
 @_in_float32
-def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperature: float) -> Tensor:
+def info_nce_distinct(
+    anchors: Tensor, targets: Tensor, nodes: Tensor, temperature: float, counted: Tensor | None = None
+) -> Tensor:
     """:func:`info_nce` in which each distinct node of the batch counts once.
 
     The n rows of a node that occurs n times share its weight, as anchors and as negatives. Picking one of them would
@@ -65,11 +67,16 @@ def info_nce_distinct(anchors: Tensor, targets: Tensor, nodes: Tensor, temperatu
     Args:
         anchors, targets: ``(B, d)`` each.
         nodes: node of each row, ``(B,)``.
+        counted: bool ``(B,)``, which nodes take part, as anchors and as negatives; without any, the loss is zero.
     """
     unit, targets, nodes = (all_rows(x) for x in (F.normalize(anchors, dim=1), F.normalize(targets, dim=1), nodes))
     shares = distinct_shares(nodes)
+    if counted is not None:
+        # the smallest normal number: its logarithm is finite, and next to it nothing of such a row is left
+        shares = torch.where(all_rows(counted), shares, torch.finfo(shares.dtype).tiny)
     own = torch.arange(len(unit), device=unit.device)
-    return _SumOfCrossEntropies.apply(unit, targets, own, 1.0 / temperature, shares) / shares.sum()
+    total = _SumOfCrossEntropies.apply(unit, targets, own, 1.0 / temperature, shares)
+    return total / (shares.sum() if counted is None else shares.sum().clamp_min(1.0))
 
 
 def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
@@ -224,11 +231,18 @@ def distinct_shares(nodes: Tensor) -> Tensor:
     return 1.0 / (torch.searchsorted(ordered, nodes, right=True) - torch.searchsorted(ordered, nodes))
 
 
-def mean_over_distinct(values: Tensor, nodes: Tensor) -> Tensor:
-    """Mean of ``values`` ``(B,)`` in which each of ``nodes`` counts once, however many rows of the batch it has."""
+def mean_over_distinct(values: Tensor, nodes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` ``(B,)`` in which each of ``nodes`` counts once, however many rows of the batch it has.
+
+    Args:
+        counted: bool ``(B,)``, which nodes take part; without any, the mean is zero.
+    """
     shares = distinct_shares(all_rows(nodes))
+    if counted is not None:
+        shares = shares * all_rows(counted)
     first = first_row(nodes)
-    return (shares[first : first + len(nodes)] * values).sum() * processes() / shares.sum()
+    total = (shares[first : first + len(nodes)] * values).sum() * processes()
+    return total / (shares.sum() if counted is None else shares.sum().clamp_min(1.0))
 
 
 @_in_float32

@@ -41,6 +41,11 @@ def node_noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape, dtype=like.dtype, device=like.device)
 
 
+def random_order(count: int, device: torch.device) -> Tensor:
+    """The numbers below ``count`` in a random order."""
+    return torch.randperm(count, device=device)
+
+
 def row_dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """Dropout of the entries of batch rows, ``(B, d)`` -> the same shape."""
     if processes() == 1:

@@ -15,7 +15,7 @@ from recbole_mambarec.errors import UserError
 
 @contextmanager
 def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
-    """Dropout, ``torch.rand`` and ``torch.randn`` take ``draws`` in this order.
+    """Dropout, ``torch.rand``, ``torch.randn`` and ``torch.randperm`` take ``draws`` in this order.
 
     A draw of dropout is the mask that multiplies its argument, 0 or 1/(1-rate).
 
@@ -47,7 +47,11 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         return take(torch.Size(cast("tuple[int, ...]", shape))).to(dtype or torch.get_default_dtype())
 
+    def randperm(count: int, **_: object) -> Tensor:
+        return take(torch.Size([count]))
+
     replaced = {"torch.nn.functional.dropout": dropout, "torch.rand": rand, "torch.randn": rand}
+    replaced["torch.randperm"] = randperm
     with ExitStack() as stack:
         for name, function in replaced.items():
             stack.enter_context(mock.patch(name, function))

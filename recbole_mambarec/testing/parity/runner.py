@@ -41,6 +41,10 @@ INPUTS = (
 )
 
 
+# letters in the names of lists of items that lack a modality, ``data/missing_<letters>``
+_MODALITIES = {"v": "image", "t": "text", "a": "audio"}
+
+
 @dataclass(frozen=True)
 class Result:
     """One array: the largest absolute difference, the tolerance, and the reason where it could not be compared."""
@@ -114,8 +118,14 @@ class Fixture:
         rows = self.arrays["data/interactions"]
         rows = rows[rows[:, 2] == 0]
         features = {
-            key[len("data/") : -len("_feat")]: self.arrays[key] for key in self.keys("data/") if key.endswith("_feat")
+            key[len("data/") : -len("_feat")]: self.arrays[key].copy()
+            for key in self.keys("data/")
+            if key.endswith("_feat")
         }
+        for key in self.keys("data/missing_"):
+            kind = key[len("data/missing_") :]
+            for modality in features if kind == "all" else (_MODALITIES[letter] for letter in kind):
+                features[modality][self.arrays[key]] = np.nan
         return InMemoryDataset(rows[:, 0], rows[:, 1], self.meta["n_users"], self.meta["n_items"], features)
 
     def build(self, **overrides) -> AbstractRecommender:

@@ -1,0 +1,5 @@
+from recbole_mambarec.testing.contract import ModelContract
+
+
+class TestDGMRec(ModelContract):
+    name = "DGMRec"
