@@ -45,6 +45,7 @@ OF_MODEL = {
     "DRAGON": {"reg_weight": 0.5},
     "MENTOR": {"reg_weight": 0.5, "align_weight": 0.5, "cl_weight": 0.5, "learning_rate": 0.1},
     "SOIL": {"cl_weight": 0.5, "user_cl_weight": 0.5},
+    "DGMRec": {"inter_weight": 0.5, "intra_weight": 0.5, "align_weight": 0.5},
     "DAMRS": {"neighbor_weight": 0.1},
     "REARM": {"cl_weight": 0.5, "diff_weight": 0.01, "self_dropout": 0.0, "mutual_dropout": 0.0, "learning_rate": 0.02},
     "LIRDRec": {"reg_weight": 0.5},

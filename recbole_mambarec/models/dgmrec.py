@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs.bipartite import user_item_block
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce, info_nce_distinct
-from recbole_mambarec.layers.mutual_information import ClubBounds
-from recbole_mambarec.layers.noise import signed_node_noise
+from recbole_mambarec.layers.mutual_information import ClubEstimator
+from recbole_mambarec.layers.noise import random_order, signed_node_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.reconstruction import reconstruction_error
 from recbole_mambarec.layers.rows import all_rows
@@ -23,29 +21,15 @@ from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 from recbole_mambarec.models.dgmrec_generation import ModalityGenerator
 from recbole_mambarec.models.dgmrec_graphs import BlendedGraph, observed_graph
+from recbole_mambarec.models.dgmrec_parts import Disentanglement, Parts
+from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_share
 
-# fixed in the published code: weight of the ids in the regulariser, and the own training of the Gaussians
-ID_WEIGHT = 1e-5
-GAUSSIANS = {"steps": 5, "learning_rate": 1e-4, "max_rows": 2048}
+# fixed in the published code: weight of the ids in the regulariser; steps of the Gaussians before an epoch, their
+# learning rate, and the items that a step sees
+ID_WEIGHT, GAUSSIAN_STEPS, GAUSSIAN_RATE, GAUSSIAN_ITEMS = 1e-5, 5, 1e-4, 2048
 # epochs between two searches for the neighbours of items whose features are generated
 EPOCHS_PER_SEARCH = 5
-
-
-class Parts(NamedTuple):
-    """Parts of the modalities, by modality.
-
-    Attributes:
-        general, specific: of items, before filter and propagation, ``(I, d)``.
-        filters: what an item's users look for in it, ``(I, d)``.
-        items, users: both parts side by side after filter and propagation, ``(I, 2 d)`` and ``(U, 2 d)``.
-    """
-
-    general: dict[str, Tensor]
-    specific: dict[str, Tensor]
-    filters: dict[str, Tensor]
-    items: dict[str, Tensor]
-    users: dict[str, Tensor]
 
 
 class DGMRec(MultimodalRecommender):
@@ -59,26 +43,27 @@ class DGMRec(MultimodalRecommender):
         [G_m | S_m] = S^n [f_m * g_m | f_m * s_m]
         user, item = LightGCN + (mean_m G_m + sum_m S_m) / (M + 1)
 
-    Besides BPR, the loss has: ``inter``, general parts of one item or user agree in all modalities; ``intra``, users
-    find their items in each part; ``align``, and so do ids and general parts; ``recon``, G_m and S_m give F_m back;
-    ``club``, S_m tells little of G_m (:class:`~recbole_mambarec.layers.mutual_information.ClubEstimator`); ``reg``.
+    Besides BPR, the loss has contrasts of the general parts of two modalities (``inter``), of users with their items in
+    each part (``intra``), and of ids with general parts (``align``); the error with which G_m and S_m give F_m back
+    (``recon``); a bound on what S_m tells of G_m (``club``), whose Gaussians have an optimizer of their own
+    (:class:`~recbole_mambarec.layers.mutual_information.ClubEstimator`); and norms (``reg``).
 
-    Where items lack a modality and have another one, maps learn to make it (``generation``,
-    :class:`~recbole_mambarec.models.dgmrec_generation.ModalityGenerator`). Before each epoch, what they make spreads
-    over the item graph, is decoded, and becomes the item's features. Every fifth time, these items get part of the links
-    that they have by these features.
+    Where items lack a modality but have another one, the model also learns to generate the missing one (``generation``,
+    :class:`~recbole_mambarec.models.dgmrec_generation.ModalityGenerator`). Before each epoch, what is generated spreads
+    over the item graph, is decoded, and becomes the features of these items; in every fifth epoch their links move
+    towards those that the new features give.
 
-    ``variant: released``: items that lack a modality take places in the lists of neighbours of the others, with the mean
-    that stands in for it, and are left out only then; the main optimizer trains the Gaussians of ``club``, too, towards
-    a lower bound. ``paper``: they take no places, and the Gaussians learn their likelihood alone.
+    ``variant: released``: an item that lacks a modality takes a place in the neighbour lists of others, by the mean
+    that stands in for its features, and is removed from them afterwards. ``paper``: it takes no place.
 
-    Readings of the published code: its journal version; with more than two modalities, a general part is the mean of
-    what the others give; the contrast of users and items by general parts has the temperature of ``inter``.
+    Readings of the published code, in its version for a journal: the contrast of users and items by their general parts
+    has the temperature of ``inter``. This package's choice: with more than two modalities, a general part is generated
+    as the mean of what the others give; the learning rate of the Gaussians follows the schedule of the model's.
     """
 
     min_modalities = 1
-    # for checkpoints
-    other_parameter_name = ("gaussians_state",)
+    # a sixth copy of a table: the reconstruction's gradient, until that of the encoders is there
+    step_memory = StepMemory(users=(9.5, 3), items=(15.5, 10), batch=(9.5, 27.5), tables=6)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -90,16 +75,13 @@ class DGMRec(MultimodalRecommender):
         self.temperature = {name: config[f"{name}_temperature"] for name in terms[:3]}
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
-        self.general_encoder = ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
-        self.specific_encoder = ModuleDict({m: nn.Linear(self.feature_dim(m), d) for m in self.modalities})
-        self.shared_encoder = nn.Linear(d, d)
-        self.user_filter = ModuleDict({m: nn.Linear(d, d, bias=False) for m in self.modalities})
+        self.disentangle = Disentanglement(data, d)
         self.decoder = ModuleDict({m: nn.Linear(2 * d, self.feature_dim(m)) for m in self.modalities})
-        self.gaussians = ClubBounds(self.modalities, d, **GAUSSIANS)
+        self.gaussian = ModuleDict({m: ClubEstimator(d) for m in self.modalities})
         self.bipartite = data.bipartite
-        self.mean_of_items = data.user_item_weighted("mean")
-        self.mean_of_users = user_item_block(data.items, data.users, data.n_items, data.n_users, "mean")
-        self.item_graph = nn.ModuleDict({m: observed_graph(data, m, self.knn_k, self.released) for m in self.modalities})
+        self.item_graph = nn.ModuleDict(
+            {m: observed_graph(data, m, self.knn_k, self.released) for m in self.modalities}
+        )
         present = np.stack([data.present(m) for m in self.modalities])
         self.register_buffer("present", torch.from_numpy(present), persistent=False)
         self.generator: ModalityGenerator | None = None
@@ -125,25 +107,7 @@ class DGMRec(MultimodalRecommender):
     # ------------------------------------------------------------------ users and items
 
     def _parts(self) -> Parts:
-        encoded = {m: self._encoded(m) for m in self.modalities}
-        general, specific = ({m: pair[part] for m, pair in encoded.items()} for part in (0, 1))
-        # one sparse product for all modalities
-        wanted = torch.cat([layer.weight for layer in self.user_filter.values()])
-        filters = self.mean_of_users.propagate(torch.tanh(F.linear(self.user_embedding.weight, wanted)))
-        filters = dict(zip(self.modalities, filters.chunk(len(self.modalities), dim=1)))
-        items = {}
-        for m in self.modalities:
-            filtered = torch.cat([filters[m] * general[m], filters[m] * specific[m]], dim=1)
-            items[m] = propagate(self.item_graph[m], filtered, self.n_mm_layers)
-        users = self.mean_of_items.propagate(torch.cat([*items.values()], dim=1)).chunk(len(items), dim=1)
-        return Parts(general, specific, filters, items, dict(zip(items, users)))
-
-    def _encoded(self, modality: str) -> tuple[Tensor, Tensor]:
-        """General and specific part of a modality, ``(I, d)`` each; the table is read once for both."""
-        layers = self.general_encoder[modality], self.specific_encoder[modality]
-        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-        general, specific = F.linear(self.features[modality](), weight, bias).chunk(2, dim=1)
-        return torch.sigmoid(self.shared_encoder(torch.tanh(general))), torch.sigmoid(specific)
+        return self.disentangle(self.features, self.user_embedding.weight, self.item_graph, self.n_mm_layers)
 
     def _collaborative(self) -> tuple[Tensor, Tensor]:
         return light_gcn(self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers)
@@ -181,7 +145,7 @@ class DGMRec(MultimodalRecommender):
             ],
             "align": [info_nce(ids, part, self.temperature["align"]) for ids, part in zip((p, u), general[::-1])],
             "recon": [self._reconstruction(m, x) for m, x in parts.items.items()],
-            "club": [self._club(parts)],
+            "club": [self._dependence(m, x) for m, x in parts.items.items()],
             "reg": [embedding_norm(all_rows(x[:, :d] + x[:, d:])) for x in of_items.values()],
         }
         if len(self.modalities) > 1:
@@ -206,34 +170,38 @@ class DGMRec(MultimodalRecommender):
         noisy = signed_node_noise(items.detach())
         return reconstruction_error(self.decoder[modality], noisy, self.features[modality]())
 
-    def _club(self, parts: Parts) -> Tensor:
-        general, specific = ({m: x.chunk(2, dim=1)[part] for m, x in parts.items.items()} for part in (0, 1))
-        return self.gaussians.bound(specific, general, trained=self.released)
+    def _dependence(self, modality: str, items: Tensor) -> Tensor:
+        general, specific = items.chunk(2, dim=1)
+        return self.gaussian[modality](specific, general, random_order(len(items), items.device))
 
     # ------------------------------------------------------------------ before an epoch
 
-    @property
-    def gaussians_state(self) -> dict:
-        """State of the optimizer that trains the Gaussians."""
-        return self.gaussians.state
+    def trained_apart(self) -> dict[str, TrainedApart]:
+        """The Gaussians, which predict general parts from specific ones."""
+        return {"gaussian": TrainedApart(self.gaussian.parameters(), GAUSSIAN_RATE)}
 
-    @gaussians_state.setter
-    def gaussians_state(self, value: dict) -> None:
-        self.gaussians.state = value
-
-    def pre_epoch(self, epoch: int) -> None:
-        """Train the Gaussians on what they predict before filter and propagation; generate what items lack."""
+    def losses_before_epoch(self, epoch: int) -> Iterator[tuple[str, Tensor]]:
+        """How badly they predict the parts before filter and propagation, for random items in every step."""
         with torch.no_grad():
             parts = self._parts()
-        self.gaussians.fit(parts.specific, parts.general)
+        for _ in range(GAUSSIAN_STEPS):
+            misfits = []
+            for m in self.modalities:
+                rows = random_order(self.data.n_items, parts.general[m].device)[:GAUSSIAN_ITEMS]
+                misfits.append(self.gaussian[m].misfit(parts.specific[m][rows], parts.general[m][rows]))
+            yield "gaussian", torch.stack(misfits).sum()
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Generate the features that items lack."""
         if self.generator is not None:
-            self.generate(parts)
+            self.generate()
             if (epoch + 1) % EPOCHS_PER_SEARCH == 0:
                 self.search()
 
     @torch.no_grad()
-    def generate(self, parts: Parts) -> None:
+    def generate(self) -> None:
         """Replace the features of the items that lack a modality and have another one."""
+        parts = self._parts()
         for m, present in zip(self.modalities, self.present):
             rows = (~present & self.present.any(dim=0)).nonzero().squeeze(1)
             if len(rows) == 0:

@@ -39,7 +39,11 @@ class ModalityGenerator(nn.Module):
         self.register_buffer("present", torch.from_numpy(np.stack(list(present.values()))), persistent=False)
 
     def loss(
-        self, specific: Mapping[str, Tensor], filters: Mapping[str, Tensor], general: Mapping[str, Tensor], batch: Tensor
+        self,
+        specific: Mapping[str, Tensor],
+        filters: Mapping[str, Tensor],
+        general: Mapping[str, Tensor],
+        batch: Tensor,
     ) -> dict[str, Tensor]:
         """Mean squares by which the maps miss what the distinct items of a batch have, by the name of what they make.
 

@@ -12,6 +12,7 @@ from recbole_mambarec.layers.losses import (
     info_nce_among,
     info_nce_distinct,
     l2_half,
+    mean_over_distinct,
     mmd_gaussian,
     moment_gap,
     node_contrast,
@@ -110,16 +111,28 @@ def test_info_nce_among_all_never_holds_all_logits(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [1, 37, 1 << 20])
-def test_distinct_contrast_equals_the_contrast_of_one_row_per_node(monkeypatch, block):
+@pytest.mark.parametrize("left_out", [[], [3, 11]])
+def test_distinct_contrast_equals_the_contrast_of_one_row_per_node(monkeypatch, block, left_out):
     monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": block})
     a, b = torch.randn(2, 12, 4, requires_grad=True)
     nodes = torch.tensor([3, 3, 0, 11, 5, 3, 7, 0, 1])
-    ours = info_nce_distinct(a[nodes], b[nodes], nodes, 0.2)
-    once = nodes.unique()
+    counted = ~torch.isin(nodes, torch.tensor(left_out)) if left_out else None
+    ours = info_nce_distinct(a[nodes], b[nodes], nodes, 0.2, counted)
+    once = nodes[slice(None) if counted is None else counted].unique()
     expected = info_nce(a[once], b[once], 0.2)
     torch.testing.assert_close(ours, expected)
     for one, other in zip(torch.autograd.grad(2 * ours, (a, b)), torch.autograd.grad(2 * expected, (a, b))):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_means_over_distinct_nodes_leave_out_those_that_do_not_count():
+    nodes = torch.tensor([4, 4, 2, 9])
+    values = torch.tensor([1.0, 3.0, 5.0, 100.0])
+    torch.testing.assert_close(mean_over_distinct(values, nodes, nodes < 9), torch.tensor(3.5))
+    none = torch.zeros(4, dtype=torch.bool)
+    assert mean_over_distinct(values, nodes, none) == 0
+    a = torch.randn(4, 3)
+    assert info_nce_distinct(a, a, nodes, 0.2, none) < 1e-30
 
 
 def test_node_contrast_keeps_users_and_items_apart():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 from unittest import mock
@@ -50,8 +50,12 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
     def randperm(count: int, **_: object) -> Tensor:
         return take(torch.Size([count]))
 
-    replaced = {"torch.nn.functional.dropout": dropout, "torch.rand": rand, "torch.randn": rand}
-    replaced["torch.randperm"] = randperm
+    replaced: dict[str, Callable] = {
+        "torch.nn.functional.dropout": dropout,
+        "torch.rand": rand,
+        "torch.randn": rand,
+        "torch.randperm": randperm,
+    }
     with ExitStack() as stack:
         for name, function in replaced.items():
             stack.enter_context(mock.patch(name, function))

@@ -16,7 +16,7 @@ from recbole_mambarec.testing.parity.runner import Fixture
 _MODEL = "recbole_mambarec.models.dgmrec"
 _CONTRAST, _ITEMS = f"{_MODEL}.info_nce", f"{_MODEL}.info_nce_distinct"
 _NORM, _RECONSTRUCTION = f"{_MODEL}.embedding_norm", f"{_MODEL}.reconstruction_error"
-_CLUB = "recbole_mambarec.layers.mutual_information.club_bound"
+_ORDER = f"{_MODEL}.random_order"
 _GENERATION = "recbole_mambarec.models.dgmrec_generation.mean_over_distinct"
 _MODALITIES = ("image", "text")
 
@@ -25,18 +25,18 @@ def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:
     slots: dict[str, Slot | None] = {
         "user_embedding.weight": Slot("user_embedding.weight"),
         "item_id_embedding.weight": Slot("item_embedding.weight"),
-        **pair("shared_encoder", "shared_encoder"),
+        **pair("shared_encoder", "disentangle.shared"),
     }
     for m, other in zip(_MODALITIES, _MODALITIES[::-1]):
         slots[f"{m}_embedding.weight"] = Slot(f"features.{m}.weight")
-        slots[f"{m}_g_filter_trans.weight"] = Slot(f"user_filter.{m}.weight")
-        slots |= pair(f"{m}_encoder", f"general_encoder.{m}") | pair(f"{m}_encoder_s", f"specific_encoder.{m}")
+        slots[f"{m}_g_filter_trans.weight"] = Slot(f"disentangle.user_filter.{m}.weight")
+        slots |= pair(f"{m}_encoder", f"disentangle.general.{m}") | pair(f"{m}_encoder_s", f"disentangle.specific.{m}")
         slots |= pair(f"{m}_decoder", f"decoder.{m}")
         slots |= {f"{m}_s_filter_trans.weight": None, f"user_{m}_prefer.weight": None}
         for layer in (0, 2):
             for theirs, ours in (("p_mu", "mean"), ("p_logvar", "log_variance")):
                 name = f"{m}_estimator.{theirs}.{layer}"
-                slots |= pair(f"item_{name}", f"gaussians.estimator.{m}.{ours}.{layer}")
+                slots |= pair(f"item_{name}", f"gaussian.{m}.{ours}.{layer}")
                 slots |= dict.fromkeys(pair(f"user_{name}", ""))
             maps = pair(f"{m}_gen.{layer}", f"generator.from_filter.{m}.{layer}")
             maps |= pair(f"{other}2{m}.{layer}", f"generator.from_modality.{m}.{other}.{layer}")
@@ -54,6 +54,17 @@ def _draws(fixture: Fixture, noise: bool) -> list:
         drawn = {name: np.zeros_like(draw) for name, draw in drawn.items()}
     orders = [arrays[f"club/perm_{m}"] for m in _MODALITIES]
     return [*(drawn[name] for name in names), *orders, *(drawn[name] for name in maps if name in drawn)]
+
+
+def _dependence(modality: str, number: int) -> Callable[[TrainingPass], object]:
+    """How much the specific part of a modality tells of the general one, under the order that was drawn."""
+
+    def compute(made: TrainingPass) -> torch.Tensor:
+        with torch.no_grad():
+            general, specific = made.model._parts().items[modality].chunk(2, dim=1)
+            return made.model.gaussian[modality](specific, general, call(_ORDER, number)(made))
+
+    return compute
 
 
 def _generation_gap(number: int) -> Callable[[TrainingPass], object]:
@@ -77,7 +88,7 @@ def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
         return
     only = [~data.present(m) & data.present(other) for m, other in zip(_MODALITIES, _MODALITIES[::-1])]
     with recorded([np.zeros((rows.sum(), 2 * model.embedding_size), dtype=np.float32) for rows in only]):
-        model.generate(parts)
+        model.generate()
     model.search()
     for m in _MODALITIES:
         yield f"generate/{m}_table", model.features[m].weight.detach()
@@ -117,13 +128,13 @@ ADAPTER = Adapter(
         "inter_item": call(_ITEMS, 0),
         **{f"reg_{name}": call(_NORM, number) for number, name in enumerate((*_MODALITIES, "id"))},
         **{f"recon_{m}": call(_RECONSTRUCTION, number) for number, m in enumerate(_MODALITIES)},
-        **{f"club_{m}": call(_CLUB, number) for number, m in enumerate(_MODALITIES)},
+        **{f"club_{m}": _dependence(m, number) for number, m in enumerate(_MODALITIES)},
         **{
             f"gen_{name}": _generation_gap(number)
             for number, name in enumerate((*_MODALITIES, "image2text", "text2image"))
         },
     },
-    watched=(_CONTRAST, _ITEMS, _NORM, _RECONSTRUCTION, _CLUB, _GENERATION),
+    watched=(_CONTRAST, _ITEMS, _NORM, _RECONSTRUCTION, _ORDER, _GENERATION),
     runs={
         "train": Run(draws=lambda fixture: _draws(fixture, noise=False)),
         "noise": Run(draws=lambda fixture: _draws(fixture, noise=True)),
