@@ -89,6 +89,7 @@ _BUILT_IN = {
     "DAMRS": "recbole_mambarec.models.damrs:DAMRS",
     "MVGAE": "recbole_mambarec.models.mvgae:MVGAE",
     "REARM": "recbole_mambarec.models.rearm:REARM",
+    "ItemKNNCBF": "recbole_mambarec.models.itemknncbf:ItemKNNCBF",
     "DGMRec": "recbole_mambarec.models.dgmrec:DGMRec",
 }
 

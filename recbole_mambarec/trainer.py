@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from recbole.trainer import Trainer
-from recbole.utils import set_color
+from recbole.utils import ModelType, set_color
 from tqdm import tqdm
 
 from recbole_mambarec.allocator import keep_freed_memory
@@ -68,6 +68,9 @@ class MultimodalTrainer(Trainer):
                 *(name for name, parameter in model.named_parameters() if id(parameter) in self._apart_ids),
             ]
         super().__init__(config, model)
+        if model.type is ModelType.TRADITIONAL:
+            # one epoch, whatever the configuration says, is evaluated
+            self.epochs, self.eval_step = 1, min(self.eval_step, 1)
         if not config["single_spec"]:
             # the buffers of the first process have just been sent; from then on, all processes compute the same ones
             self.distributed_model.broadcast_buffers = False

@@ -209,7 +209,7 @@ def test_losses_and_parameters_are_those_of_one_process(together, one, model):
             )
 
 
-@pytest.mark.parametrize("model", NAMES)
+@pytest.mark.parametrize("model", [name for name in NAMES if name != "ItemKNNCBF"])
 def test_training_changed_the_compared_parameters(together, one, model):
     config = configuration(model, together.folder, None)
     init_seed(config["seed"], True)

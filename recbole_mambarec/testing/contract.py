@@ -22,7 +22,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.quick_start import run_recbole
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import ModelType, get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
 
 from recbole_mambarec import registry
@@ -86,7 +86,7 @@ class TrainingContract:
         """Losses are finite, a pair's score is that of the full ranking, and padding is never recommended."""
         trainer, _, test = self.train(write_planted(tmp_path), epochs=2)
         losses = list(trainer.train_loss_dict.values())
-        assert len(losses) == 2 and np.isfinite(losses).all()
+        assert len(losses) == (2 if self._trains else 1) and np.isfinite(losses).all()
         model, n_items = trainer.model.eval(), test._dataset.item_num
         users = torch.arange(1, 4)
         with torch.no_grad():
@@ -110,7 +110,12 @@ class TrainingContract:
         folder = write_planted(tmp_path)
         results = [self.train(folder, seed=seed, epochs=3)[1] for seed in (1, 1, 2)]
         assert results[0] == results[1]
-        assert results[0] != results[2]
+        # where nothing is trained, there is nothing to draw
+        assert (results[0] != results[2]) == self._trains
+
+    @property
+    def _trains(self) -> bool:
+        return get_model(self.name).type is not ModelType.TRADITIONAL
 
     def test_a_checkpoint_restores_the_scores(self, tmp_path):
         self.checkpoint(tmp_path)
@@ -310,6 +315,8 @@ class ModelContract(TrainingContract):
             torch.testing.assert_close(row[1:], pairs, atol=1e-6, rtol=1e-5)
 
     def test_evaluation_embeddings_are_computed_once_and_dropped_when_training_resumes(self):
+        if not self._trains:
+            pytest.skip("nothing is trained")
         dataset = random_dataset()
         model = self.build(dataset).eval()
         calls = []
@@ -431,11 +438,15 @@ class ModelContract(TrainingContract):
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_the_memory_estimate_is_near_what_training_holds(self, frozen):
+        if not self._trains:
+            pytest.skip("nothing is trained")
         share = self.memory_share(freeze_features=frozen)
         assert share > 0.75
         assert share < 1.35 or self._is_unmeasured
 
     def test_the_memory_estimate_of_a_batch_beyond_the_data(self, monkeypatch):
+        if not self._trains:
+            pytest.skip("nothing is trained")
         # blocks of pairs have a fixed size, next to which such a batch would be negligible
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
         share = self.memory_share(n_users=1000, n_items=300, batch_size=65_536, freeze_features=False)
