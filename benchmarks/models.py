@@ -77,9 +77,9 @@ def measure(name: str, sizes: Sizes, steps: int, threads: int, settings: dict) -
     # RecBole's own models load no features
     dataset, nodes = draw(sizes if ours else replace(sizes, widths={}))
     known = defaults(name)
-    chosen = known | {key: value for key, value in settings.items() if key in known}
+    chosen = known | {key: value for key, value in settings.items() if key in known} | {"train_batch_size": sizes.batch}
     started = time.perf_counter()
-    model = get_model(name)(model_config(name, **chosen, train_batch_size=sizes.batch), dataset).train()
+    model = get_model(name)(model_config(name, **chosen), dataset).train()
     built = time.perf_counter()
     if ours:
         model.pre_epoch(0)

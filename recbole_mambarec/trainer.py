@@ -54,6 +54,7 @@ class MultimodalTrainer(Trainer):
     """
 
     start_epoch: int
+    eval_step: int
     saved_model_file: str
 
     def __init__(self, config, model) -> None:
