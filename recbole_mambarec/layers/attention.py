@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs.sparse import Csr
+
 
 class EdgePattern(nn.Module):
     """Positions of the entries of a sparse matrix, row by row and column by column, without their values.
@@ -59,14 +61,11 @@ class EdgePattern(nn.Module):
         """
         return _EdgeProduct.apply(values.float(), x.float(), self, transposed)
 
-    def csr(self, values: Tensor, transposed: bool) -> Tensor:
-        """The matrix with ``values`` ``(E,)``, or its transpose, as a ``torch.sparse_csr`` tensor."""
+    def entries(self, values: Tensor, transposed: bool) -> Csr:
+        """The matrix with ``values`` ``(E,)``, or its transpose."""
         if transposed:
-            parts = self.column_starts, self.column_rows, values[self.order]
-        else:
-            parts = self.row_starts, self.row_columns, values
-        shape = self.shape[::-1] if transposed else self.shape
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+            return Csr(self.column_starts, self.column_rows, values[self.order], self.shape[::-1])
+        return Csr(self.row_starts, self.row_columns, values, self.shape)
 
 
 def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
@@ -88,8 +87,7 @@ class _EdgeProduct(torch.autograd.Function):
     def forward(ctx, values: Tensor, x: Tensor, pattern: EdgePattern, transposed: bool) -> Tensor:
         ctx.pattern, ctx.transposed = pattern, transposed
         ctx.save_for_backward(values, x)
-        with torch.autocast(x.device.type, enabled=False):
-            return pattern.csr(values, transposed) @ x
+        return pattern.entries(values, transposed).times(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -101,5 +99,5 @@ class _EdgeProduct(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 grad_values = pattern.dots(x, gradient) if transposed else pattern.dots(gradient, x)
             if ctx.needs_input_grad[1]:
-                grad_x = pattern.csr(values, not transposed) @ gradient
+                grad_x = pattern.entries(values, not transposed).times(gradient)
         return grad_values, grad_x, None, None

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.graphs.sparse import Propagate, SparseGraph
+from recbole_mambarec.data.graphs.sparse import Csr, Propagate, SparseGraph
 
 
 class EdgeDropout(nn.Module):
@@ -45,16 +45,12 @@ class DrawnGraph:
     def __init__(self, owner: EdgeDropout, values: Tensor) -> None:
         self.owner, self.values = owner, values
 
-    def csr(self, transposed: bool = False) -> Tensor:
-        """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor."""
+    def entries(self, transposed: bool = False) -> Csr:
+        """Entries of the matrix, or of its transpose."""
         owner, graph = self.owner, self.owner.graph
-        parts = (
-            (owner.rows, owner.columns, self.values[owner.places])
-            if transposed
-            else (graph.forward_rows, graph.forward_columns, self.values)
-        )
-        shape = graph.shape[::-1] if transposed else graph.shape
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+        if transposed:
+            return Csr(owner.rows, owner.columns, self.values[owner.places], graph.shape[::-1])
+        return Csr(graph.forward_rows, graph.forward_columns, self.values, graph.shape)
 
     def propagate(self, x: Tensor) -> Tensor:
         """Matrix times ``x``: ``(columns, d)`` -> ``(rows, d)`` float32, differentiable in ``x``."""

@@ -8,6 +8,7 @@ They compute in float32 also under ``torch.autocast``: differences of squares an
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -19,8 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_mambarec.layers.rows import all_rows, first_row, processes
 
-# pairs of rows compared at a time: 4 MiB on a CPU; a GPU wants few large products
-_PAIRS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 20)
+# pairs of rows compared at a time (8 MiB on a CPU), and candidates among them: a GPU wants few large products, a CPU
+# multiplies few rows with very many columns slowly
+_PAIRS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 21)
+_COLUMNS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 10)
+# exponentials are computed as powers of two, which take a third of the time: e^x = 2^(x log2 e)
+_LOG2_E = 1.0 / math.log(2.0)
 
 
 def _is_floating(value: object) -> bool:
@@ -133,25 +138,28 @@ class _SumOfCrossEntropies(torch.autograd.Function):
     ) -> Tensor:
         total = anchors.new_zeros(())
         gradients = torch.empty_like(anchors), torch.zeros_like(candidates)
-        step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
-        for start in range(0, len(anchors), step):
-            rows = slice(start, start + step)
+        tiles, of_tiles = _tiles(candidates), _tiles(gradients[1])
+        log_shares = None if shares is None else _tiles(shares.log2())
+        for rows in _row_blocks(anchors, candidates):
             scaled, own = anchors[rows] * scale, candidates[index[rows]]
-            weights = scaled @ candidates.T
-            if shares is not None:
-                weights += shares.log()
-            largest = weights.amax(dim=1, keepdim=True)
-            weights.sub_(largest).exp_()
-            sums = weights.sum(dim=1, keepdim=True)
-            losses = sums.log() + largest - (scaled * own).sum(dim=1, keepdim=True)
+            powers = [(_LOG2_E * scaled) @ tile.T for tile in tiles]
+            if log_shares is not None:
+                powers = [logits.add_(share) for logits, share in zip(powers, log_shares)]
+            largest = torch.stack([logits.amax(dim=1) for logits in powers]).amax(dim=0)[:, None]
+            powers = [logits.sub_(largest).exp2_() for logits in powers]
+            sums = cast(Tensor, sum(weights.sum(dim=1, keepdim=True) for weights in powers))
+            losses = (sums.log2() + largest) / _LOG2_E - (scaled * own).sum(dim=1, keepdim=True)
             # softmax minus the anchor's own class; the division by the sums is done on (rows, d) instead of (rows, n)
-            grad_anchors = ((weights @ candidates) / sums - own) * scale
+            received = cast(Tensor, sum(weights @ tile for weights, tile in zip(powers, tiles)))
+            grad_anchors = (received / sums - own) * scale
             if shares is not None:
                 share = shares[rows, None]
                 losses, grad_anchors, scaled = losses * share, grad_anchors * share, scaled * share
             total += losses.sum()
             gradients[0][rows] = grad_anchors
-            gradients[1].addmm_(weights.T, scaled / sums).index_add_(0, index[rows], scaled, alpha=-1.0)
+            for weights, of_tile in zip(powers, of_tiles):
+                of_tile.addmm_(weights.T, scaled / sums)
+            gradients[1].index_add_(0, index[rows], scaled, alpha=-1.0)
         ctx.save_for_backward(*gradients)
         return total
 
@@ -178,19 +186,23 @@ class _SumsOfExponentials(torch.autograd.Function):
         ctx.scale = scale
         sums = anchors.new_empty(len(anchors))
         for rows in _row_blocks(anchors, candidates):
-            sums[rows] = (scale * anchors[rows] @ candidates.T).exp_().sum(dim=1)
+            scaled = _LOG2_E * scale * anchors[rows]
+            sums[rows] = cast(Tensor, sum((scaled @ tile.T).exp2_().sum(dim=1) for tile in _tiles(candidates)))
         return sums
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         anchors, candidates = ctx.saved_tensors
-        of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        of_anchors, of_candidates = torch.zeros_like(anchors), torch.zeros_like(candidates)
         # who calls backward under autocast has it here, too
         with torch.autocast(anchors.device.type, enabled=False):
             for rows in _row_blocks(anchors, candidates):
-                weights = (ctx.scale * anchors[rows] @ candidates.T).exp_().mul_(ctx.scale * gradient[rows, None])
-                of_anchors[rows] = weights @ candidates
-                of_candidates.addmm_(weights.T, anchors[rows])
+                scaled, factor = _LOG2_E * ctx.scale * anchors[rows], ctx.scale * gradient[rows, None]
+                for tile, of_tile in zip(_tiles(candidates), _tiles(of_candidates)):
+                    weights = (scaled @ tile.T).exp2_()
+                    of_anchors[rows] += weights @ tile
+                    of_tile.addmm_(weights.T, factor * anchors[rows])
+                of_anchors[rows] *= factor
         return of_anchors, of_candidates, None
 
 
@@ -223,6 +235,10 @@ def _listed(anchors: Tensor, table: Tensor, lists: Tensor) -> Tensor:
 def _row_blocks(anchors: Tensor, candidates: Tensor) -> Iterator[slice]:
     step = max(1, _PAIRS_AT_A_TIME[anchors.device.type] // max(len(candidates), 1))
     return (slice(start, start + step) for start in range(0, len(anchors), step))
+
+
+def _tiles(candidates: Tensor) -> tuple[Tensor, ...]:
+    return candidates.split(_COLUMNS_AT_A_TIME[candidates.device.type])
 
 
 def distinct_shares(nodes: Tensor) -> Tensor:
@@ -342,15 +358,16 @@ class _MeanKernel(torch.autograd.Function):
         symmetric = b is None
         b = a if symmetric else b
         one = a.new_ones(1)
-        left = torch.cat([-2 * scale * a, scale * a.square().sum(1, keepdim=True), one.expand(len(a), 1)], dim=1)
-        right = torch.cat([b, one.expand(len(b), 1), scale * b.square().sum(1, keepdim=True)], dim=1)
+        binary = _LOG2_E * scale
+        left = torch.cat([-2 * binary * a, binary * a.square().sum(1, keepdim=True), one.expand(len(a), 1)], dim=1)
+        right = torch.cat([b, one.expand(len(b), 1), binary * b.square().sum(1, keepdim=True)], dim=1)
         total = a.new_zeros(())
         grad_a, grad_b = torch.empty_like(a), torch.zeros_like(b)
         step = max(1, _PAIRS_AT_A_TIME[a.device.type] // max(len(b), 1))
         for start in range(0, len(a), step):
             rows = slice(start, start + step)
             columns = slice(start if symmetric else 0, None)
-            kernel = (left[rows] @ right[columns].T).exp_()
+            kernel = (left[rows] @ right[columns].T).exp2_()
             row_sums = kernel.sum(dim=1, keepdim=True)
             grad_a[rows] = a[rows] * row_sums - kernel @ b[columns]
             total += row_sums.sum()

@@ -25,10 +25,10 @@ class TestSELFCFED_LGN(ModelContract):
     def test_each_direction_of_an_edge_is_dropped_by_itself_and_the_gradient_follows(self):
         model = self.build()
         drawn = EdgeDropout(model.bipartite).draw(0.4)
-        dense = drawn.csr().to_dense()
+        dense = drawn.entries().tensor().to_dense()
         kept = dense[model.bipartite.csr().to_dense() != 0] != 0
         assert 0 < kept.float().mean() < 1 and not torch.equal(dense, dense.T)
-        torch.testing.assert_close(drawn.csr(transposed=True).to_dense(), dense.T)
+        torch.testing.assert_close(drawn.entries(transposed=True).tensor().to_dense(), dense.T)
         full = model.bipartite.csr().to_dense()
         torch.testing.assert_close(dense[dense != 0], full[dense != 0] / 0.6)
         x = torch.randn(len(dense), 3, requires_grad=True)

@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # torch repeats these once per process, in the middle of the training log; neither asks for anything to be done
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
+
+
+class Csr(NamedTuple):
+    """Entries of a sparse matrix, row by row.
+
+    Attributes:
+        rows: where each row begins among the entries, and their number, ``(rows + 1,)``.
+        columns, values: ``(E,)`` each; indices are of the type of ``rows``.
+        shape: ``(rows, columns)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    def tensor(self) -> Tensor:
+        """As a ``torch.sparse_csr`` tensor that shares the arrays."""
+        return torch.sparse_csr_tensor(*self[:3], size=self.shape, check_invariants=False)
+
+    def times(self, x: Tensor) -> Tensor:
+        """The product with ``x``, float32 ``(columns, d)`` -> ``(rows, d)``, without gradient."""
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type != "cpu":
+                return self.tensor() @ x
+            # sums of weighted rows, which torch computes two to three times faster than MKL its sparse products
+            x = x.detach().contiguous()
+            return F.embedding_bag(
+                self.columns, x, self.rows, mode="sum", per_sample_weights=self.values, include_last_offset=True
+            )
 
 
 class SparseGraph(nn.Module):
@@ -43,7 +75,7 @@ class SparseGraph(nn.Module):
 
     def _store(self, side: str, matrix: sp.csr_array) -> None:
         matrix.sort_indices()
-        # MKL and cuSPARSE take 32-bit indices as they are and convert 64-bit ones on every product
+        # cuSPARSE takes 32-bit indices as they are and converts 64-bit ones on every product
         index = np.int32 if matrix.nnz < 2**31 - 1 else np.int64
         self.register_buffer(f"{side}_rows", torch.from_numpy(matrix.indptr.astype(index)), persistent=False)
         self.register_buffer(f"{side}_columns", torch.from_numpy(matrix.indices.astype(index)), persistent=False)
@@ -54,14 +86,16 @@ class SparseGraph(nn.Module):
         """Number of stored entries."""
         return len(self.forward_values)
 
+    def entries(self, transposed: bool = False) -> Csr:
+        """Entries of the matrix, or of its transpose; they share the buffers."""
+        shape = self.shape[::-1] if transposed else self.shape
+        if transposed and not self.symmetric:
+            return Csr(self.backward_rows, self.backward_columns, self.backward_values, shape)
+        return Csr(self.forward_rows, self.forward_columns, self.forward_values, shape)
+
     def csr(self, transposed: bool = False) -> Tensor:
         """The matrix (or its transpose) as a ``torch.sparse_csr`` tensor that shares the buffers."""
-        if transposed and not self.symmetric:
-            parts = self.backward_rows, self.backward_columns, self.backward_values
-        else:
-            parts = self.forward_rows, self.forward_columns, self.forward_values
-        shape = self.shape[::-1] if transposed else self.shape
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+        return self.entries(transposed).tensor()
 
     def propagate(self, x: Tensor) -> Tensor:
         """Matrix times ``x``: ``(columns, d)`` -> ``(rows, d)`` float32, differentiable in ``x``."""
@@ -98,13 +132,11 @@ class Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, graph: SparseGraph) -> Tensor:
         ctx.graph = graph
-        with torch.autocast(x.device.type, enabled=False):
-            return graph.csr() @ x
+        return graph.entries().times(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        with torch.autocast(gradient.device.type, enabled=False):
-            return ctx.graph.csr(transposed=True) @ gradient.contiguous(), None
+        return ctx.graph.entries(transposed=True).times(gradient.contiguous()), None
 
 
 def weighted_sum(graphs: Sequence[SparseGraph], weights: Sequence[float]) -> SparseGraph:

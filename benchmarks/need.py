@@ -1,0 +1,118 @@
+"""What arithmetic needs at the speeds at which a machine multiplies matrices and moves numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# allocating, filling, copying and joining arrays is no arithmetic, nor is reading a value
+_NO_ARITHMETIC = frozenset(
+    "_local_scalar_dense _record_function_enter_new _record_function_exit _sparse_csr_tensor_unsafe _to_copy "
+    "_unsafe_view arange block_diag cat clone constant_pad_nd copy_ diagonal_backward empty empty_like fill_ flip "
+    "full full_like new_empty new_empty_strided new_full new_ones new_zeros ones ones_like repeat scalar_tensor "
+    "select_backward slice_backward sparse_compressed_tensor squeeze_ stack zero_ zeros zeros_like".split()
+)
+_PICK_ROWS = frozenset(["index", "index_select", "embedding", "gather"])
+# place of the rows among the arguments
+_ADD_ROWS = {"index_put": 2, "index_put_": 2, "index_add": 3, "index_add_": 3, "embedding_dense_backward": 0}
+# products of two matrices, or of stacks of them: place of the left factor among the arguments
+_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1}
+# parameter, gradient and two moments are read; all but the gradient are written
+_ADAM_PASSES = 7
+
+
+class Speeds(NamedTuple):
+    """Floating-point operations per second of a matrix product, and bytes read or written per second."""
+
+    product: float
+    memory: float
+
+
+def measure_speeds(side: int = 2048, numbers: int = 1 << 24, repeats: int = 7) -> Speeds:
+    """Of this process's CPU time: a square product, and the sum of two arrays that no cache holds."""
+    a, b, c = (torch.ones(side, side) for _ in range(3))
+    x, y, z = (torch.ones(numbers) for _ in range(3))
+    product = _fastest(lambda: torch.mm(a, b, out=c), repeats)
+    addition = _fastest(lambda: torch.add(x, y, out=z), repeats)
+    return Speeds(2 * side**3 / product, 3 * x.nbytes / addition)
+
+
+def _fastest(function: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        function()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+class Need(TorchDispatchMode):
+    """Adds up what the operations within a ``with`` block need; forward, backward and optimiser alike.
+
+    A dense product needs the longer of its floating-point operations and of the passes over its operands and its
+    result; a sparse one the passes over its entries, over one row of the dense operand per entry, and over the result;
+    Adam seven passes over the parameters. Rows that are picked are read and written, those that are added up are read
+    twice. Everything else reads its arguments and writes its results once. What only moves numbers counts as nothing.
+
+    Attributes:
+        seconds: needed so far.
+        flops: floating-point operations of dense products.
+        traffic: bytes of all else.
+        by_operation: seconds per operation of ATen.
+    """
+
+    def __init__(self, speeds: Speeds) -> None:
+        super().__init__()
+        self.speeds, self.by_operation = speeds, Counter()
+        self.seconds, self.flops, self.traffic = 0.0, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        name = function.overloadpacket.__name__
+        if function.is_view or name in _NO_ARITHMETIC:
+            return result
+        flops, traffic = _work(name, args, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], result)
+        seconds = max(flops / self.speeds.product, traffic / self.speeds.memory)
+        self.flops += flops
+        self.traffic += 0 if flops else traffic
+        self.seconds += seconds
+        self.by_operation[name] += seconds
+        return result
+
+
+def _work(name: str, args: tuple, inputs: list[Tensor], result: object) -> tuple[int, int]:
+    """Floating-point operations and bytes of one operation."""
+    outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+    if name == "_fused_adam_":
+        return 0, _ADAM_PASSES * _bytes(args[0])
+    if name in _PICK_ROWS:
+        return 0, 2 * _bytes(outputs)
+    if name in _ADD_ROWS:
+        return 0, 3 * _bytes([args[_ADD_ROWS[name]]])
+    if name == "_embedding_bag":
+        weight, indices = args[:2]
+        return 0, _bytes([indices, outputs[0]]) + indices.numel() * weight.shape[1] * weight.element_size()
+    if name not in _PRODUCTS:
+        return 0, _bytes(inputs) + _bytes(outputs)
+    left, right = args[_PRODUCTS[name] :][:2]
+    columns = right.shape[-1] if right.ndim > 1 else 1
+    if left.layout is torch.sparse_csr:
+        entry = left.values().element_size() + left.col_indices().element_size()
+        return 0, left._nnz() * (entry + columns * right.element_size()) + _bytes(outputs)
+    return 2 * left.numel() * columns, _bytes(inputs) + _bytes(outputs)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Of the numbers that are there; a dimension that is expanded repeats them."""
+    return sum(
+        x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride()) if stride) for x in tensors
+    )
