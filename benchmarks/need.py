@@ -14,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # allocating, filling, copying and joining arrays is no arithmetic, nor is reading a value
-_NO_ARITHMETIC = frozenset(
-    "_local_scalar_dense _record_function_enter_new _record_function_exit _sparse_csr_tensor_unsafe _to_copy "
-    "_unsafe_view arange block_diag cat clone constant_pad_nd copy_ diagonal_backward empty empty_like fill_ flip "
-    "full full_like new_empty new_empty_strided new_full new_ones new_zeros ones ones_like repeat scalar_tensor "
-    "select_backward slice_backward sparse_compressed_tensor squeeze_ stack zero_ zeros zeros_like".split()
+_NO_ARITHMETIC = (
+    *("_local_scalar", "_record_function", "_sparse_csr", "_to_copy", "_unsafe_view", "arange", "block_diag", "cat"),
+    *("clone", "constant_pad", "copy_", "diagonal_backward", "empty", "fill_", "flip", "full", "new_", "ones", "repeat"),
+    *("scalar_tensor", "select_backward", "slice_backward", "sparse_", "squeeze_", "stack", "zero"),
 )
 _PICK_ROWS = frozenset(["index", "index_select", "embedding", "gather"])
 # place of the rows among the arguments
@@ -78,7 +77,7 @@ class Need(TorchDispatchMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         name = function.overloadpacket.__name__
-        if function.is_view or name in _NO_ARITHMETIC:
+        if function.is_view or name.startswith(_NO_ARITHMETIC):
             return result
         flops, traffic = _work(name, args, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], result)
         seconds = max(flops / self.speeds.product, traffic / self.speeds.memory)
@@ -98,7 +97,7 @@ def _work(name: str, args: tuple, inputs: list[Tensor], result: object) -> tuple
         return 0, 2 * _bytes(outputs)
     if name in _ADD_ROWS:
         return 0, 3 * _bytes([args[_ADD_ROWS[name]]])
-    if name == "_embedding_bag":
+    if name in ("_embedding_bag", "_embedding_bag_forward_only"):
         weight, indices = args[:2]
         return 0, _bytes([indices, outputs[0]]) + indices.numel() * weight.shape[1] * weight.element_size()
     if name not in _PRODUCTS:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_mambarec.data.graphs.neighbours import Neighbours
+from recbole_mambarec.layers.unit import unit_rows
 
 
 class WeightedNeighbours:
@@ -46,7 +47,7 @@ def kept_cosines(features: Tensor, neighbours: Neighbours) -> WeightedNeighbours
     missing = indices < 0
     itself = torch.arange(len(indices), device=features.device)[:, None]
     indices = torch.where(missing, itself, indices)
-    unit = F.normalize(features.float(), dim=1)
+    unit = unit_rows(features)
     # one row of each item with the rows of its list: (I, k, d) would be k times the features
     cosines = torch.stack([(unit * unit[indices[:, j]]).sum(dim=1) for j in range(indices.shape[1])], dim=1)
     return WeightedNeighbours(indices, cosines.masked_fill(missing, 0.0))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recbole_mambarec.layers.rows import all_rows, first_row, processes
+from recbole_mambarec.layers.unit import row_cosines, unit_rows
 
 # pairs of rows compared at a time (8 MiB on a CPU), and candidates among them: a GPU wants few large products, a CPU
 # multiplies few rows with very many columns slowly
@@ -57,7 +58,7 @@ def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
     Rows are L2-normalised; the other rows are the negatives, repeated rows included.
     """
-    return dot_nce(F.normalize(anchors, dim=1), F.normalize(targets, dim=1), temperature)
+    return dot_nce(unit_rows(anchors), unit_rows(targets), temperature)
 
 
 @_in_float32
@@ -74,7 +75,7 @@ def info_nce_distinct(
         nodes: node of each row, ``(B,)``.
         counted: bool ``(B,)``, which nodes take part, as anchors and as negatives; without any, the loss is zero.
     """
-    unit, targets, nodes = (all_rows(x) for x in (F.normalize(anchors, dim=1), F.normalize(targets, dim=1), nodes))
+    unit, targets, nodes = (all_rows(x) for x in (unit_rows(anchors), unit_rows(targets), nodes))
     shares = distinct_shares(nodes)
     if counted is not None:
         # the smallest normal number: its logarithm is finite, and next to it nothing of such a row is left
@@ -109,7 +110,7 @@ def info_nce_among(anchors: Tensor, candidates: Tensor, index: Tensor, temperatu
         candidates: ``(n, d)``.
         index: ``(B,)``, each below n.
     """
-    unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
+    unit, targets = unit_rows(anchors), unit_rows(candidates)
     return _SumOfCrossEntropies.apply(unit, targets, index, 1.0 / temperature) * processes()
 
 
@@ -119,7 +120,7 @@ def node_table_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tens
 
     The ``(n, n)`` logits exist in row blocks only.
     """
-    unit, candidates = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    unit, candidates = unit_rows(anchors), unit_rows(targets)
     own = torch.arange(len(unit), device=unit.device)
     return _SumOfCrossEntropies.apply(unit, candidates, own, 1.0 / temperature) / len(unit)
 
@@ -325,7 +326,7 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
 @_in_float32
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     """One minus the mean cosine of rows of ``(B, d)`` each (BM3)."""
-    return 1.0 - F.cosine_similarity(a, b, dim=1).mean()
+    return 1.0 - row_cosines(a, b).mean()
 
 
 @_in_float32

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.noise import signed_node_noise
+from recbole_mambarec.layers.unit import unit_rows
 
 # the published code always makes two hops, whatever its n_layers says
 HOPS = 2
@@ -39,7 +39,7 @@ class PreferenceBranch(nn.Module):
             graph: normalised user-item graph.
             noisy: add noise after each hop; the next hop spreads the noisy nodes (MENTOR).
         """
-        x = total = F.normalize(torch.cat([self.preference, self.mlp(features).float()]), dim=1)
+        x = total = unit_rows(torch.cat([self.preference, self.mlp(features).float()]))
         for _ in range(HOPS):
             x = graph.propagate(x)
             x = signed_node_noise(x) if noisy else x

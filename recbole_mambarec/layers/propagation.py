@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.layers.unit import row_cosines
 
 
 class Graph(Protocol):
@@ -53,7 +53,7 @@ def similar_layers(graph: Graph, start: Tensor, n_layers: int, with_start: bool)
     x, total = start, start if with_start else torch.zeros_like(start)
     for _ in range(n_layers):
         received = graph.propagate(x)
-        x = F.cosine_similarity(received, start, dim=1)[:, None] * received
+        x = row_cosines(received, start) * received
         total = total + x
     return total
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import propagate, similar_layers, split_nodes
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.layers.user_graph import UserGraph
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
@@ -67,7 +67,7 @@ class COHESION(MultimodalRecommender):
         ids, is_id_branch = self.item_embedding, branch == self.id_branch
         mapped = self.mlp[branch](ids if is_id_branch else self.features[branch]())
         items = ((ids.square() + mapped.float().square()) / 2 + 1e-8).sqrt()
-        start = F.normalize(torch.cat([self.preference[branch], items]), dim=1)
+        start = unit_rows(torch.cat([self.preference[branch], items]))
         total = similar_layers(self.bipartite, start, self.n_ui_layers, with_start=True)
         return total.detach() if is_id_branch and not self.trains_ids else total
 

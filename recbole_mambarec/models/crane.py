@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
@@ -16,6 +15,7 @@ from recbole_mambarec.layers.losses import bpr, info_nce_distinct, l2_half
 from recbole_mambarec.layers.profiles import NORMS, UserProfiles
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rca import RCA, unbiased
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import variant_of
 from recbole_mambarec.models.pruning import PrunedRecommender
@@ -125,7 +125,7 @@ class CRANE(PrunedRecommender):
     def _content(self, nodes: Tensor, queries: Tensor | None = None) -> Tensor:
         """Zbar of ``nodes``, all of one type, or of ``queries``, which their statistics refine."""
         content = self.rca(nodes, queries)[1]
-        return F.normalize(content.float(), dim=1) if self.unit_content else content
+        return unit_rows(content) if self.unit_content else content
 
     @torch.no_grad()
     def _refresh(self) -> None:

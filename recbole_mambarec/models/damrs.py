@@ -15,6 +15,7 @@ from recbole_mambarec.layers.losses import (
 )
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rows import all_rows
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.models.damrs_graphs import behaviour_graph, denoised_graphs
@@ -87,7 +88,7 @@ class DAMRS(MultimodalRecommender):
         # sums of exponentials, of which small differences count, are no matter for 16 bits
         with torch.autocast(batch.device.type, enabled=False):
             neighbours = sum(self._neighbour_terms(views, batch)) / len(views)
-        sides = u, F.normalize(items, dim=1)[batch], F.normalize(content, dim=1)[batch]
+        sides = u, unit_rows(items)[batch], unit_rows(content)[batch]
         return {
             "bpr": ranking.mean(),
             "neighbours": self.neighbor_weight * neighbours,
@@ -99,7 +100,7 @@ class DAMRS(MultimodalRecommender):
         self, u: Tensor, views: dict[str, Tensor], positives: Tensor, negatives: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Weights of a pair as it stands and turned around, ``(B,)`` each."""
-        unit = [F.normalize(view, dim=1) for view in views.values()]
+        unit = [unit_rows(view) for view in views.values()]
         p, n = (
             torch.stack([(u * x[rows]).sum(dim=1).sigmoid() for x in unit], dim=1) for rows in (positives, negatives)
         )
@@ -110,7 +111,7 @@ class DAMRS(MultimodalRecommender):
 
     def _neighbour_terms(self, views: dict[str, Tensor], batch: Tensor) -> list[Tensor]:
         """How badly the items of a batch resemble, in each view, their neighbours in all; repeats count once."""
-        unit = {name: F.normalize(view, dim=1) for name, view in views.items()}
+        unit = {name: unit_rows(view) for name, view in views.items()}
         lists = self._lists({name: x.detach() for name, x in unit.items()}, batch)
         terms = []
         for name, x in unit.items():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.layers.attention import EdgePattern
 from recbole_mambarec.layers.losses import bpr
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -47,12 +48,12 @@ class GRCN(MultimodalRecommender):
     def _content(self, modality: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Users and items of a modality, and each edge's attention ``(E,)`` among its user's and its item's."""
         edges = self.edges
-        items = F.normalize(F.leaky_relu(self.projection[modality](self.features[modality]())), dim=1)
-        users = F.normalize(self.preference[modality], dim=1)
+        items = unit_rows(F.leaky_relu(self.projection[modality](self.features[modality]())))
+        users = unit_rows(self.preference[modality])
         if self.variant == "paper":
             for _ in range(self.n_routing_rounds):
                 shares = edges.softmax(edges.dots(users, items), over="rows")
-                users = F.normalize(users + edges.propagate(shares, items), dim=1)
+                users = unit_rows(users + edges.propagate(shares, items))
         scores = edges.dots(users, items)
         user_attention, item_attention = edges.softmax(scores, over="rows"), edges.softmax(scores, over="columns")
         received = edges.propagate(user_attention, items), edges.propagate(item_attention, users, transposed=True)
@@ -60,7 +61,7 @@ class GRCN(MultimodalRecommender):
 
     def _ids(self, to_user: Tensor, to_item: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the ids after no, one and two hops over edges of these weights."""
-        users, items = F.normalize(self.node_ids, dim=1).split([self.data.n_users, self.data.n_items])
+        users, items = unit_rows(self.node_ids).split([self.data.n_users, self.data.n_items])
         totals = users, items
         for _ in range(2):
             users, items = (

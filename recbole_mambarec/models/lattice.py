@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.neighbours import Neighbours
@@ -11,6 +10,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.learnt_graph import WeightedNeighbours, kept_cosines, symmetric_sum
 from recbole_mambarec.layers.losses import bpr, l2_half
 from recbole_mambarec.layers.propagation import mean_of_layers, split_nodes
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.value_checks import check_share
@@ -98,7 +98,7 @@ class LATTICE(MultimodalRecommender):
         """LightGCN's users and items, plus the direction in which the item graph moves an item."""
         nodes = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         users, items = split_nodes(mean_of_layers(self.bipartite, nodes, self.n_ui_layers), self.data.n_users)
-        return users, items + F.normalize(self._spread(), dim=1)
+        return users, items + unit_rows(self._spread())
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, and L2 of the final embeddings."""

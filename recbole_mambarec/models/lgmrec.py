@@ -6,13 +6,13 @@ from itertools import combinations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce_among
 from recbole_mambarec.layers.noise import gumbel_noise
 from recbole_mambarec.layers.propagation import light_gcn, propagate, split_nodes
 from recbole_mambarec.layers.rows import all_rows
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -91,8 +91,8 @@ class LGMRec(MultimodalRecommender):
             self.bipartite, self.user_embedding.weight, self.item_embedding.weight, self.n_ui_layers
         )
         hyper = {m: self._global(m, items) for m in self.modalities}
-        local = sum(F.normalize(self._local(m), dim=1) for m in self.modalities)
-        attributes = F.normalize(cast(Tensor, sum(torch.cat(pair) for pair in hyper.values())), dim=1)
+        local = sum(unit_rows(self._local(m)) for m in self.modalities)
+        attributes = unit_rows(cast(Tensor, sum(torch.cat(pair) for pair in hyper.values())))
         users, items = split_nodes(torch.cat([users, items]) + local + self.alpha * attributes, self.data.n_users)
         return users, items, hyper
 

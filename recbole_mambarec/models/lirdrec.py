@@ -10,6 +10,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import propagate, split_nodes, sum_of_layers
 from recbole_mambarec.layers.spectral import idct
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.value_checks import check_share
@@ -86,7 +87,7 @@ class LIRDRec(MultimodalRecommender):
 
     def _branches(self) -> tuple[Tensor, Tensor]:
         """Users and items after the user-item graph, the branches side by side."""
-        nodes = [F.normalize(torch.cat([self.preference[b], self._items(b).float()]), dim=1) for b in self.hidden]
+        nodes = [unit_rows(torch.cat([self.preference[b], self._items(b).float()])) for b in self.hidden]
         total = sum_of_layers(self.bipartite, torch.cat(nodes, dim=1), self.n_ui_layers)
         return split_nodes(total, self.data.n_users)
 

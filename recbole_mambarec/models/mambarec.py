@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
@@ -17,6 +16,7 @@ from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.losses import bpr, info_nce, l2_half, mmd_gaussian
 from recbole_mambarec.layers.projection import DimensionProjection, width_for_variance
 from recbole_mambarec.layers.propagation import item_view
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
 from recbole_mambarec.value_checks import check_choice
@@ -136,7 +136,7 @@ class MambaRec(TwoViewRecommender):
         by_node = zip(side.chunk(3)[:2], behaviour.chunk(3)[:2])  # users, then positive items
         aligned = by_node if self.contrast == "views" else pairs
         contrastive = sum((info_nce(a, b, self.temperature) for a, b in aligned), u.new_zeros(()))
-        unit = [(F.normalize(a, dim=1), F.normalize(b, dim=1)) for a, b in pairs]
+        unit = [(unit_rows(a), unit_rows(b)) for a, b in pairs]
         mmd = sum((mmd_gaussian(a, b, self.mmd_bandwidth) for a, b in unit), u.new_zeros(()))
         return {
             "bpr": bpr(u, p, n),

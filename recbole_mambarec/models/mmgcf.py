@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
@@ -11,6 +10,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, l2_half
 from recbole_mambarec.layers.propagation import light_gcn
 from recbole_mambarec.layers.rows import processes
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 from recbole_mambarec.value_checks import check_choice
@@ -73,7 +73,7 @@ class MMGCF(PrunedRecommender):
         if self.weighting == "alpha":
             share = torch.sigmoid(self.alpha)
             return self._join([share * items, *((1 - share) * x for x in features)], self.join_items)
-        unit = [F.normalize(x.float(), dim=1) for x in (items, *features)]
+        unit = [unit_rows(x) for x in (items, *features)]
         return self._join([len(features) * unit[0], *unit[1:]], self.join_items)
 
     def embed(self) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.losses import bpr
 from recbole_mambarec.layers.propagation import split_nodes
 from recbole_mambarec.layers.tables import DrawnTable
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -46,7 +47,7 @@ class Tower(nn.Module):
             ids: of all nodes, ``(U + I, d)``.
         """
         items = features if self.entry is None else self.entry(features)
-        x = F.normalize(torch.cat([preference, items]), dim=1)
+        x = unit_rows(torch.cat([preference, items]))
         for message, own, combine in zip(self.message, self.own, self.combine):
             received = F.leaky_relu(message(graph.propagate(x)))
             x = F.leaky_relu(combine(torch.cat([received, F.leaky_relu(own(x)) + ids], dim=1)))

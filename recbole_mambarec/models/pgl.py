@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, info_nce
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import light_gcn, propagate
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.pruning import PrunedRecommender
 
@@ -62,7 +62,7 @@ class PGL(PrunedRecommender):
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """LightGCN of features and preferences, plus features propagated over the item graph; width d per modality."""
-        features = [F.normalize(self.projection[m](self.features[m]()).float(), dim=1) for m in self.modalities]
+        features = [unit_rows(self.projection[m](self.features[m]())) for m in self.modalities]
         items = torch.cat(features, dim=1)
         users = torch.cat([self.user_embedding[m].weight for m in self.modalities], dim=1)
         users, propagated = light_gcn(self.graph, users, items, self.n_ui_layers)

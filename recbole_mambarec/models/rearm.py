@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
@@ -16,6 +15,7 @@ from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, cross_correlation, info_nce_distinct
 from recbole_mambarec.layers.propagation import mean_of_layers, propagate, split_nodes
 from recbole_mambarec.layers.scalar_attention import ScalarAttention
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models import rearm_graphs as graphs
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -41,7 +41,7 @@ class MetaNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs at length 1 plus their mean over all nodes."""
-        made = F.normalize(self.output(self.activation(self.hidden(x))), dim=1).unflatten(1, self.shape)
+        made = unit_rows(self.output(self.activation(self.hidden(x)))).unflatten(1, self.shape)
         return (made + made.mean(dim=0)).softmax(dim=1)
 
 
@@ -157,8 +157,8 @@ class REARM(MultimodalRecommender):
         item_features = (self.item_projection[m](self.features[m]()) for m in self.modalities)
         users = torch.cat([self.user_embedding.weight, *user_features], dim=1)
         items = torch.cat([self.item_embedding.weight, *item_features], dim=1)
-        users = F.normalize(propagate(self.user_graph, users, self.n_uu_layers), dim=1)
-        items = F.normalize(propagate(self.item_graph, items, self.n_mm_layers), dim=1)
+        users = unit_rows(propagate(self.user_graph, users, self.n_uu_layers))
+        items = unit_rows(propagate(self.item_graph, items, self.n_mm_layers))
         (user_ids, *user_parts), (item_ids, *item_parts) = (x.split(self.embedding_size, dim=1) for x in (users, items))
         modal = torch.cat(
             [torch.cat([self.activation(x) for x in user_parts], dim=1), torch.cat(self._attended(item_parts), dim=1)]

@@ -13,6 +13,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, listed_similarities, sums_of_exponentials
 from recbole_mambarec.layers.propagation import split_nodes, sum_of_layers
 from recbole_mambarec.layers.rows import all_rows
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.models.tmlp_graph import most_informative
@@ -113,12 +114,12 @@ class TMLP(MultimodalRecommender):
     def embed(self) -> tuple[Tensor, Tensor]:
         """Sum of two hops over the user-item graph."""
         items = torch.cat([*(self._modal(m) for m in self.modalities), self.item_embedding.weight], dim=1)
-        start = F.normalize(torch.cat([self.preference, items.float()]), dim=1)
+        start = unit_rows(torch.cat([self.preference, items.float()]))
         return split_nodes(sum_of_layers(self.bipartite, start, HOPS), self.data.n_users)
 
     def _contrast(self, all_items: Tensor, batch: Tensor) -> Tensor:
         """Contrast of the items of a batch, ``(2B,)`` numbers with repeats."""
-        unit, present = F.normalize(all_items, dim=1), all_rows(batch)
+        unit, present = unit_rows(all_items), all_rows(batch)
         # of item j there are counts[j] rows in the batch
         counts = torch.zeros(len(unit), device=unit.device).index_add_(
             0, present, torch.ones_like(present, dtype=unit.dtype)
