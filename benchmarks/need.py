@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 # allocating, filling, copying and joining arrays is no arithmetic, nor is reading a value
 _NO_ARITHMETIC = (
     *("_local_scalar", "_record_function", "_sparse_csr", "_to_copy", "_unsafe_view", "arange", "block_diag", "cat"),
-    *("clone", "constant_pad", "copy_", "diagonal_backward", "empty", "fill_", "flip", "full", "new_", "ones", "repeat"),
-    *("scalar_tensor", "select_backward", "slice_backward", "sparse_", "squeeze_", "stack", "zero"),
+    *("clone", "constant_pad", "copy_", "diagonal_backward", "empty", "fill_", "flip", "full", "new_", "ones"),
+    *("repeat", "scalar_tensor", "select_backward", "slice_backward", "sparse_", "squeeze_", "stack", "zero"),
 )
 _PICK_ROWS = frozenset(["index", "index_select", "embedding", "gather"])
 # place of the rows among the arguments

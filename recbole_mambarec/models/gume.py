@@ -21,7 +21,7 @@ from recbole_mambarec.layers.losses import info_nce, l2_half, moment_gap
 from recbole_mambarec.layers.noise import signed_noise
 from recbole_mambarec.layers.propagation import mean_of_layers, propagate
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 
 
 class GUME(TwoViewRecommender):
@@ -66,12 +66,8 @@ class GUME(TwoViewRecommender):
         """Nodes of each modality, ``(U + I, d)``."""
         return {m: torch.cat([self.user_item.propagate(items), items]) for m, items in purified.items()}
 
-    def _fused(self, modal: dict[str, Tensor]) -> TwoViews:
-        behaviour = self._behaviour()
-        return TwoViews(behaviour, self.fusion(modal, behaviour))
-
-    def _views(self) -> TwoViews:
-        return self._fused(self._modal(self._purified()))
+    def _unfused(self) -> UnfusedViews:
+        return UnfusedViews(self._behaviour(), self._modal(self._purified()))
 
     def _extended(self, purified: dict[str, Tensor]) -> Tensor:
         """Nodes of the extended user modalities, the mean over modalities, ``(U + I, d)``."""
@@ -84,15 +80,15 @@ class GUME(TwoViewRecommender):
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """MGCN's terms; L2 of extended items; moment gaps between modalities; extended users against fused ones."""
         purified = self._purified()
-        modal = self._modal(purified)
-        views, extended = self._fused(modal), self._extended(purified)
-        fused_users, extended_users = views.side[users], extended[users]
-        gaps = [moment_gap(a, b) for a, b in combinations(modal.values(), 2)]
+        views, extended = UnfusedViews(self._behaviour(), self._modal(purified)), self._extended(purified)
+        batch = self._views_of_batch(views, users, positives, negatives)
+        fused_users, extended_users = batch[0].side, extended[users]
+        gaps = [moment_gap(a, b) for a, b in combinations(views.modal.values(), 2)]
         user_terms = info_nce(extended_users, fused_users, self.user_temperature)
         for x in (fused_users, extended_users):
             user_terms = user_terms + info_nce(signed_noise(x), signed_noise(x), self.user_temperature)
         extended_items = extended[positives + self.data.n_users]
-        return self._view_loss(views, users, positives, negatives) | {
+        return self._view_loss(*batch) | {
             "reg_extended": self.extended_weight * l2_half(extended_items, batch_size=self.batch_size),
             "gap": self.gap_weight * sum(gaps, user_terms.new_zeros(())),
             "users": self.user_weight * user_terms,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from recbole_mambarec.layers.projection import DimensionProjection, width_for_va
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 from recbole_mambarec.value_checks import check_choice
 
 # what the authors' code computes and what their text describes; each entry is also a configuration key
@@ -46,12 +47,11 @@ _ALLOWED = {
 }
 
 
-class UnfusedViews(NamedTuple):
-    """All nodes before fusion; nodes are users first, ``(U + I, d)``."""
+@dataclass(frozen=True)
+class RefinedViews(UnfusedViews):
+    """The views, and the refined features of each modality's items that are behind them, ``(I, d)``."""
 
-    refined: dict[str, Tensor]  # per modality the output of DREAM (without it, of the projection), (I, d)
-    modal: dict[str, Tensor]
-    behaviour: Tensor
+    refined: dict[str, Tensor]
 
 
 class MambaRec(TwoViewRecommender):
@@ -111,29 +111,22 @@ class MambaRec(TwoViewRecommender):
             return dict.fromkeys(dims, max(widths.values(), default=1))
         return {m: widths[m] if m == "image" else None for m in dims}
 
-    def _unfused(self) -> UnfusedViews:
+    def _unfused(self) -> RefinedViews:
         refined = {m: self.dream[m](self.projection[m](self.features[m]())) for m in self.modalities}
         modal = {}
         for m in self.modalities:
             content = self.dropout(self.norm(refined[m]))
             items = self.item_embedding.weight * torch.sigmoid(self.item_gate[m](content))
             modal[m] = item_view(self.item_graph[m], self.user_item, items, self.n_mm_layers)
-        return UnfusedViews(refined, modal, self._behaviour())
-
-    def _views(self) -> TwoViews:
-        views = self._unfused()
-        return TwoViews(views.behaviour, self.fusion(views.modal, views.behaviour))
+        return RefinedViews(self._behaviour(), modal, refined)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, regularisation, contrastive alignment and maximum mean discrepancy."""
         views = self._unfused()
-        # fusion works node by node, so only the nodes of the batch are fused
-        rows = torch.cat([users, positives + self.data.n_users, negatives + self.data.n_users])
-        behaviour = views.behaviour[rows]
-        side = self.fusion({m: view[rows] for m, view in views.modal.items()}, behaviour)
-        u, p, n = (behaviour + side).chunk(3)
+        of_users, of_positives, of_negatives = self._views_of_batch(views, users, positives, negatives)
+        u, p, n = (view.behaviour + view.side for view in (of_users, of_positives, of_negatives))
         pairs = list(combinations([refined[positives] for refined in views.refined.values()], 2))
-        by_node = zip(side.chunk(3)[:2], behaviour.chunk(3)[:2])  # users, then positive items
+        by_node = ((view.side, view.behaviour) for view in (of_users, of_positives))
         aligned = by_node if self.contrast == "views" else pairs
         contrastive = sum((info_nce(a, b, self.temperature) for a, b in aligned), u.new_zeros(()))
         unit = [(unit_rows(a), unit_rows(b)) for a, b in pairs]

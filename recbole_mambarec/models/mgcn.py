@@ -9,7 +9,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 
 
 class MGCN(TwoViewRecommender):
@@ -34,11 +34,10 @@ class MGCN(TwoViewRecommender):
         self.item_graph = ModuleDict({m: self.data.item_graph(m, config["knn_k"]) for m in self.modalities})
         self.fusion = BehaviourGuidedFusion(d, self.modalities)
 
-    def _views(self) -> TwoViews:
+    def _unfused(self) -> UnfusedViews:
         modal = {}
         for m in self.modalities:
             gate = torch.sigmoid(self.item_gate[m](self.projection[m](self.features[m]())))
             purified = self.item_embedding.weight * gate
             modal[m] = item_view(self.item_graph[m], self.user_item, purified, self.n_mm_layers)
-        behaviour = self._behaviour()
-        return TwoViews(behaviour, self.fusion(modal, behaviour))
+        return UnfusedViews(self._behaviour(), modal)

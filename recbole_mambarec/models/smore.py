@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +15,20 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
-from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.models.views import TwoViewRecommender, TwoViews, UnfusedViews
+
+
+@dataclass(frozen=True)
+class GatedViews(UnfusedViews):
+    """The views, and a dropout mask for the gate of each, drawn once per node: ``(n, d)`` each."""
+
+    masks: dict[str, Tensor]
+
+    def of(self, nodes: Tensor) -> GatedViews:
+        """The views of some nodes."""
+        views = super().of(nodes)
+        masks = {name: mask.index_select(0, nodes) for name, mask in self.masks.items()}
+        return GatedViews(views.behaviour, views.modal, masks)
 
 
 class SMORE(TwoViewRecommender):
@@ -60,8 +74,7 @@ class SMORE(TwoViewRecommender):
         filters = {view: torch.view_as_complex(self.filter[view]) for view in spectra}
         return {view: torch.fft.irfft(x * filters[view], n=d, norm="ortho") for view, x in spectra.items()}
 
-    def _views(self) -> TwoViews:
-        behaviour = self._behaviour()
+    def _unfused(self) -> GatedViews:
         modal = {
             view: item_view(
                 self.item_graph[view],
@@ -71,13 +84,17 @@ class SMORE(TwoViewRecommender):
             )
             for view, x in self._filtered().items()
         }
+        masks = {view: self.dropout(torch.ones_like(x)) for view, x in modal.items()}
+        return GatedViews(self._behaviour(), modal, masks)
+
+    def _fuse(self, views: GatedViews) -> TwoViews:
         side = []
-        for view, x in modal.items():
-            preferred = self.dropout(torch.sigmoid(self.preference[view](behaviour)))
+        for view, x in views.modal.items():
+            preferred = torch.sigmoid(self.preference[view](views.behaviour)) * views.masks[view]
             if view != self.fused_branch:
-                preferred = preferred * self.attention[view](modal[self.fused_branch]).softmax(dim=1)
+                preferred = preferred * self.attention[view](views.modal[self.fused_branch]).softmax(dim=1)
             side.append(preferred * x)
-        return TwoViews(behaviour, sum(side) / len(side))
+        return TwoViews(views.behaviour, sum(side) / len(side))
 
 
 def entrywise_maximum(graphs: Sequence[SparseGraph]) -> SparseGraph:

@@ -11,12 +11,12 @@ from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.fusion import BehaviourGuidedFusion
-from recbole_mambarec.layers.losses import bpr, info_nce, node_contrast
-from recbole_mambarec.layers.propagation import item_view, split_nodes
+from recbole_mambarec.layers.losses import bpr, info_nce
+from recbole_mambarec.layers.propagation import item_view
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import variant_of
 from recbole_mambarec.models.soil_graphs import Interest, symmetric_with_floor
-from recbole_mambarec.models.views import TwoViewRecommender, TwoViews
+from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 
 # raise it when a graph changes, so that one that is kept on disk is not taken for it
 GRAPHS_VERSION = 1
@@ -98,25 +98,22 @@ class SOIL(TwoViewRecommender):
         bipartite = SparseGraph(self.data.bipartite.scipy() + 0.5 * whole, symmetric=True)
         return bipartite, SparseGraph(self.data.user_item.scipy() + 0.5 * block)
 
-    def _views(self) -> TwoViews:
+    def _unfused(self) -> UnfusedViews:
         modal = {}
         for m in self.modalities:
             gate = torch.sigmoid(self.item_gate[m](self.projection[m](self.features[m]())))
             modal[m] = item_view(
                 self.item_graph[m], self.user_item, self.item_embedding.weight * gate, self.n_mm_layers
             )
-        behaviour = self._behaviour()
-        return TwoViews(behaviour, self.fusion(modal, behaviour))
+        return UnfusedViews(self._behaviour(), modal)
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, the contrast of the two views, and that of users with their items."""
-        views, n_users = self._views(), self.data.n_users
-        all_users, all_items = split_nodes(views.behaviour + views.side, n_users)
-        u, rows = all_users[users], positives + n_users
-        with_items = sum(info_nce(u, view[rows], self.temperature) for view in (views.behaviour, views.side))
-        between = node_contrast(views.side, views.behaviour, users, positives, n_users, self.temperature)
+        of_users, of_positives, of_negatives = self._views_of_batch(self._unfused(), users, positives, negatives)
+        u, p, n = (view.behaviour + view.side for view in (of_users, of_positives, of_negatives))
+        with_items = sum(info_nce(u, view, self.temperature) for view in of_positives)
         return {
-            "bpr": bpr(u, all_items[positives], all_items[negatives]),
-            "contrastive": self.cl_weight * between,
+            "bpr": bpr(u, p, n),
+            "contrastive": self.cl_weight * self._contrast(of_users, of_positives),
             "contrastive_users": self.user_cl_weight * with_items,
         }

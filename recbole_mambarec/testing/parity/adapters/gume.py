@@ -20,7 +20,7 @@ from recbole_mambarec.testing.parity.adapters.common import (
 )
 from recbole_mambarec.testing.parity.runner import Fixture
 
-_VIEW_CONTRAST, _USER_CONTRAST = "recbole_mambarec.layers.losses.info_nce", "recbole_mambarec.models.gume.info_nce"
+_VIEW_CONTRAST, _USER_CONTRAST = "recbole_mambarec.models.views.info_nce", "recbole_mambarec.models.gume.info_nce"
 _DRAWS = ("fused_1", "fused_2", "extended_1", "extended_2")
 
 

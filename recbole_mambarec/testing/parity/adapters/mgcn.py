@@ -5,7 +5,7 @@ from __future__ import annotations
 from recbole_mambarec.testing.parity.adapter import Adapter
 from recbole_mambarec.testing.parity.adapters.common import pair, renamed, view_parts, view_results, view_slots
 
-_CONTRAST = "recbole_mambarec.layers.losses.info_nce"
+_CONTRAST = "recbole_mambarec.models.views.info_nce"
 
 ADAPTER = Adapter(
     slots=lambda model: view_slots() | pair("image_trs", "projection.image") | pair("text_trs", "projection.text"),

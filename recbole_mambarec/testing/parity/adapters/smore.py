@@ -11,7 +11,7 @@ from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import item_tables, masks, pair, renamed, view_parts, view_results
 from recbole_mambarec.testing.parity.runner import Fixture
 
-_CONTRAST = "recbole_mambarec.layers.losses.info_nce"
+_CONTRAST = "recbole_mambarec.models.views.info_nce"
 # view -> published letter and name
 _VIEWS = {"image": ("v", "image"), "text": ("t", "text"), "fused": ("f", "fusion")}
 

@@ -12,7 +12,7 @@ from recbole_mambarec.testing.parity.adapter import Adapter, Slot
 from recbole_mambarec.testing.parity.adapters.common import call, dense, item_tables, pair, renamed, same
 from recbole_mambarec.testing.parity.runner import Fixture
 
-_VIEWS, _USERS = "recbole_mambarec.layers.losses.info_nce", "recbole_mambarec.models.soil.info_nce"
+_VIEWS, _USERS = "recbole_mambarec.models.views.info_nce", "recbole_mambarec.models.soil.info_nce"
 
 
 def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:
