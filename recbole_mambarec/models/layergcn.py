@@ -28,7 +28,7 @@ class LayerGCN(PrunedRecommender):
     odd epochs.
     """
 
-    step_memory = StepMemory(users=(24.5, 0), items=(24, 0), batch=(7, 0), tables=0)
+    step_memory = StepMemory(users=(15, 0), items=(15, 0), batch=(7, 0), tables=0)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -87,10 +88,10 @@ class SMORE(TwoViewRecommender):
         masks = {view: self.dropout(torch.ones_like(x)) for view, x in modal.items()}
         return GatedViews(self._behaviour(), modal, masks)
 
-    def _fuse(self, views: GatedViews) -> TwoViews:
-        side = []
+    def _fuse(self, views: UnfusedViews) -> TwoViews:
+        side, masks = [], cast(GatedViews, views).masks
         for view, x in views.modal.items():
-            preferred = torch.sigmoid(self.preference[view](views.behaviour)) * views.masks[view]
+            preferred = torch.sigmoid(self.preference[view](views.behaviour)) * masks[view]
             if view != self.fused_branch:
                 preferred = preferred * self.attention[view](views.modal[self.fused_branch]).softmax(dim=1)
             side.append(preferred * x)

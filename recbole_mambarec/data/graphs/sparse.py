@@ -29,7 +29,7 @@ class Csr(NamedTuple):
     rows: Tensor
     columns: Tensor
     values: Tensor
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
 
     def tensor(self) -> Tensor:
         """As a ``torch.sparse_csr`` tensor that shares the arrays."""
