@@ -85,12 +85,6 @@ def info_nce_distinct(
     return total / (shares.sum() if counted is None else shares.sum().clamp_min(1.0))
 
 
-def node_contrast(a: Tensor, b: Tensor, users: Tensor, items: Tensor, n_users: int, temperature: float) -> Tensor:
-    """:func:`info_nce` from nodes ``a`` to nodes ``b``, ``(U + I, d)`` each: items among items, users among users."""
-    rows = items + n_users
-    return info_nce(a[rows], b[rows], temperature) + info_nce(a[users], b[users], temperature)
-
-
 @_in_float32
 def dot_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """:func:`info_nce` with inner products instead of cosines, ``(B, d)`` each (SLMRec)."""
@@ -210,7 +204,7 @@ class _SumsOfExponentials(torch.autograd.Function):
 @_in_float32
 def info_nce_both(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """In-batch InfoNCE in one direction, ``(B, d)`` each, with the other anchors as negatives, too (MMSSL)."""
-    unit, other = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    unit, other = unit_rows(anchors), unit_rows(targets)
     scale = 1.0 / temperature
     itself, own = (torch.exp(scale * (unit * x).sum(dim=1)) for x in (unit, other))
     sums = sum(sums_of_exponentials(unit, all_rows(x), scale) for x in (unit, other)) - itself

@@ -14,6 +14,7 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.discriminator import Discriminator
 from recbole_mambarec.layers.losses import bpr, info_nce_both, l2_half
 from recbole_mambarec.layers.rows import all_rows, processes
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 from recbole_mambarec.models.mmssl_graphs import PickedItems, SeenItems, received, scaled_rows
@@ -133,7 +134,7 @@ class MMSSL(MultimodalRecommender):
         features = {m: self._modal(m) for m in self.modalities}
         ids = {m: self._liked(m) for m in self.modalities}
         users, items = (
-            table.weight + self.id_rate * F.normalize(self._attend([pair[side] for pair in ids.values()]), dim=1)
+            table.weight + self.id_rate * unit_rows(self._attend([pair[side] for pair in ids.values()]))
             for side, table in enumerate((self.user_embedding, self.item_embedding))
         )
         totals = [users, items]
@@ -144,7 +145,7 @@ class MMSSL(MultimodalRecommender):
             totals = [totals[0] + users, totals[1] + items]
         final = (
             total / (self.n_ui_layers + 1)
-            + self.feature_rate * sum(F.normalize(pair[side], dim=1) for pair in features.values())
+            + self.feature_rate * sum(unit_rows(pair[side]) for pair in features.values())
             for side, total in enumerate(totals)
         )
         return _Views(tuple(final), features, ids)

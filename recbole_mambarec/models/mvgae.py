@@ -13,6 +13,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.noise import node_noise
 from recbole_mambarec.layers.propagation import split_nodes
 from recbole_mambarec.layers.rows import all_rows, processes
+from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
@@ -34,7 +35,7 @@ class MeanConvolution(nn.Module):
 
     def forward(self, x: Tensor, graph: SparseGraph) -> Tensor:
         """One hop over a graph of means with self-loops."""
-        return F.dropout(F.normalize(graph.propagate(x @ self.weight) + self.bias, dim=1), self.dropout, self.training)
+        return F.dropout(unit_rows(graph.propagate(x @ self.weight) + self.bias), self.dropout, self.training)
 
 
 class Encoder(nn.Module):
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
 
     def forward(self, features: Tensor, graph: SparseGraph) -> tuple[Tensor, Tensor]:
         """``(I, in_dim)`` -> mean and log variance, ``(U + I, d)`` each."""
-        x = F.normalize(torch.cat([self.preference, self.entry(features).float()]), dim=1)
+        x = unit_rows(torch.cat([self.preference, self.entry(features).float()]))
         for convolution, gate in zip(self.hidden, self.gate):
             x = F.leaky_relu(gate(F.leaky_relu(convolution(x, graph))))
         mean, log_variance = (

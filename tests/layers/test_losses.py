@@ -15,7 +15,6 @@ from recbole_mambarec.layers.losses import (
     mean_over_distinct,
     mmd_gaussian,
     moment_gap,
-    node_contrast,
 )
 
 
@@ -60,6 +59,27 @@ def test_info_nce_prefers_aligned_pairs_and_equals_the_formula():
     similarity = torch.exp(F.normalize(a) @ F.normalize(b).T / 0.2)
     expected = -torch.log(similarity.diagonal() / similarity.sum(1)).mean()
     torch.testing.assert_close(info_nce(a, b, 0.2), expected)
+
+
+@pytest.mark.parametrize(("pairs", "columns"), [(1, 1), (60, 7), (1 << 20, 8)])
+def test_tiles_of_a_contrast_change_nothing(monkeypatch, pairs, columns):
+    """Neither the value nor the gradient, be it of cross-entropies or of sums of exponentials."""
+    anchors, candidates = torch.randn(9, 3, requires_grad=True), torch.randn(20, 3, requires_grad=True)
+    index, weights = torch.randint(0, 20, (9,)), torch.randn(9)
+    unit, targets = F.normalize(anchors, dim=1), F.normalize(candidates, dim=1)
+    logits = unit @ targets.T / 0.3
+    expected = F.cross_entropy(logits, index, reduction="sum"), (logits.exp().sum(dim=1) * weights).sum()
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": pairs})
+    monkeypatch.setattr(losses, "_COLUMNS_AT_A_TIME", {"cpu": columns})
+    found = (
+        info_nce_among(anchors, candidates, index, 0.3),
+        (losses.sums_of_exponentials(unit, targets, 1 / 0.3) * weights).sum(),
+    )
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
+        gradients = (torch.autograd.grad(x, (anchors, candidates), retain_graph=True) for x in (one, other))
+        for ours, plain in zip(*gradients):
+            torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_info_nce_survives_a_small_temperature():
@@ -133,13 +153,6 @@ def test_means_over_distinct_nodes_leave_out_those_that_do_not_count():
     assert mean_over_distinct(values, nodes, none) == 0
     a = torch.randn(4, 3)
     assert info_nce_distinct(a, a, nodes, 0.2, none) < 1e-30
-
-
-def test_node_contrast_keeps_users_and_items_apart():
-    a, b = torch.randn(2, 12, 4)
-    users, items = torch.tensor([0, 3, 6]), torch.tensor([4, 0, 1])
-    expected = info_nce(a[7:][items], b[7:][items], 0.3) + info_nce(a[:7][users], b[:7][users], 0.3)
-    torch.testing.assert_close(node_contrast(a, b, users, items, 7, 0.3), expected)
 
 
 def test_small_losses_equal_their_formulas():
