@@ -24,7 +24,7 @@ class MGCN(TwoViewRecommender):
     normalised graph, not a mean. Without modalities both views are the behaviour view.
     """
 
-    step_memory = StepMemory(users=(2, 8.5), items=(4, 10), batch=(13, 0))
+    step_memory = StepMemory(users=(8, 1), items=(8.5, 3.5), batch=(0, 20))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

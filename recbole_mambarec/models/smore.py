@@ -45,7 +45,7 @@ class SMORE(TwoViewRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(13, 8.5), items=(16.5, 14), batch=(13, 0))
+    step_memory = StepMemory(users=(10, 2), items=(13, 7.5), batch=(30, 22))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
