@@ -164,8 +164,12 @@ class Difference(NamedTuple):
     draws: bool
 
 
-def difference_to_cpu(ours, model: str, dataset: str, data_path: str, **settings) -> Difference:
-    """Compare a trainer's model with the same model on the CPU, the parameters being those of the latter."""
+def difference_to_cpu(model: str, dataset: str, data_path: str, device: str) -> Difference:
+    """Compare a model on the device with the same model on the CPU, the parameters being those of the latter."""
+    settings: dict = {"enable_amp": False}
+    if "dropout_prob" in default_properties("model", model):
+        settings["dropout_prob"] = 0.0
+    ours, *_ = prepare(model, dataset, data_path, device, **settings)
     theirs, train, _ = prepare(model, dataset, data_path, "cpu", **settings)
     state = {name: value.clone() for name, value in theirs.model.state_dict().items()}
     batch = next(iter(train))
@@ -187,6 +191,7 @@ def difference_to_cpu(ours, model: str, dataset: str, data_path: str, **settings
 
 def waits(trainer, train, device: str) -> bool:
     """Whether a step waits for the device."""
+    trainer.model.train()
     scaler = torch.amp.GradScaler(device, enabled=False)
     steps = [
         functools.partial(trainer._step, batch, trainer.model.calculate_loss, scaler) for batch in _first(train, 3)
@@ -213,14 +218,11 @@ def check_every(items: int, device: str, folder: str) -> dict[str, dict]:
     rows: dict[str, dict] = {}
     print(f"{'model':14} difference to the CPU (of what)                waits   ms/step")
     for name in registry.built_in():
-        settings: dict = {"enable_amp": False}
-        if "dropout_prob" in default_properties("model", name):
-            settings["dropout_prob"] = 0.0
-        trainer, train, _ = prepare(name, "small", folder, device, **settings)
-        found = difference_to_cpu(trainer, name, "small", folder, **settings)
+        found = difference_to_cpu(name, "small", folder, device)
+        trainer, train, _ = prepare(name, "small", folder, device, enable_amp=False)
         row: dict = found._asdict() | {"waits": False, "step_ms": None}
         if any(p.requires_grad for p in trainer.model.parameters()):
-            trainer.model.train().pre_epoch(0)
+            trainer.model.pre_epoch(0)
             row["waits"] = waits(trainer, train, device)
             few = _first(train, 5)
             steps = functools.partial(trainer._train_steps, few, 0, trainer.model.calculate_loss)
@@ -272,9 +274,7 @@ def main() -> int:
                 flush=True,
             )
             del trainer
-        checked = {"dropout_prob": 0.0, "enable_amp": False}
-        trainer, *_ = prepare(*where, **checked)
-        difference = difference_to_cpu(trainer, *where[:3], **checked).largest
+        difference = difference_to_cpu(*where).largest
         # leave the folder before it is deleted
         os.chdir("/")
     passed = difference <= TOLERANCE and not waiting

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gpu import TOLERANCE, largest_difference, main, measure, prepare, waits
+from benchmarks.gpu import TOLERANCE, check_every, difference_to_cpu, main, measure, prepare, waits
 from recbole_mambarec import registry
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.planted import QUICK, write_planted
@@ -16,7 +16,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 @pytest.mark.parametrize("model", registry.built_in())
 def test_results_equal_those_on_the_cpu(model, tmp_path):
     folder = write_planted(tmp_path)
-    assert largest_difference(model, folder.name, str(tmp_path), "cuda") <= TOLERANCE
+    assert difference_to_cpu(model, folder.name, str(tmp_path), "cuda").largest <= TOLERANCE
 
 
 @needs_gpu
@@ -44,7 +44,15 @@ def test_the_benchmark_runs_without_a_gpu(tmp_path):
     assert not waits(trainer, train, "cpu")
     figures = measure(trainer, train, valid, "cpu", 2)
     assert figures["step_ms"] > 0 and figures["gb_per_s"] > 0 and figures["epoch_s"] > 0
-    assert largest_difference("MambaRec", folder.name, str(tmp_path), "cpu") <= TOLERANCE
+    assert not difference_to_cpu("MambaRec", folder.name, str(tmp_path), "cpu").draws
+
+
+def test_models_that_draw_are_compared_by_their_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("recbole_mambarec.registry.built_in", lambda: ("VBPR", "SELFCFED_LGN"))
+    rows = check_every(300, "cpu", str(tmp_path))
+    assert rows["SELFCFED_LGN"]["draws"] and rows["SELFCFED_LGN"]["where"] == "scores"
+    assert not rows["VBPR"]["draws"] and rows["VBPR"]["largest"] == 0 and rows["VBPR"]["step_ms"] > 0
+    assert "SELFCFED_LGN" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
