@@ -6,7 +6,6 @@ import os
 import pkgutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import benchmarks
 from benchmarks import starts
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.planted import write_planted
+from tests import warm
 
 FOLDER = Path(benchmarks.__file__).parent
 
@@ -43,11 +43,8 @@ def test_starts(tmp_path, capsys):
         starts.main([f"--data_path={tmp_path}", "--dataset=other"])
 
 
-def by_path(name, *arguments):
-    """``python benchmarks/NAME.py ARGUMENTS`` from another folder, with installed packages only."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+# python benchmarks/NAME.py, from another folder and without PYTHONPATH
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def test_benchmarks_run_by_path():
@@ -57,13 +54,15 @@ def test_benchmarks_run_by_path():
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ]
     assert {"train_step", "scale", "distributed", "memory"} <= set(names)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, (out, err) in zip(names, pool.map(lambda name: by_path(name, "--help").communicate(), names)):
-            assert out.startswith("usage: ") and name in out and not err, f"{name}: {err}"
+    for name in names:
+        done = warm.python(str(FOLDER / f"{name}.py"), "--help", env=ENVIRONMENT)
+        assert done.returncode == 0 and not done.stderr, f"{name}: {done.stderr}"
+        assert done.stdout.startswith("usage: ") and name in done.stdout
 
 
 def test_children_of_a_benchmark_that_is_run_by_path():
-    # its processes are started anew and import it again
-    process = by_path("models", "VBPR", "--steps=1", "--sizes", "users=40", "items=30", "pairs=160", "batch=32")
-    out, err = process.communicate()
-    assert process.returncode == 0 and "VBPR" in out, err
+    """Its processes are started anew and import it again, and so is it itself."""
+    sizes = ["users=40", "items=30", "pairs=160", "batch=32"]
+    command = [sys.executable, str(FOLDER / "models.py"), "VBPR", "--steps=1", "--sizes", *sizes]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "VBPR" in done.stdout, done.stderr

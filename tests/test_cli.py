@@ -1,7 +1,6 @@
 """The command line as a user types it."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -176,12 +176,6 @@ def test_run_main():
 
 @pytest.mark.parametrize("script", ["run_recbole.py", "run_hyper.py"])
 def test_the_script_itself(tmp_path, script):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), "--dataset=nowhere"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.python(str(ROOT / script), "--dataset=nowhere", env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: dataset 'nowhere' not found")

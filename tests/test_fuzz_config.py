@@ -30,7 +30,7 @@ def test_each_model_runs_as_it_is(data, model):
     assert outcome(Draw(model, ()), data).kind == "finished"
 
 
-@pytest.mark.parametrize(("models", "count"), [(OURS, 120), (tuple(m for m in MODELS if m not in OURS), 120)])
+@pytest.mark.parametrize(("models", "count"), [(OURS, 60), (tuple(m for m in MODELS if m not in OURS), 60)])
 def test_random_configurations(data, models, count):
     ends = []
 

@@ -13,6 +13,7 @@ import pytest
 
 from recbole_mambarec import registry
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "outside_model"
@@ -20,11 +21,8 @@ MODEL = "AddedFeatures"
 
 
 def python(*arguments: str, site: Path, cwd: Path) -> subprocess.CompletedProcess:
-    """Python in a fresh process that finds this tree and what lies in ``site``."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, site)))}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300
-    )
+    """Python in another process that finds this tree and what lies in ``site``."""
+    return warm.python(*arguments, cwd=cwd, env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, site)))})
 
 
 def command(*arguments: str, site: Path, cwd: Path) -> str:

@@ -1,9 +1,8 @@
 """Schedule, named losses, plain checkpoints, resuming."""
 
+import os
 import pickletools
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from recbole_mambarec.checkpoint import plain, read_checkpoint
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.testing.waits import Waits
+from tests import warm
 from tests.helpers import posix
 
 
@@ -247,9 +247,7 @@ def test_a_killed_run_continues_exactly(folder, interval, continued):
     whole.fit(train, valid, verbose=False)
     # in the middle of epoch 4
     code = CRASH.format(folder=str(folder), interval=interval, steps=4 * len(train) + 2)
-    root = Path(__file__).resolve().parents[1]
-    code = f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = warm.python("-c", code, env=os.environ | {"PYTHONPATH": str(warm.ROOT)})
     assert done.returncode == -signal.SIGKILL, done.stderr
     (file,) = Path("crashed").glob("*.pth")
 

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple, cast
 from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.memory import free_gib
 
+# fresh processes: a fork would inherit the threads of torch and the memory of this process
+_CONTEXT: BaseContext = multiprocessing.get_context("spawn")
 # a job may need a little more than those before it
 _MARGIN = 1.1
 # exit status of a process that was interrupted
@@ -69,10 +72,9 @@ class Pool:
         """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
+        receiver, sender = _CONTEXT.Pipe(duplex=False)
         arguments = (sender, None if log is None else str(log), self._threads, function, args)
-        process = context.Process(target=_child, args=arguments, name=f"job {job}")
+        process = _CONTEXT.Process(target=_child, args=arguments, name=f"job {job}")
         with _interrupts_ignored():
             process.start()
         sender.close()

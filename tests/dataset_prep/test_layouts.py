@@ -213,7 +213,7 @@ numbers = st.one_of(st.integers(-1, 20), st.floats(), st.text(max_size=3), st.no
         ).map(lambda value: json.dumps(value).encode()),
     )
 )
-@settings(max_examples=200 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_json(tmp_path_factory, content):
     source = write_json(tmp_path_factory.getbasetemp() / "fuzz_json")
     (source / "train.json").write_bytes(content)

@@ -237,7 +237,7 @@ tokens = st.one_of(
 
 
 @given(st.lists(tokens, min_size=1, max_size=12, unique=True), st.lists(tokens, max_size=12))
-@settings(max_examples=400 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_join(items, names):
     """Each item gets a distinct name, the same one or the same number, or the error is one sentence."""
     try:

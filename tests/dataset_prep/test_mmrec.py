@@ -257,7 +257,7 @@ tables = st.one_of(
 
 
 @given(tables, st.one_of(st.none(), st.binary(max_size=200), st.integers(0, 400)))
-@settings(max_examples=300 * FUZZ, deadline=None)
+@settings(max_examples=100 * FUZZ, deadline=None)
 def test_fuzz_mmrec(tmp_path_factory, table, array):
     """The table is arbitrary bytes; the features are arbitrary bytes or a valid array with one byte changed."""
     source = write_mmrec(tmp_path_factory.getbasetemp() / "fuzz_mmrec")

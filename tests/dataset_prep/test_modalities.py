@@ -276,7 +276,7 @@ def test_empty_b_file(tmp_path):
 
 
 @given(st.binary(max_size=64), st.integers(0, 3), st.booleans(), st.integers(0, 20_000))
-@settings(max_examples=150 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_b(tmp_path_factory, head, n, packed, cut):
     folder = tmp_path_factory.getbasetemp()
     content = (head.ljust(16_394, b"\x7f") * n)[: max(16_394 * n - cut, 0)]

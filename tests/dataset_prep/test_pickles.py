@@ -288,7 +288,7 @@ whole = [pickle.dumps(sp.coo_matrix(some_matrix(2)).asformat(form), p) for form 
         st.tuples(st.sampled_from(whole), st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), max_size=4)),
     )
 )
-@settings(max_examples=500 * FUZZ, deadline=None)
+@settings(max_examples=100 * FUZZ, deadline=None)
 def test_fuzz_pickles(tmp_path_factory, content):
     """Arbitrary bytes, or a valid pickle with some bytes changed."""
     if isinstance(content, tuple):

@@ -172,7 +172,7 @@ records = st.one_of(
 
 
 @given(st.lists(records, min_size=1, max_size=6))
-@settings(max_examples=400 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_the_fast_and_the_slow_parser_agree(written):
     block = "".join(json.dumps(record) + "\n" for record in written).encode()
     fast = batches._json_block(block, LAYOUT)
@@ -200,7 +200,7 @@ json_like = st.lists(
 
 @example(b"\x00\x00\x00\n(\xb5/\xfd", False)
 @given(json_like, st.booleans())
-@settings(max_examples=500 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_json_lines(tmp_path_factory, content, literals):
     path = tmp_path_factory.getbasetemp() / "fuzz.json"
     path.write_bytes(content)
@@ -219,7 +219,7 @@ def test_fuzz_json_lines(tmp_path_factory, content, literals):
         ),
     )
 )
-@settings(max_examples=500 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_tables(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     path.write_bytes(content)
@@ -232,7 +232,7 @@ def test_fuzz_tables(tmp_path_factory, content):
 
 
 @given(json_like)
-@settings(max_examples=300 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_metadata(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "meta.json"
     path.write_bytes(content)
@@ -248,7 +248,7 @@ def test_fuzz_metadata(tmp_path_factory, content):
 
 @example(b",,,", False)
 @given(st.binary(max_size=300), st.booleans())
-@settings(max_examples=300 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_fuzz_gzip_and_recognition(tmp_path_factory, content, packed):
     # four cells in each line are a table of ratings
     assume(packed or not re.match(rb"\s*[^,\s][^,]*(,[^,]+){3}", content))
@@ -269,7 +269,7 @@ deep = st.recursive(
     deep,
     st.sampled_from(["title", "brand", "categories", "category", "description", "images", "imUrl", "details"]),
 )
-@settings(max_examples=400 * raw.FUZZ, deadline=None)
+@settings(max_examples=100 * raw.FUZZ, deadline=None)
 def test_odd_values_in_metadata_become_texts(value, key):
     for module in amazon.VERSIONS.values():
         item = module.item({"asin": "B1", "parent_asin": "B1", key: value})

@@ -31,7 +31,7 @@ def by_brute_force(pairs, k):
 
 
 @given(edges, st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_k_core_agrees_with_brute_force(pairs, k):
     users = np.array([user for user, _ in pairs], dtype=np.int64)
     items = np.array([item for _, item in pairs], dtype=np.int64)
@@ -46,7 +46,7 @@ def test_k_core_runs_to_the_fixed_point():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 4)), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_latest_of_each_pair(rows):
     users, items, times = (np.array([row[n] for row in rows], dtype=np.int32) for n in range(3))
     best: dict = {}

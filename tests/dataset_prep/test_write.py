@@ -32,7 +32,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, name):
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_accepted_name_is_one_plain_part_of_a_path(name):
     try:
         check_name(name)
@@ -120,7 +120,7 @@ def test_numbers_keep_their_value_and_stay_short(tmp_path):
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_accepted_ids_and_cleaned_texts_survive_the_file(text):
     import csv
     import io
@@ -140,7 +140,7 @@ def test_accepted_ids_and_cleaned_texts_survive_the_file(text):
 
 
 @given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_file_stems_are_plain_and_differ(one, other):
     if id_fault(one) or id_fault(other):
         return

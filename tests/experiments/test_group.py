@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ from recbole_mambarec.experiments.run import Busy, execute, failure, new_record
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests import warm
 from tests.experiments.test_run import RUNS
 from tests.helpers import posix
 
@@ -348,14 +348,7 @@ def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, caps
     (tmp_path / "mine.yaml").write_text("model: MambaRec\nruns: {full: {}, broken: {variant: best}}\n")
     values = QUICK | {"data_path": tmp_path, "epochs": 40, "seed": 3, "checkpoint_interval": 0}
     arguments = ["--group=mine.yaml", "--dataset=planted", *(f"--{key}={value}" for key, value in values.items())]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_recbole_group.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = warm.Python(str(ROOT / "run_recbole_group.py"), *arguments)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         curves = list(tmp_path.glob("saved/*.curve.jsonl"))
@@ -363,8 +356,8 @@ def test_the_script_is_interrupted_and_goes_on(data, tmp_path, monkeypatch, caps
             break
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    status, output = process.wait(60), process.output()
+    assert status == 130, output
     assert "stopped: the same command continues" in output and "Traceback" not in output
     assert not RUNS.exists()
     before = [json.loads(line) for line in curves[0].read_text().splitlines()[:2]]

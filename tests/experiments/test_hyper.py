@@ -1,11 +1,13 @@
-"""run_hyper.py as a user types it; the trials are real trainings in their own processes."""
+"""run_hyper.py as a user types it; the trials are real trainings in their own processes.
+
+Tests of processes themselves, which start from nothing, are in test_processes.py.
+"""
 
 import contextlib
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +18,13 @@ import yaml
 
 from recbole_mambarec.cli import run_recbole
 from recbole_mambarec.errors import UserError, run_main
-from recbole_mambarec.experiments import hyper, store
+from recbole_mambarec.experiments import hyper, processes, store
 from recbole_mambarec.experiments.hyper import main
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.trial import evaluate, trial
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec_common.files import locked
+from tests import warm
 from tests.helpers import posix
 
 pytest.importorskip("hyperopt")
@@ -30,8 +33,9 @@ HARD = {"users_per_group": 6, "items_per_group": 24}
 
 
 @pytest.fixture(autouse=True)
-def _found_in_processes(monkeypatch):
+def _processes(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(processes, "_CONTEXT", warm.server())
 
 
 def arguments(tmp_path, *more: str, space: str | None = None, **overrides) -> list[str]:
@@ -183,28 +187,25 @@ def test_a_search_of_another_process_is_refused(tmp_path):
 
 def stopped(command: list[str], how: signal.Signals, when) -> tuple[int, str]:
     """Start the script and send it a signal when ``when()`` is true; returns its exit status and output."""
-    with open("output", "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            wait_for(when, process)
-            process.send_signal(how)
-            process.wait(timeout=120)
-        finally:
-            process.kill()
-    return process.returncode, Path("output").read_text(encoding="utf-8")
+    process = warm.Python(*command)
+    try:
+        wait_for(when, process)
+    finally:
+        os.kill(process.pid, how)
+    return process.wait(120), process.output()
 
 
 @posix
 def test_a_killed_search_continues(tmp_path):
     """The script is killed during its second trial, which then continues from its checkpoint."""
     options = arguments(tmp_path, space="n_mm_layers choice [0, 1]\n", epochs=30, embedding_size=8, stopping_step=100)
-    command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
+    command = [str(ROOT / "run_hyper.py"), *options]
     _, output = stopped(command, signal.SIGKILL, checkpoint_of_second_trial)
     assert "Traceback" not in output
     (folder,) = Path("tuning").iterdir()
     assert [t.point for t in store.read(folder / "trials.jsonl")] == [{"n_mm_layers": 0}]
     finished = (folder / "trials.jsonl").read_text().splitlines()[0]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = warm.python(*command)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "1 are already recorded" in again.stdout and "trial 2 of 2: n_mm_layers=1" in again.stdout
     lines = (folder / "trials.jsonl").read_text().splitlines()
@@ -216,7 +217,7 @@ def test_a_killed_search_continues(tmp_path):
 @posix
 def test_an_interrupted_search_says_how_to_continue(tmp_path):
     options = arguments(tmp_path, space="n_mm_layers choice [0, 1]\n", epochs=1000, stopping_step=1000)
-    command = [sys.executable, str(ROOT / "run_hyper.py"), *options]
+    command = [str(ROOT / "run_hyper.py"), *options]
     status, output = stopped(command, signal.SIGTERM, lambda: list(Path("tuning").glob("*/running/*.pth")))
     assert status == 130 and "the same command continues" in output and "Traceback" not in output
 

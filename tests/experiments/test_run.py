@@ -19,13 +19,14 @@ from recbole.trainer import Trainer
 
 from recbole_mambarec.data.fingerprint import data_hash
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import group, provenance, run, store, users
+from recbole_mambarec.experiments import group, processes, provenance, run, store, users
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.significance import over_seeds
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.trainer import MultimodalTrainer
 from recbole_mambarec_common.files import locked
+from tests import warm
 from tests.helpers import posix
 
 pytest.importorskip("polars")  # results per user are kept by default
@@ -355,7 +356,8 @@ def test_a_run_in_a_process_of_its_own_has_the_same_result(data):
 
 
 @posix
-def test_a_killed_process_is_recorded(data):
+def test_a_killed_process_is_recorded(data, monkeypatch):
+    monkeypatch.setattr(processes, "_CONTEXT", warm.server())
     plan = planned(data, epochs=100_000)
     results = []
     thread = threading.Thread(target=lambda: results.append(run.execute_apart(plan, RUNS)))

@@ -1,8 +1,6 @@
 """The published numbers, and that a wrong model, file or adapter would not reproduce them."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.parity.__main__ import main
 from recbole_mambarec.testing.parity.adapter import NoAdapter, adapter_of, models_with_adapter
 from recbole_mambarec.testing.parity.runner import Fixture, check, model_of
+from tests import warm
 
 FOLDER = Path(__file__).parent / "fixtures"
 FIXTURES = sorted(FOLDER.glob("*.npz"))
@@ -243,8 +242,8 @@ def test_a_model_from_outside_brings_its_adapter(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", ["tests.parity", "recbole_mambarec.testing.parity"])
 def test_the_module_is_a_command(tmp_path, module):
-    command = [sys.executable, "-m", module, str(tmp_path / "missing.npz")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["-m", module, str(tmp_path / "missing.npz")]
+    run = warm.python(*command, cwd=ROOT)
     assert run.returncode == 2 and "no readable file of golden numbers" in run.stderr
     assert "Traceback" not in run.stderr
 
