@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ import torch
 from benchmarks.models import COLUMNS, RECBOLE_MODELS, defaults, measure
 from benchmarks.step import Sizes
 from recbole_mambarec import registry
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"users": 40, "items": 30, "pairs": 200, "batch": 16}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.models", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return warm.python("-m", "benchmarks.models", *arguments, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", [*RECBOLE_MODELS, *registry.built_in()])

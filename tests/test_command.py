@@ -12,6 +12,7 @@ from recbole_mambarec import registry
 from recbole_mambarec.testing.planted import write_planted
 from recbole_mambarec_command import command, command_line, doctor, requirements
 from recbole_mambarec_command.requirements import Requirement
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 # without anything but the standard library: no package is found
@@ -76,7 +77,7 @@ def test_every_command_has_help_of_its_own_under_its_name(monkeypatch, capsys, n
     [("dataset_prep", "dataset_prep"), ("recbole_mambarec.experiments.group", "recbole_mambarec.experiments.group")],
 )
 def test_scripts_have_their_own_names_in_their_usage(module, usage):
-    done = typed("--help", module=module)
+    done = warm.python("-m", module, "--help", cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m {usage} ")
 
 
@@ -113,7 +114,15 @@ def test_a_run_with_and_without_its_name(tmp_path, monkeypatch, capsys):
 def test_a_run_on_several_processes(tmp_path):
     write_planted(tmp_path)
     options = ["--model=BPR", "--dataset=planted", f"--data_path={tmp_path}", "--epochs=1", "--show_progress=False"]
-    done = typed("run", *options, "--nproc=2", "--port=5713")
+    done = warm.python(
+        "-m",
+        "recbole_mambarec",
+        "run",
+        *options,
+        "--nproc=2",
+        "--port=5713",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert "test result" in done.stdout.splitlines()[-1]
 

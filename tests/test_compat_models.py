@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,9 @@ from recbole.config import Config
 from recbole.quick_start import load_data_and_model, objective_function, run_recbole
 from recbole.trainer import HyperTuning
 
-import recbole_mambarec
 from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.errors import UserError
+from tests import warm
 
 # the 361 users with 100 ratings or more; a random list of 10 of the 1,600 items has a recall of 0.006
 SETTINGS = {
@@ -106,17 +104,8 @@ def test_two_processes_on_the_cpu():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    done = subprocess.run(
-        [sys.executable, "script.py", str(port), json.dumps({**SETTINGS, "gpu_id": ""})],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(recbole_mambarec.__file__).parents[1]),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(warm.ROOT), "OMP_NUM_THREADS": "1"}
+    done = warm.python("script.py", str(port), json.dumps({**SETTINGS, "gpu_id": ""}), env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["recall@10"] > BETTER_THAN_RANDOM
     assert len(list(Path("saved").glob("*.pth"))) == 1

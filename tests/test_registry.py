@@ -1,7 +1,7 @@
 """RecBole's own functions find the models of this package."""
 
+import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.models.mambarec import MambaRec
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec.trainer import MultimodalTrainer
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,14 +116,7 @@ def test_spawned_children_know_the_models(tmp_path):
         port = free.getsockname()[1]
     script = tmp_path / "spawn.py"
     script.write_text(SPAWN.format(settings=settings(tmp_path, epochs=6), port=port))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        timeout=240,
-        check=False,
-    )
+    done = warm.python(str(script), env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RECALL")]
     assert float(line.split()[1]) > 0.5

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from recbole_mambarec.compat.checkpoints import TRUST_VARIABLE
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.restored import config_from_checkpoint, on_this_machine
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests import warm
 
 GENERAL = [name for name in registry.recbole_models() if hasattr(recbole.model.general_recommender, name)]
 OTHER_FAMILIES = ["GRU4Rec", "SASRec", "FM", "DeepFM", "CKE", "KGCN"]
@@ -132,8 +131,8 @@ def test_unusual_configurations_come_back(planted, model, overrides):
 
 @pytest.mark.parametrize("model", ["SLMRec", "VBPR", "LightGCN"])
 def test_the_embedded_dataset(model):
-    # a quarter of its users
-    values = {"user_inter_num_interval": "[150,inf)"}
+    # a tenth of its users
+    values = {"user_inter_num_interval": "[250,inf)", "train_batch_size": 2048}
     file, expected = trained(model, "ml-100k", settings("unused", model, **values))
     assert loaded_scores(file) == expected
 
@@ -196,14 +195,12 @@ def test_another_process_loads_them(planted):
     made = [trained(model, "planted", settings(planted, model)) for model in ("BM3", "LightGCN")]
     root = Path(recbole_mambarec.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", TRUST_VARIABLE: "1"}
-    command = [sys.executable, "-c", LOAD, *(file for file, _ in made)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = warm.python("-c", LOAD, *(file for file, _ in made), env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == [{name: float(value) for name, value in scores.items()} for _, scores in made]
     assert all(np.isfinite(list(scores.values())).all() for scores in found)
     environment.pop(TRUST_VARIABLE)
-    alone = [sys.executable, "-c", LOAD, made[0][0]]
-    done = subprocess.run(alone, env=environment, capture_output=True, text=True, check=False)
+    done = warm.python("-c", LOAD, made[0][0], env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == found[:1]

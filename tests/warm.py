@@ -135,6 +135,8 @@ def _interpret(arguments: list[str], cwd: str, env: dict[str, str], outputs: lis
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8")
     os.chdir(cwd)
+    # where processes that it spawns look for the script
+    multiprocessing.process.ORIGINAL_DIR = cwd
     os.environ.clear()
     os.environ.update(env)
     # what this process starts is forked from it

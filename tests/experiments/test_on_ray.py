@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.experiments import hyper, on_ray, plan, store
+from recbole_mambarec.experiments import hyper, on_ray, plan, processes, store
 from recbole_mambarec.experiments.hyper import tune
 from recbole_mambarec.experiments.on_ray import RaySettings
 from recbole_mambarec.experiments.plan import resolve
@@ -20,12 +20,19 @@ from recbole_mambarec.experiments.search import Search
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.tuning import Tuning
 from recbole_mambarec.testing.planted import QUICK, write_planted
+from tests import warm
 from tests.helpers import posix
 
 pytest.importorskip("hyperopt")
 ray = pytest.importorskip("ray", reason="needs the extra [ray]", exc_type=ImportError)
 pytest.importorskip("ray.tune", reason="needs the extra [ray]", exc_type=ImportError)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _processes(monkeypatch):
+    """What is trained or tested outside the cluster."""
+    monkeypatch.setattr(processes, "_CONTEXT", warm.server())
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +203,7 @@ def test_a_search_continues_after_its_driver_was_killed(cluster, tmp_path, capsy
     script.write_text(
         CRASHING.format(overrides=arguments["overrides"], file=str(arguments["params_file"]), cluster=cluster)
     )
-    done = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True)
+    done = warm.python(str(script), env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     (file,) = Path("tuning").glob("*/trials.jsonl")
     (first,) = file.read_text().splitlines()

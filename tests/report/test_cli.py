@@ -13,6 +13,7 @@ from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.group import read_group
 from recbole_mambarec.report import cli, load, provenance
 from recbole_mambarec.report.cli import main
+from tests import warm
 from tests.report.synthetic import Synthetic, everything
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,9 +112,8 @@ def test_wrong_input_gives_one_sentence_and_no_traceback(tmp_path):
     Path("table.csv").write_text("a,b\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 of table.csv is not JSON"):
         main(["table.csv"])
-    command = [sys.executable, "-m", "recbole_mambarec.report", "absent.jsonl"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = warm.python("-m", "recbole_mambarec.report", "absent.jsonl", env=environment)
     assert done.returncode == 2 and done.stderr.startswith("error: there is no file of runs absent.jsonl")
     assert "Traceback" not in done.stderr
 

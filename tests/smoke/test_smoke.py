@@ -1,7 +1,8 @@
 """What a user does in the first hour, from an empty folder, with whatever versions are installed.
 
-Imports nothing of this source tree but what is installed: ``nox -s smoke`` runs a copy of this file against the wheel
-(with ``SMOKE_INSTALLED`` in the environment), and the test suite runs it against the tree.
+``nox -s smoke`` runs a copy of this file against the wheel, with ``SMOKE_INSTALLED`` in the environment: then every
+command is a fresh process, and nothing of this source tree is imported. The test suite runs it against the tree, with
+processes that are forked (:mod:`tests.warm`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ def call(folder: Path, *arguments: str) -> str:
     command = [*_COMMAND, *arguments]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONIOENCODING": "utf-8"}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+    if os.environ.get("SMOKE_INSTALLED"):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+    else:
+        from tests import warm
+
+        done = warm.python(*command[1:], cwd=folder, env=environment | {"PYTHONPATH": str(warm.ROOT)})
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -150,6 +156,8 @@ def test_tune_with_two_trials(prepared):
 
 
 def test_tune_on_ray(prepared):
+    if not os.environ.get("SMOKE_INSTALLED"):
+        pytest.skip("searches of the tree on ray are in tests/experiments/test_on_ray.py")
     need("ray.tune", "ray")
     (prepared / "ray.hyper").write_text("n_ui_layers choice [1, 2]\n", encoding="utf-8")
     call(
