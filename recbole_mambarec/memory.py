@@ -91,7 +91,7 @@ def need(use: StepMemory, config, data) -> Need:
             features += table
         if config["enable_amp"]:
             features += table / 2
-    batch = _batch_rows(config, pairs)
+    batch = batch_rows(config, pairs)
     counts = ((use.users, data.n_users), (use.items, data.n_items), (use.edges, pairs), (use.batch, batch))
     rows = sum((always + len(data.modalities) * each) * count for (always, each), count in counts)
     return Need(
@@ -104,7 +104,7 @@ def need(use: StepMemory, config, data) -> Need:
     )
 
 
-def _batch_rows(config, pairs: int) -> int:
+def batch_rows(config, pairs: int) -> int:
     """Pairs in the largest batch: as configured, or all pairs of an epoch if these are fewer."""
     negatives = (config["train_neg_sample_args"] or {}).get("sample_num")
     return min(config["train_batch_size"], pairs * (negatives if isinstance(negatives, int) else 1))

@@ -85,6 +85,7 @@ _BUILT_IN = {
     "LIRDRec": "recbole_mambarec.models.lirdrec:LIRDRec",
     "TMLP": "recbole_mambarec.models.tmlp:TMLP",
     "MMSSL": "recbole_mambarec.models.mmssl:MMSSL",
+    "DiffMM": "recbole_mambarec.models.diffmm:DiffMM",
     "SOIL": "recbole_mambarec.models.soil:SOIL",
     "DAMRS": "recbole_mambarec.models.damrs:DAMRS",
     "MVGAE": "recbole_mambarec.models.mvgae:MVGAE",

@@ -50,6 +50,8 @@ OF_MODEL = {
     "REARM": {"cl_weight": 0.5, "diff_weight": 0.01, "self_dropout": 0.0, "mutual_dropout": 0.0, "learning_rate": 0.02},
     "LIRDRec": {"reg_weight": 0.5},
     "SELFCFED_LGN": {"reg_weight": 0.01},
+    # later steps of the diffusion weigh thousands
+    "DiffMM": {"cl_weight": 0.5, "reg_weight": 0.01, "keep_rate": 0.5, "hidden_dim": 16, "diffusion_steps": 1},
     # the discriminator is trained, and the learnt graphs have edges
     "MMSSL": {"adversarial_weight": 0.01, "cl_weight": 0.3, "picked_share": 0.1, "discriminator_lr": 1e-6},
     # its losses are sums over the batch

@@ -33,6 +33,20 @@ def own_rows(x: Tensor) -> Tensor:
     return x.chunk(processes())[dist.get_rank()] if processes() > 1 else x
 
 
+def own_part(x: Tensor) -> Tensor:
+    """Like :func:`own_rows`, of any number of rows: the parts of processes may differ by one row."""
+    return x.tensor_split(processes())[dist.get_rank()] if processes() > 1 else x
+
+
+def joined_parts(parts: list[Tensor]) -> list[Tensor]:
+    """What was split by :func:`own_part`, put together again; without gradient."""
+    if processes() == 1:
+        return parts
+    of_all: list = [None] * processes()
+    dist.all_gather_object(of_all, [part.cpu() for part in parts])
+    return [torch.cat(found).to(part.device) for part, found in zip(parts, zip(*of_all))]
+
+
 class _Gather(torch.autograd.Function):
     """Concatenation over processes; in the backward pass each gets the sum of all gradients of its rows."""
 

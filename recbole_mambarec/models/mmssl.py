@@ -14,10 +14,11 @@ from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.discriminator import Discriminator
 from recbole_mambarec.layers.losses import bpr, info_nce_both, l2_half
 from recbole_mambarec.layers.rows import all_rows, processes
+from recbole_mambarec.layers.seen_items import SeenItems
 from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender, variant_of
-from recbole_mambarec.models.mmssl_graphs import PickedItems, SeenItems, received, scaled_rows
+from recbole_mambarec.models.mmssl_graphs import PickedItems, received, scaled_rows
 from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_share
 

@@ -425,8 +425,9 @@ class ModelContract(TrainingContract):
         model.pre_epoch(0)
         rows = self.some_batch(dataset)
         with Waits() as waits, torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
-            for _, loss in model.losses_before_step(*model.nodes_of(rows)):
-                loss.backward()
+            for losses in (model.losses_before_epoch(0), model.losses_before_step(*model.nodes_of(rows))):
+                for _, loss in losses:
+                    loss.backward()
             sum(model.calculate_loss(rows)).backward()
         assert waits.seen == []
 

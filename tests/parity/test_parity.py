@@ -119,6 +119,7 @@ OTHER_CHOICES = {
     "act_fn": {"tanh": "gelu", "gelu": "tanh"},
     "cf_model": {"lightgcn": "ngcf"},
     "weight_size": {"[8, 8]": "[8, 8, 8]"},
+    "dims": {"[10]": "[11]"},
     "regs": {"[1e-2,1e-5,1e-2]": "[1e-1,1e-5,1e-2]"},
 }
 
