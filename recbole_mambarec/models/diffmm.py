@@ -68,11 +68,12 @@ class DiffMM(MultimodalRecommender):
         self.user_embedding, self.item_embedding = self.id_embedding(data.n_users), self.id_embedding(data.n_items)
         self.features = self.feature_tables(frozen=config["freeze_features"])
         kind = check_choice("feature_map", config["feature_map"], FEATURE_MAPS)
-        self.projection = ModuleDict()
-        for m in self.modalities:
-            linear = kind == "linear" or (kind == "mixed" and m != "image")
-            self.projection[m] = nn.Linear(self.feature_dim(m), d, bias=linear)
-            nn.init.xavier_uniform_(self.projection[m].weight)
+        with_bias = {"matrix": [], "linear": self.modalities, "mixed": [m for m in self.modalities if m != "image"]}[
+            kind
+        ]
+        self.projection = ModuleDict({m: nn.Linear(self.feature_dim(m), d, m in with_bias) for m in self.modalities})
+        for layer in self.projection.values():
+            nn.init.xavier_uniform_(layer.weight)
         self.modality_weight = nn.Parameter(torch.full((len(self.modalities),), 1.0 / len(self.modalities)))
         noise = (config[key] for key in ("noise_scale", "noise_min", "noise_max"))
         self.diffusion = Diffusion(config["diffusion_steps"], *noise)
@@ -114,10 +115,9 @@ class DiffMM(MultimodalRecommender):
         everyone = torch.randperm(self.data.n_users).to(self.modality_weight.device)
         for users in everyone.split(self.block):
             share = own_part(users)
-            rows, total = self.seen(share), 0.0
-            for modality in self.modalities:
-                clean, graph = self.denoising_loss(modality, rows, *self._draws(users))
-                total = total + clean + self.graph_loss_weight * graph
+            rows = self.seen(share)
+            parts = [self.denoising_loss(m, rows, *self._draws(users)) for m in self.modalities]
+            total = torch.stack([clean + self.graph_loss_weight * graph for clean, graph in parts]).sum()
             # a mean over users, of whom processes may have different numbers
             yield "denoisers", total * (len(share) * processes() / len(users))
 

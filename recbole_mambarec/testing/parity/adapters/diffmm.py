@@ -69,6 +69,8 @@ def _use_recorded_graphs(model: AbstractRecommender, fixture: Fixture) -> None:
     """The generated graphs of the file; its draws are in an order of their own."""
     for m in model.modalities:
         items = torch.from_numpy(fixture.arrays[f"rebuild/{m}_edges"])
+        if items.shape[1] != model.rebuild_k:
+            raise UserError(f"{fixture.path}: rebuild_k is {model.rebuild_k}, but users have {items.shape[1]} edges")
         model._connect(m, items, _kept(model, fixture, m))
 
 
@@ -100,9 +102,11 @@ def _rebuilt(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
     """Denoised rows of all users, and the graphs of their largest entries."""
     users = torch.arange(fixture.meta["n_users"])
     for m in model.modalities:
-        noise = f"rebuild/noise_{m}"
+        noise = fixture.arrays.get(f"rebuild/noise_{m}") if model.sampling_steps else None
+        if model.sampling_steps and noise is None:
+            raise UserError(f"{fixture.path} has no noise for sampling_steps {model.sampling_steps}")
         with torch.no_grad():
-            scores = model.generate(m, users, torch.from_numpy(fixture.arrays[noise]) if model.sampling_steps else None)
+            scores = model.generate(m, users, None if noise is None else torch.from_numpy(noise))
         yield f"rebuild/{m}_scores", scores
         items = scores.topk(model.rebuild_k, dim=1).indices
         yield f"rebuild/{m}_edges", items
