@@ -413,6 +413,7 @@ CHECKS: dict[str, Check] = {
     "preset": unset_or(_NAME),
     "memory_limit": unset_or(number(0)),
     **dict.fromkeys(("temperature", "user_temperature", "ssl_temperature"), unset_or(ABOVE_ZERO)),
+    **dict.fromkeys(("inter_temperature", "intra_temperature", "align_temperature"), ABOVE_ZERO),
     "mmd_bandwidth": ABOVE_ZERO,
     "knn_search": unset_or(one_of("exact", "approximate")),
     "cache_dir": unset_or(_PATH),
