@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -62,30 +61,29 @@ class Need(TorchDispatchMode):
     twice. Everything else reads its arguments and writes its results once. What only moves numbers counts as nothing.
 
     Attributes:
-        seconds: needed so far.
-        flops: floating-point operations of dense products.
-        traffic: bytes of all else.
-        by_operation: seconds per operation of ATen.
+        work: name, floating-point operations of dense products and bytes of each operation of ATen.
     """
 
-    def __init__(self, speeds: Speeds) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.speeds, self.by_operation = speeds, Counter()
-        self.seconds, self.flops, self.traffic = 0.0, 0, 0
+        self.work: list[tuple[str, int, int]] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         name = function.overloadpacket.__name__
-        if function.is_view or name.startswith(_NO_ARITHMETIC):
-            return result
-        flops, traffic = _work(name, args, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], result)
-        seconds = max(flops / self.speeds.product, traffic / self.speeds.memory)
-        self.flops += flops
-        self.traffic += 0 if flops else traffic
-        self.seconds += seconds
-        self.by_operation[name] += seconds
+        if not function.is_view and not name.startswith(_NO_ARITHMETIC):
+            inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self.work.append((name, *_work(name, args, inputs, result)))
         return result
+
+    def seconds(self, speeds: Speeds) -> tuple[float, float]:
+        """Of dense products, and of all else."""
+        product = memory = 0.0
+        for _, flops, traffic in self.work:
+            needed = max(flops / speeds.product, traffic / speeds.memory)
+            product, memory = (product + needed, memory) if flops else (product, memory + needed)
+        return product, memory
 
 
 def _work(name: str, args: tuple, inputs: list[Tensor], result: object) -> tuple[int, int]:

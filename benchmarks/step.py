@@ -1,14 +1,15 @@
-"""Random data of Amazon Baby's size, and one training step on it."""
+"""Random data of Amazon Baby's size; training and evaluation on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_mambarec.ranking import HitCollector
 from recbole_mambarec.testing.data import InMemoryDataset
 
 
@@ -47,3 +48,71 @@ def step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> flo
     loss.backward()
     optimizer.step()
     return loss.item()
+
+
+class Training:
+    """A model with the optimizers that the trainer gives it.
+
+    Args:
+        model: of this package or of RecBole.
+        ours: it is of this package.
+    """
+
+    def __init__(self, model: torch.nn.Module, ours: bool) -> None:
+        self.model = model.train()
+        self._parts = model.trained_apart() if ours else {}
+        self._apart = {name: _adam(part.parameters, ours) for name, part in self._parts.items()}
+        others = {id(p) for part in self._parts.values() for p in part.parameters}
+        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in others]
+        self._optimizer = _adam(self.parameters, ours)
+        self._ours = ours
+
+    def begin_epoch(self) -> None:
+        """What is done before the first step of an epoch."""
+        if self._ours:
+            self._descend_apart(self.model.losses_before_epoch(0))
+            self.model.pre_epoch(0)
+
+    def step(self, interaction: dict[str, Tensor]) -> None:
+        """One training step."""
+        if self._parts:
+            self._descend_apart(self.model.losses_before_step(*self.model.nodes_of(interaction)))
+        self._optimizer.zero_grad()
+        total_loss(self.model, interaction).backward(inputs=self.parameters)
+        self._optimizer.step()
+
+    def _descend_apart(self, losses: Iterator[tuple[str, Tensor]]) -> None:
+        for name, loss in losses:
+            self._apart[name].zero_grad()
+            loss.backward(inputs=list(self._parts[name].parameters))
+            self._apart[name].step()
+
+
+def _adam(parameters: Iterable[torch.nn.Parameter], ours: bool) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3, **({"fused": True} if ours else {}))
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, config: dict, dataset: InMemoryDataset) -> Tensor:
+    """Rank all items but those of training for all users, each of whom has one item to find.
+
+    Args:
+        model: of this package or of RecBole.
+        config: the configuration of the model, with its metrics.
+        dataset: the training data.
+
+    Returns:
+        Which of the first items are hits, and the number of items to find, per user.
+    """
+    model.eval()
+    n_items = dataset.num("item_id")
+    collector, wanted = HitCollector(config), np.random.default_rng(1).integers(1, n_items, dataset.num("user_id"))
+    order = np.argsort(dataset.users, kind="stable")
+    known_users, known_items = (torch.from_numpy(ids[order] + 1) for ids in (dataset.users, dataset.items))
+    for users in torch.arange(1, dataset.num("user_id")).split(max(1, config["eval_batch_size"] // n_items)):
+        scores = model.full_sort_predict({"user_id": users}).view(len(users), n_items)
+        first, last = torch.searchsorted(known_users, torch.stack([users[0], users[-1] + 1])).tolist()
+        scores[known_users[first:last] - users[0], known_items[first:last]] = -torch.inf
+        rows = torch.arange(len(users))
+        collector.eval_batch_collect(scores, {}, rows, torch.from_numpy(wanted[users.numpy()]))
+    return collector.get_data_struct().get("rec.topk")
