@@ -34,7 +34,7 @@ class Speeds(NamedTuple):
     memory: float
 
 
-def measure_speeds(side: int = 2048, numbers: int = 1 << 24, repeats: int = 7) -> Speeds:
+def measure_speeds(side: int = 1024, numbers: int = 1 << 22, repeats: int = 9) -> Speeds:
     """Of this process's CPU time: a square product, and the sum of two arrays that no cache holds."""
     a, b, c = (torch.ones(side, side) for _ in range(3))
     x, y, z = (torch.ones(numbers) for _ in range(3))

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from benchmarks.models import COLUMNS, RECBOLE_MODELS, defaults, measure
+from benchmarks.need import Need, Speeds
 from benchmarks.step import Sizes
 from recbole_mambarec import registry
+from recbole_mambarec.data.graphs.sparse import Csr
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +23,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("name", [*RECBOLE_MODELS, *registry.built_in()])
-def test_every_model_can_be_measured(name):
+def test_every_model_can_be_measured(name, monkeypatch):
+    monkeypatch.setattr("benchmarks.models.measure_speeds", lambda: Speeds(8e10, 2e10))
     sizes = Sizes(**TINY, widths={"image": 16, "text": 8})
     values = measure(
         name,
@@ -31,7 +34,9 @@ def test_every_model_can_be_measured(name):
         settings={"embedding_size": 8, "knn_k": 4, "hidden_dim": 8},
     )
     assert set(values) == set(COLUMNS)
-    assert values["step_s"] > 0 and values["peak_gib"] > 0.05 and values["parameters"] > 0
+    assert values["peak_gib"] > 0.05 and values["evaluation_cpu_s"] >= 0
+    if name != "ItemKNNCBF":  # nothing is trained
+        assert values["step_s"] > 0 and values["ratio"] > 0 and values["parameters"] > 0
 
 
 def test_defaults_are_those_of_the_model():
@@ -39,17 +44,44 @@ def test_defaults_are_those_of_the_model():
     assert defaults("CRANE")["rca_layers"] == 2
 
 
-def test_one_command_prints_a_table_and_a_json_line_and_says_what_failed():
+def test_what_arithmetic_needs_is_its_operations_or_its_passes_over_the_memory():
+    a, b = torch.randn(100, 50), torch.randn(50, 80)
+    rows = torch.tensor([3, 1, 1])
+    graph = Csr(torch.tensor([0, 1, 3]), torch.tensor([4, 0, 2]), torch.ones(3), (2, 50))
+    with Need() as need:
+        product = a @ b
+        torch.cat([a, a]).mul_(2.0)
+        b.index_select(0, rows)
+        graph.times(b)
+        product.t().contiguous()
+    assert [(name, flops) for name, flops, _ in need.work[:2]] == [("mm", 2 * 100 * 50 * 80), ("mul_", 0)]
+    traffic = [numbers for _, _, numbers in need.work]
+    assert traffic[1:3] == [4 * 2 * 2 * a.numel(), 4 * 2 * 3 * 80]
+    # a row of b for each entry, indices of 8 bytes, and the result
+    assert traffic[3] == 4 * 3 * 80 + 8 * 3 + 4 * 2 * 80 and len(traffic) == 4
+    # as fast as it gets, the product has to read and write; infinitely fast memory leaves its operations
+    assert need.seconds(Speeds(1e30, 1.0)) == (traffic[0], sum(traffic[1:]))
+    assert need.seconds(Speeds(1.0, 1e30)) == (2 * 100 * 50 * 80, pytest.approx(0.0, abs=1e-20))
+
+
+def test_one_command_prints_a_table_and_a_json_line_says_what_failed_and_continues_its_log(tmp_path):
     sizes = [f"{key}={value}" for key, value in TINY.items()]
-    shape = ["--sizes", *sizes, "--widths", "text=8", "--steps", "1", "--threads", "1"]
+    files = ["--log", str(tmp_path / "log.jsonl"), "--page", str(tmp_path / "page.md")]
+    shape = ["--sizes", *sizes, "--widths", "text=8", "--steps", "1", "--threads", "1", *files]
     done = run("BPR", "CRANE", *shape, "--settings", "rca_residual=unheard-of", "embedding_size=8")
     header, _, bpr, crane, record = done.stdout.strip().splitlines()
-    assert header.startswith("| model | s / step") and bpr.startswith("| BPR | 0.")
+    assert header.startswith("| model | CPU s / step") and bpr.startswith("| BPR | 0.")
     assert crane.startswith("| CRANE |") and "rca_residual 'unheard-of' is unknown" in crane
     assert done.returncode == 1
     record = json.loads(record)
     assert record["sizes"] == TINY | {"widths": {"text": 8}}
     assert set(record["models"]["BPR"]) == set(COLUMNS) and set(record["models"]["CRANE"]) == {"error"}
+    assert bpr in (tmp_path / "page.md").read_text()
+    # a model that failed is measured again, the other one is not
+    again = run("BPR", "CRANE", *shape, "--settings", "rca_residual=unheard-of", "embedding_size=8")
+    assert bpr in again.stdout.splitlines()
+    logged = [json.loads(line)["model"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert logged == ["BPR", "CRANE", "CRANE"]
 
 
 @pytest.mark.parametrize(
