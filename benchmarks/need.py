@@ -102,8 +102,10 @@ def _work(name: str, args: tuple, inputs: list[Tensor], result: object) -> tuple
         return 0, _bytes(inputs) + _bytes(outputs)
     left, right = args[_PRODUCTS[name] :][:2]
     columns = right.shape[-1] if right.ndim > 1 else 1
-    if left.layout is torch.sparse_csr:
-        entry = left.values().element_size() + left.col_indices().element_size()
+    if left.layout is not torch.strided:
+        # a value, and a column in CSR; RecBole's own models have 64-bit rows and columns
+        indices = left.col_indices().element_size() if left.layout is torch.sparse_csr else 16
+        entry = left.element_size() + indices
         return 0, left._nnz() * (entry + columns * right.element_size()) + _bytes(outputs)
     return 2 * left.numel() * columns, _bytes(inputs) + _bytes(outputs)
 

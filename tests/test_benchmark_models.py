@@ -49,17 +49,20 @@ def test_what_arithmetic_needs_is_its_operations_or_its_passes_over_the_memory()
     a, b = torch.randn(100, 50), torch.randn(50, 80)
     rows = torch.tensor([3, 1, 1])
     graph = Csr(torch.tensor([0, 1, 3]), torch.tensor([4, 0, 2]), torch.ones(3), (2, 50))
+    pairs = graph.tensor().to_dense().to_sparse_coo()
     with Need() as need:
         product = a @ b
         torch.cat([a, a]).mul_(2.0)
         b.index_select(0, rows)
         graph.times(b)
         product.t().contiguous()
+        pairs @ b
     assert [(name, flops) for name, flops, _ in need.work[:2]] == [("mm", 2 * 100 * 50 * 80), ("mul_", 0)]
     traffic = [numbers for _, _, numbers in need.work]
     assert traffic[1:3] == [4 * 2 * 2 * a.numel(), 4 * 2 * 3 * 80]
     # a row of b for each entry, indices of 8 bytes, and the result
-    assert traffic[3] == 4 * 3 * 80 + 8 * 3 + 4 * 2 * 80 and len(traffic) == 4
+    assert traffic[3] == 4 * 3 * 80 + 8 * 3 + 4 * 2 * 80
+    assert need.work[-1] == ("mm", 0, 3 * (4 * 80 + 4 + 16) + 4 * 2 * 80)
     # as fast as it gets, the product has to read and write; infinitely fast memory leaves its operations
     assert need.seconds(Speeds(1e30, 1.0)) == (traffic[0], sum(traffic[1:]))
     assert need.seconds(Speeds(1.0, 1e30)) == (2 * 100 * 50 * 80, pytest.approx(0.0, abs=1e-20))
