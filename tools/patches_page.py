@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_mambarec import patches
 from recbole_mambarec.compat.patching import Patch
+from tools.markdown import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "patches.md"
 
@@ -50,12 +51,12 @@ def page(listed: Sequence[Patch] = patches.PATCHES) -> str:
 
 
 def _table(listed: Sequence[Patch]) -> str:
-    rows = ["| Function | Why | What it replaces |", "| --- | --- | --- |"]
+    rows = []
     for patch in listed:
         targets = "<br>".join(f"`{target}`" for target in patch.targets) or "nothing"
         condition = f" ({patch.condition})" if patch.condition else ""
-        rows.append(f"| {_function(patch)} | {patch.why}{condition} | {targets} |")
-    return "\n".join(rows) + "\n"
+        rows.append((_function(patch), patch.why + condition, targets))
+    return table(("Function", "Why", "What it replaces"), rows)
 
 
 def _function(patch: Patch) -> str:

@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,7 +21,7 @@ from recbole_mambarec.errors import UserError, error_summary
 from recbole_mambarec.memory import free_gib
 
 # fresh processes: a fork would inherit the threads of torch and the memory of this process
-_CONTEXT: BaseContext = multiprocessing.get_context("spawn")
+_CONTEXT = multiprocessing.get_context("spawn")
 # a job may need a little more than those before it
 _MARGIN = 1.1
 # exit status of a process that was interrupted

@@ -7,14 +7,17 @@ listed and left out. Exits with 1 when an array is beyond its tolerance, with 2 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.testing.parity.adapter import NoAdapter, adapter_of
-from recbole_mambarec.testing.parity.runner import Result, check, model_of
+from recbole_mambarec.testing.parity.runner import Result, check, model_of, reference_of
 
 
 def _group(result: Result) -> str:
@@ -39,6 +42,7 @@ def _options(arguments: Sequence[str] | None, files: Sequence[Path], prog: str) 
         metavar="NAME,...",
         help="compare the files of these models only; each must have an adapter and a file",
     )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the largest error of each file there")
     return parser.parse_args(arguments)
 
 
@@ -64,6 +68,7 @@ def main(
         models = {file: model for file, model in models.items() if model in wanted}
 
     shares: dict[str, float] = {}
+    summary: dict[str, dict] = {}
     beyond, arrays, left_out = 0, 0, {}
     for file, model in models.items():
         try:
@@ -73,7 +78,14 @@ def main(
             continue
         failed = [result for result in results if not result.ok]
         arrays, beyond = arrays + len(results), beyond + len(failed)
-        shares[model] = max([shares.get(model, 0.0), *(result.share for result in results)])
+        largest = max(result.share for result in results)
+        shares[model] = max(shares.get(model, 0.0), largest)
+        summary[Path(file).stem] = {
+            "model": model,
+            "reference": reference_of(file),
+            "arrays": len(results),
+            "largest_error": float(f"{largest:.3g}"),
+        }
         print(f"{file}: {len(results)} arrays, {len(failed)} beyond tolerance")
         key = (lambda r: r.quantity) if options.all else _group
         for name, group in groupby(sorted(results, key=key), key=key):
@@ -87,6 +99,9 @@ def main(
     if not shares:
         raise UserError("nothing was compared: none of the files is about a model that has an adapter")
 
+    if options.json is not None:
+        record = {"torch": torch.__version__, "files": summary}
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("largest error as a share of the tolerance: " + ", ".join(f"{m} {s:.3f}" for m, s in sorted(shares.items())))
     print(
         f"{len(models) - len(left_out)} files of {len(shares)} models: {arrays} arrays, {beyond} beyond tolerance; "

@@ -89,6 +89,15 @@ def model_of(path: str | Path) -> str:
     return _read(path, only=("config",))[1]["model"]
 
 
+def reference_of(path: str | Path) -> str:
+    """The code that computed a golden file, ``owner/repository@commit``; empty where the file does not say.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return str(_read(path, only=("config",))[1].get("reference", ""))
+
+
 class Fixture:
     """A golden file and the model built from it.
 
