@@ -169,7 +169,8 @@ def _scores(scores: dict[str, float | None]) -> list[str]:
 
 def _costs(text: str) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Header and row of each model in the table of results/models.md."""
-    found, header = {}, None
+    found: dict[str, tuple[list[str], list[list[str]]]] = {}
+    header = None
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
         if cells and cells[0] == "model":
