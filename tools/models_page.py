@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
 RESULTS = ROOT / "results"
 PARITY, COST = RESULTS / "parity.json", RESULTS / "models.md"
+RUNS = RESULTS / "runs.jsonl", RESULTS / "lfm2k.jsonl"
 #: scores of a card, and the mask under which tables are published
 METRICS, MASK = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"), "train"
 
@@ -37,8 +38,9 @@ measurements; the tests compare. What was not measured is blank.
 * **Cost**: a training step at Amazon Baby's size, on random data, under the conditions of
   [results/models.md](../results/models.md).
 * **Accuracy**: test split, validation items ranked as in published tables; means over seeds. Measured scores are those
-  of [results/runs.jsonl](../results/runs.jsonl), on the features that
-  [results/amazon-baby.md](../results/amazon-baby.md) describes.
+  of [results/runs.jsonl](../results/runs.jsonl) and [results/lfm2k.jsonl](../results/lfm2k.jsonl); on baby with
+  stand-ins for the public features ([results/amazon-baby.md](../results/amazon-baby.md)), on lfm2k with real ones
+  ([results/lfm2k.md](../results/lfm2k.md)).
 * **Citation**: please cite the paper of the model, RecBole and this package ([CITATION.cff](../CITATION.cff)).
 
 """
@@ -84,7 +86,7 @@ class Records:
     def __init__(self) -> None:
         self.parity: dict[str, dict] = json.loads(PARITY.read_text(encoding="utf-8"))["files"]
         self.cost = _costs(COST.read_text(encoding="utf-8"))
-        self.rows = load.read(sorted(RESULTS.glob("runs*.jsonl"))).comparison(load.COMPARISON)
+        self.rows = load.read(RUNS).comparison(load.COMPARISON)
         folder = next(entry.published for entry in registry.entries().values() if entry.published)
         self.datasets = [file.stem for file in sorted(folder.glob("*.yaml"))]
         self.published = {dataset: published.read(dataset, MASK) for dataset in self.datasets}
