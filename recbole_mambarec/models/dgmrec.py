@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
+from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce, info_nce_distinct
 from recbole_mambarec.layers.mutual_information import ClubEstimator
 from recbole_mambarec.layers.noise import random_order, signed_node_noise
@@ -79,7 +82,7 @@ class DGMRec(MultimodalRecommender):
         self.decoder = ModuleDict({m: nn.Linear(2 * d, self.feature_dim(m)) for m in self.modalities})
         self.gaussian = ModuleDict({m: ClubEstimator(d) for m in self.modalities})
         self.bipartite = data.bipartite
-        self.item_graph = nn.ModuleDict(
+        self.item_graph: ModuleDict[SparseGraph | BlendedGraph] = ModuleDict(
             {m: observed_graph(data, m, self.knn_k, self.released) for m in self.modalities}
         )
         present = np.stack([data.present(m) for m in self.modalities])
@@ -102,7 +105,8 @@ class DGMRec(MultimodalRecommender):
         self.generator = ModalityGenerator({m: self.data.present(m) for m in self.modalities}, self.embedding_size)
         self.blended = [m for m in self.modalities if not self.data.present(m).all() and weight > 0]
         for m in self.blended:
-            self.item_graph[m] = BlendedGraph(self.item_graph[m], np.flatnonzero(~self.data.present(m)), weight)
+            graph = cast(SparseGraph, self.item_graph[m])
+            self.item_graph[m] = BlendedGraph(graph, np.flatnonzero(~self.data.present(m)), weight)
 
     # ------------------------------------------------------------------ users and items
 
@@ -201,18 +205,20 @@ class DGMRec(MultimodalRecommender):
     @torch.no_grad()
     def generate(self) -> None:
         """Replace the features of the items that lack a modality and have another one."""
+        generator = cast(ModalityGenerator, self.generator)
         parts = self._parts()
         for m, present in zip(self.modalities, self.present):
             rows = (~present & self.present.any(dim=0)).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
-            made = self.generator.make(m, parts.general, parts.filters[m])
+            made = generator.make(m, parts.general, parts.filters[m])
             spread = propagate(self.item_graph[m], made, self.n_mm_layers)[rows]
-            self.features[m].weight[rows] = self.decoder[m](signed_node_noise(spread))
+            cast(FeatureTable, self.features[m]).weight[rows] = self.decoder[m](signed_node_noise(spread))
 
     @torch.no_grad()
     def search(self) -> None:
         """Blend the links of the items that lack a modality with those that their present features give."""
         for m in self.blended:
-            found = self.data.neighbours_among(self.features[m].weight, self.knn_k, stand_ins=self.released)
-            self.item_graph[m].blend(found)
+            learnt = cast(FeatureTable, self.features[m]).weight
+            found = self.data.neighbours_among(learnt, self.knn_k, stand_ins=self.released)
+            cast(BlendedGraph, self.item_graph[m]).blend(found)

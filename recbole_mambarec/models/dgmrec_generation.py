@@ -29,12 +29,14 @@ class ModalityGenerator(nn.Module):
         dim: width of the parts.
     """
 
+    present: Tensor
+
     def __init__(self, present: Mapping[str, np.ndarray], dim: int) -> None:
         super().__init__()
         self.modalities: Sequence[str] = list(present)
         self.from_filter = ModuleDict({m: _two_layers(dim) for m in present})
-        self.from_modality = nn.ModuleDict(
-            {m: nn.ModuleDict({o: _two_layers(dim) for o in present if o != m}) for m in present}
+        self.from_modality = ModuleDict(
+            {m: ModuleDict({o: _two_layers(dim) for o in present if o != m}) for m in present}
         )
         self.register_buffer("present", torch.from_numpy(np.stack(list(present.values()))), persistent=False)
 

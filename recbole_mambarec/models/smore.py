@@ -95,7 +95,7 @@ class SMORE(TwoViewRecommender):
             if view != self.fused_branch:
                 preferred = preferred * self.attention[view](views.modal[self.fused_branch]).softmax(dim=1)
             side.append(preferred * x)
-        return TwoViews(views.behaviour, sum(side) / len(side))
+        return TwoViews(views.behaviour, functools.reduce(torch.add, side) / len(side))
 
 
 def entrywise_maximum(graphs: Sequence[SparseGraph]) -> SparseGraph:

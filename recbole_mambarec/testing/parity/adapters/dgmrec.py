@@ -87,7 +87,7 @@ def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
     if model.generator is None:
         return
     only = [~data.present(m) & data.present(other) for m, other in zip(_MODALITIES, _MODALITIES[::-1])]
-    with recorded([np.zeros((rows.sum(), 2 * model.embedding_size), dtype=np.float32) for rows in only]):
+    with recorded([torch.zeros(int(rows.sum()), 2 * model.embedding_size) for rows in only]):
         model.generate()
     model.search()
     for m in _MODALITIES:
