@@ -60,7 +60,7 @@ class MMSSL(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(13.2, 1.5), items=(5.2, 1.3), batch=(0.6, 0))
+    step_memory = StepMemory(users=(12.1, 2.2), items=(5.9, 1.4), batch=(0.1, 0))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -196,7 +196,7 @@ class MMSSL(MultimodalRecommender):
             noise = -torch.log(-torch.log(torch.rand(seen.shape, device=seen.device) + _EPSILON) + _EPSILON)
             real = (seen + self.noise_weight * noise).softmax(dim=1)
             real += self.real_score_weight * _similarity(*views.final, users, seen)
-            real = F.normalize(real, dim=1)
+            real = unit_rows(real)
             share = torch.rand(len(fake), 1, device=fake.device)
         judge = self.discriminator
         fake, real = judge.first(fake), judge.first(real).repeat(len(self.modalities), 1)
@@ -229,7 +229,7 @@ class MMSSL(MultimodalRecommender):
 
 def _similarity(users: Tensor, items: Tensor, chosen: Tensor, seen: Tensor) -> Tensor:
     """Products of the ``chosen`` users with all items, 0 for those ``seen``, rows of length 1: ``(B, I)``."""
-    return F.normalize((users[chosen].float() @ items.float().T) * (1.0 - seen), dim=1)
+    return unit_rows((users[chosen].float() @ items.float().T) * (1.0 - seen))
 
 
 def _check(config) -> None:
