@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import Csr
+
+# numbers picked at a time: they stay in the cache of a CPU; a GPU wants few large operations
+_VALUES_AT_A_TIME = defaultdict(lambda: 1 << 28, cpu=1 << 18)
 
 
 class EdgePattern(nn.Module):
@@ -46,8 +52,12 @@ class EdgePattern(nn.Module):
         self.register_buffer(name, torch.from_numpy(values.astype(kind)), persistent=False)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Inner product of the two ends of each edge: ``(rows, d)``, ``(columns, d)`` -> ``(E,)``."""
-        return (left[self.rows] * right[self.columns]).sum(dim=1)
+        """Inner product of the two ends of each edge: ``(rows, d)``, ``(columns, d)`` -> ``(E,)``, float32."""
+        return _EdgeDots.apply(left.float(), right.float(), self)
+
+    def ends(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row and column of each edge, ``step`` edges at a time."""
+        return zip(self.rows.split(step), self.columns.split(step))
 
     def softmax(self, scores: Tensor, over: str) -> Tensor:
         """Softmax of scores among the edges of each row (``over="rows"``) or column (``"columns"``), ``(E,)``."""
@@ -80,6 +90,34 @@ def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
     return powers / scores.new_zeros(count).index_add(0, segments, powers)[segments]
 
 
+class _EdgeDots(torch.autograd.Function):
+    """Inner products of edges; the gradients are two sparse products. The ends of all edges are never held at once."""
+
+    @staticmethod
+    def forward(ctx, left: Tensor, right: Tensor, pattern: EdgePattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(left, right)
+        return _dots(left, right, pattern)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        left, right = ctx.saved_tensors
+        wanted, gradient = ctx.needs_input_grad, gradient.contiguous()
+        return (
+            ctx.pattern.entries(gradient, False).times(right) if wanted[0] else None,
+            ctx.pattern.entries(gradient, True).times(left) if wanted[1] else None,
+            None,
+        )
+
+
+def _dots(left: Tensor, right: Tensor, pattern: EdgePattern) -> Tensor:
+    step = max(1, _VALUES_AT_A_TIME[left.device.type] // max(left.shape[1], 1))
+    parts = [
+        (left.index_select(0, rows) * right.index_select(0, columns)).sum(dim=1) for rows, columns in pattern.ends(step)
+    ]
+    return torch.cat(parts)
+
+
 class _EdgeProduct(torch.autograd.Function):
     """Sparse product with a gradient for the values too, which is one inner product per edge."""
 
@@ -97,7 +135,7 @@ class _EdgeProduct(torch.autograd.Function):
         grad_values = grad_x = None
         with torch.autocast(x.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                grad_values = pattern.dots(x, gradient) if transposed else pattern.dots(gradient, x)
+                grad_values = _dots(x, gradient, pattern) if transposed else _dots(gradient, x, pattern)
             if ctx.needs_input_grad[1]:
                 grad_x = pattern.entries(values, not transposed).times(gradient)
         return grad_values, grad_x, None, None

@@ -27,7 +27,7 @@ class GRCN(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(9, 7.5), items=(8, 4.5), edges=(3, 2.2), batch=(8, 6))
+    step_memory = StepMemory(users=(8.5, 8.5), items=(10.5, 3.5), edges=(0, 0.2), batch=(8, 6.5))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
