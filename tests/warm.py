@@ -1,7 +1,7 @@
 """Processes that have imported this package already, for tests that start many: importing torch takes seconds.
 
-A server imports the package once, and each process is forked from it. Where there is no fork (Windows), a process
-starts from nothing instead. What a test says about imports, hash seeds or the state of a fresh interpreter needs
+A server imports the package once, and each process is forked from it. On other systems than Linux a process starts
+from nothing instead. What a test says about imports, hash seeds or the state of a fresh interpreter needs
 :mod:`subprocess`.
 """
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from recbole_mambarec.experiments import group, hyper, processes, trial  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
-CAN_FORK = "forkserver" in multiprocessing.get_all_start_methods()
+# macOS has libraries that a forked process may not use
+CAN_FORK = sys.platform == "linux"
 
 if CAN_FORK:
 
@@ -115,7 +116,12 @@ def python(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None 
 def _started(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Path]) -> subprocess.Popen:
     with open(outputs[0], "wb") as out, open(outputs[1], "wb") as err:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=cwd, env=env, stdout=out, stderr=err, start_new_session=True
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=env | {"PYTHONIOENCODING": "utf-8"},
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
 
 
