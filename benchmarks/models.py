@@ -25,7 +25,6 @@ if not __package__:
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -57,7 +56,6 @@ COLUMNS = {
     "evaluation_cpu_s": "CPU s / evaluation",
     "evaluation_ratio": "evaluation / need",
     "before_epoch_cpu_s": "of the epoch, before its steps",
-    "step_s": "s / step (median)",
     "build_s": "s to build",
     "peak_gib": "peak memory GiB",
     "parameters": "trained parameters",
@@ -136,7 +134,6 @@ def measure(name: str, sizes: Sizes, steps: int, threads: int, settings: dict) -
         "evaluation_cpu_s": round(min(evaluations), 2),
         "evaluation_ratio": round(min(evaluations) / sum(of_evaluation.seconds(speeds)), 2),
         "before_epoch_cpu_s": round(before[1], 3),
-        "step_s": round(statistics.median(wall for wall, _ in others), 4),
         "build_s": round(built - started, 1),
         "peak_gib": round(peak, 3),
         "parameters": sum(p.numel() for p in training.parameters) if trains else 0,
@@ -182,10 +179,9 @@ def page(measured: dict[str, dict], task: dict, command: str) -> str:
 # Cost of every model
 
 Random data of Amazon Baby's size ({sizes["users"]:,} users, {sizes["items"]:,} items, {sizes["pairs"]:,} training
-pairs; features: {widths} wide), default settings, d 64, batches of {sizes["batch"]:,}, float32,
-{task["threads"]} thread(s), torch {task["torch"]}. CPU seconds: the fastest of {task["steps"]} steps. The machine did
-other work at the same time, which slows memory down for all. Peak memory: training in a process of its own, data
-included.
+pairs; features: {widths} wide), default settings, d 64, batches of {sizes["batch"]:,}, float32, threads:
+{task["threads"]}, torch {task["torch"]}. A step is the fastest of {task["steps"]}. Peak memory: training in a process
+of its own, data included.
 
 **Need**: the operations of a step (forward, backward, optimizer) at the speeds of the last two columns, which the
 same process measured with a square product and a sum of two large arrays. A dense product needs its floating-point
