@@ -57,7 +57,8 @@ _FEATURES = (
     Patch(
         f"{_HERE}.protocol:install",
         (f"{_SAMPLER}.Sampler.get_used_ids",),
-        "The key `mask_valid_in_test` decides whether validation items are ranked at test.",
+        "The key `mask_valid_in_test` decides whether validation items are ranked at test, REARM's key"
+        " `negatives_skip_held_out` whether held-out items can be negatives.",
     ),
     Patch(
         f"{_HERE}.startup_log:install",

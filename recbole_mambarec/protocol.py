@@ -1,4 +1,4 @@
-"""The key ``protocol``, and the one part of a protocol for which RecBole has no key: which items are ranked at test."""
+"""The key ``protocol``, and what RecBole has no key for: which items are ranked at test, and which are negatives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OLD_NAME = "published"
 
 
 def install() -> None:
-    """Make the key ``mask_valid_in_test`` work for every model; a second call changes nothing."""
-    wrap(Sampler, "get_used_ids", _keep_validation_items)
+    """Make ``mask_valid_in_test`` and ``negatives_skip_held_out`` work; a second call changes nothing."""
+    wrap(Sampler, "get_used_ids", _used_ids)
 
 
 def accept(name: object) -> str | None:
@@ -52,19 +52,27 @@ def summary(config: Config) -> str:
     return f"{line}; validation items are ranked at test, as in published tables (mask_valid_in_test=False)"
 
 
-def _keep_validation_items(original: Callable, sampler: Sampler) -> dict[str, np.ndarray]:
-    """Keep a user's validation items in the ranking at test where ``mask_valid_in_test`` is False.
+def _used_ids(original: Callable, sampler: Sampler) -> dict[str, np.ndarray]:
+    """The items of each user that are not drawn as negatives, or not ranked, in each phase.
 
     At test, RecBole counts the items of training, validation and test as used and removes those that are not test items
     from the ranking. MMRec, with which the published tables were made, removes training items only, which lowers every
-    score a little. Training and validation are the same in both.
+    score a little: so does ``mask_valid_in_test: False``.
+
+    In training, a user's validation and test items can be drawn as negatives, as nobody knows them. The key
+    ``negatives_skip_held_out`` of models whose published code peeps at them keeps them out.
     """
     used = original(sampler)
     config = sampler.datasets[0].config
-    if config["mask_valid_in_test"] is not False or sampler.phases != ["train", "valid", "test"]:
+    if sampler.phases != ["train", "valid", "test"]:
         return used
-    test = sampler.datasets[sampler.phases.index("test")].inter_feat
-    items = np.array([set(train_items) for train_items in used["train"]])
-    for user, item in zip(test[sampler.uid_field].numpy(), test[sampler.iid_field].numpy()):
-        items[user].add(item)
-    return {**used, "test": items}
+    changed = {}
+    if config["mask_valid_in_test"] is False:
+        test = sampler.datasets[sampler.phases.index("test")].inter_feat
+        items = np.array([set(train_items) for train_items in used["train"]])
+        for user, item in zip(test[sampler.uid_field].numpy(), test[sampler.iid_field].numpy()):
+            items[user].add(item)
+        changed["test"] = items
+    if config["negatives_skip_held_out"]:
+        changed["train"] = used["test"]
+    return used | changed

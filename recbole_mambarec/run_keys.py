@@ -29,7 +29,11 @@ NEUTRAL = {
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
 }
 # the same for keys that one model gained later, while others have been recorded with them
-NEUTRAL_OF = {"COHESION": {"n_mm_layers": 1}}
+NEUTRAL_OF = {
+    "COHESION": {"n_mm_layers": 1},
+    "CRANE": {"variant": "paper", "feat_embed_dim": 64},
+    "REARM": {"negatives_skip_held_out": False},
+}
 
 
 def neutral_values(model: str) -> dict:

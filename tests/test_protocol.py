@@ -38,3 +38,17 @@ def test_validation_items_are_ranked_at_test_on_request_only(tmp_path, model):
     assert history(folder, model, 2, mask_valid_in_test=False) == train
     for mask in (True, False):
         assert history(folder, model, 1, mask_valid_in_test=mask) == train
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_held_out_items_can_be_negatives_unless_the_published_leak_is_asked_for(tmp_path, skip):
+    folder = write_planted(tmp_path)
+    values = {"data_path": str(folder.parent), "show_progress": False, "negatives_skip_held_out": skip}
+    config = Config("REARM", folder.name, config_dict=values)
+    dataset = create_dataset(config)
+    train, *_ = data_preparation(config, dataset)
+    parts = [interactions(folder, part) for part in (("train", "valid", "test") if skip else ("train",))]
+    items = dataset.field2id_token["item_id"]
+    for uid, user in enumerate(dataset.field2id_token["user_id"][1:], start=1):
+        assert {items[i] for i in train._sampler.used_ids[uid]} == set.union(*(part.get(user, set()) for part in parts))
+    assert history(folder, "REARM", 1, negatives_skip_held_out=skip) == interactions(folder, "train")

@@ -106,9 +106,9 @@ class MVGAE(MultimodalRecommender):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         d, data, latent = self.embedding_size, self.data, config["latent_dim"]
-        self.beta, n_layers = config["beta"], min(config["n_layers"], 2)
+        self.beta, n_layers = config["beta"], min(config["n_ui_layers"], 2)
         if n_layers < 1:
-            raise UserError(f"n_layers must be at least 1, got {config['n_layers']}")
+            raise UserError(f"n_ui_layers must be at least 1, got {config['n_ui_layers']}")
         self.released = variant_of(config) == "released"
         self.features = self.feature_tables(frozen=config["freeze_features"])
         self.item_embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(data.n_items, d)))

@@ -63,9 +63,9 @@ class REARM(MultimodalRecommender):
     what modalities have in common linearly.
 
     Readings of the published code: the networks' input is cut from the gradient *behind* the map of features, which
-    therefore keeps its initial values. A node with few neighbours has some of them repeated. Its sampler avoids
-    validation and test items, too, which leaks a little of them; negatives here are RecBole's, which know the training
-    items alone.
+    therefore keeps its initial values. A node with few neighbours has some of them repeated. Its sampler never draws a
+    user's validation and test items as negatives, which tells the model a little of what it is tested on;
+    ``negatives_skip_held_out: True`` does the same, for comparison with the published figures alone.
     """
 
     min_modalities = 1

@@ -29,10 +29,10 @@ class TestMVGAE(ModelContract):
 
     def test_more_than_two_layers_act_as_two_and_none_is_refused(self):
         dataset = random_dataset()
-        two, five = (self.build(dataset, n_layers=n).eval().embed() for n in (2, 5))
+        two, five = (self.build(dataset, n_ui_layers=n).eval().embed() for n in (2, 5))
         torch.testing.assert_close(two, five)
-        with pytest.raises(UserError, match="n_layers must be at least 1, got 0"):
-            self.build(dataset, n_layers=0)
+        with pytest.raises(UserError, match="n_ui_layers must be at least 1, got 0"):
+            self.build(dataset, n_ui_layers=0)
 
 
 def test_a_surer_expert_counts_more():

@@ -75,7 +75,7 @@ def _parts() -> dict[str, Callable[[TrainingPass], object]]:
 
 ADAPTER = Adapter(
     slots=_slots,
-    config=renamed({"dim_latent": "latent_dim"}, dropout_prob=0.0),
+    config=renamed({"dim_latent": "latent_dim", "n_layers": "n_ui_layers"}, dropout_prob=0.0),
     parts=_parts(),
     watched=(_RECONSTRUCTION, _DIVERGENCE),
     runs={
