@@ -23,13 +23,13 @@ NO_EFFECT = frozenset(
 )
 # keys that came after the first records, with the value under which they change nothing: a default that leaves results
 # as they were belongs here, so that earlier runs still count as the same ones (cl_warmup_epochs came and went)
-NEUTRAL = {
+NEUTRAL: dict[str, object] = {
     **{"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1},
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
 }
 # the same for keys that one model gained later, while others have been recorded with them
-NEUTRAL_OF = {
+NEUTRAL_OF: dict[str, dict[str, object]] = {
     "COHESION": {"n_mm_layers": 1},
     "CRANE": {"variant": "paper", "feat_embed_dim": 64},
     "REARM": {"negatives_skip_held_out": False},

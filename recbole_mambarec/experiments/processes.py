@@ -73,10 +73,7 @@ class Pool:
             log.parent.mkdir(parents=True, exist_ok=True)
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         arguments = (sender, None if log is None else str(log), self._threads, function, args)
-        # every context has it, but the common base class does not declare it
-        process = _CONTEXT.Process(  # type: ignore[attr-defined]
-            target=_child, args=arguments, name=f"job {job}"
-        )
+        process = _CONTEXT.Process(target=_child, args=arguments, name=f"job {job}")
         with _interrupts_ignored():
             process.start()
         sender.close()
