@@ -39,7 +39,7 @@ class GUME(TwoViewRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(0, 15.5), items=(0, 13.5), batch=(32, 0))
+    step_memory = StepMemory(users=(9, 7), items=(10, 6.5), batch=(13, 25))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

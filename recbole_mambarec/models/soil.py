@@ -38,7 +38,7 @@ class SOIL(TwoViewRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(6, 4.5), items=(6, 6.5), batch=(19.5, 1))
+    step_memory = StepMemory(users=(9, 1), items=(10, 3.5), batch=(14.5, 13))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -437,6 +437,7 @@ class ModelContract(TrainingContract):
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
         monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._BLOCK_VALUES", 1 << 16)
         monkeypatch.setattr("recbole_mambarec.models.damrs._SHARES_AT_A_TIME", 1 << 16)
+        monkeypatch.setattr("recbole_mambarec.data.graphs.neighbours._BLOCK_VALUES", 1 << 17)
         n_items, n_batch = 2500, 640
         dataset = random_dataset(n_users=40, n_items=n_items, dims={"image": 4, "text": 4})
         model = self.build(dataset)
@@ -458,9 +459,11 @@ class ModelContract(TrainingContract):
         return (estimate.features + estimate.step) / step_peak(model, rows)
 
     @pytest.mark.parametrize("frozen", [True, False])
-    def test_the_memory_estimate_is_near_what_training_holds(self, frozen):
+    def test_the_memory_estimate_is_near_what_training_holds(self, frozen, monkeypatch):
         if not self._trains:
             pytest.skip("nothing is trained")
+        # blocks of pairs have a fixed size, which is no part of the estimate and would count on data this small
+        monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
         share = self.memory_share(freeze_features=frozen)
         assert share > 0.75
         assert share < 1.35 or self._is_unmeasured
