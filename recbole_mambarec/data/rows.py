@@ -7,6 +7,7 @@ slice or by index array. Code that goes through a matrix in :func:`blocks` there
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class SideBySide:
         return np.concatenate([part[index] for part in self._parts], axis=1)
 
 
+Block = TypeVar("Block", covariant=True)
 Rows = np.ndarray | ItemRows | SideBySide
 
 
@@ -76,7 +78,16 @@ def side_by_side(parts: Sequence[Rows]) -> Rows:
     return np.concatenate(arrays, axis=1) if len(arrays) == len(parts) else SideBySide(parts)
 
 
-def blocks(matrix: Rows, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, np.ndarray]]:
+class Sliced(Protocol[Block]):
+    """A matrix whose rows can be sliced: an array, a tensor, or rows on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: slice, /) -> Block: ...
+
+
+def blocks(matrix: Sliced[Block], values: int = BLOCK_VALUES) -> Iterator[tuple[slice, Block]]:
     """(slice, rows) from the first row to the last, about ``values`` numbers at a time but at least one row."""
     n_rows, dim = matrix.shape
     step = max(1, values // max(dim, 1))

@@ -101,10 +101,7 @@ class FeatureBlocks:
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """(slice, its rows) from the first row to the last."""
-        step = max(1, BLOCK_VALUES // max(self.shape[1], 1))
-        for start in range(0, len(self), step):
-            place = slice(start, min(start + step, len(self)))
-            yield place, self._read(place)
+        return blocks(self, BLOCK_VALUES)
 
     def dense(self) -> Tensor:
         """The whole tensor."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from recbole_mambarec.data.rows import BLOCK_VALUES
+from recbole_mambarec.data.rows import BLOCK_VALUES, blocks
 from recbole_mambarec.layers.features import FeatureBlocks
 
 
@@ -37,7 +35,7 @@ class _MeanSquare(torch.autograd.Function):
         of_table = torch.empty_like(table) if ctx.needs_input_grad[2] else None
         scale = 2.0 / (len(x) * len(weight))
         total = weight.new_zeros(())
-        for place, rows in _blocks(table) if frozen is None else frozen.blocks():
+        for place, rows in blocks(table, BLOCK_VALUES) if frozen is None else frozen.blocks():
             gaps = torch.addmm(bias, x[place], weight.T).sub_(rows)
             total += gaps.square().sum()
             gradients[0].addmm_(gaps.T, x[place], alpha=scale)
@@ -52,9 +50,3 @@ class _MeanSquare(torch.autograd.Function):
         weight, bias, table = ctx.saved_tensors
         # in place: another array of the table's size would be the largest of a step
         return gradient * weight, gradient * bias, None if table is None else table.mul_(gradient), None, None
-
-
-def _blocks(table: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    step = max(1, BLOCK_VALUES // max(table.shape[1], 1))
-    for start in range(0, len(table), step):
-        yield slice(start, start + step), table[start : start + step]
