@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_mambarec.data.graphs.bipartite import interaction_matrix
+from recbole_mambarec.data.graphs.neighbours import LargestSoFar
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -120,16 +121,13 @@ def _search(data: TrainingData, k: int, shrink: float) -> dict[str, np.ndarray]:
     for start in tqdm(starts, desc="content neighbours", disable=not data.shows_progress or len(starts) < 2, delay=2):
         rows = slice(start, min(start + starts.step, n_items))
         own = _joined(data, rows)
-        values, indices = torch.empty(len(own), 0), torch.empty(len(own), 0, dtype=torch.int64)
+        best = LargestSoFar(len(own), k)
         for first, others in _blocks(data, columns):
             similarity = own @ others.T
             scale = torch.outer(own.norm(dim=1), others.norm(dim=1)).add_(shrink)
             similarity.div_(scale.clamp_min_(torch.finfo(scale.dtype).tiny))
-            best = similarity.topk(min(k, len(others)), dim=1)
-            values, indices = torch.cat([values, best.values], 1), torch.cat([indices, best.indices + first], 1)
-            values, kept = values.topk(min(k, values.shape[1]), dim=1)
-            indices = indices.gather(1, kept)
-        found["indices"][rows], found["similarities"][rows] = indices.numpy(), values.numpy()
+            best.add(similarity, first)
+        found["indices"][rows], found["similarities"][rows] = best.columns.numpy(), best.values.numpy()
     return found
 
 

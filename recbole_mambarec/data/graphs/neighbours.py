@@ -82,6 +82,27 @@ def nearest_neighbours(
     return found.neighbours
 
 
+class LargestSoFar:
+    """The k largest entries of each row of a matrix that comes in blocks of columns.
+
+    Attributes:
+        values, columns: of the blocks so far, ``(rows, k)``, descending; fewer than k if there were fewer columns.
+    """
+
+    def __init__(self, n_rows: int, k: int) -> None:
+        self.k = k
+        self.values, self.columns = torch.empty(n_rows, 0), torch.empty(n_rows, 0, dtype=torch.int64)
+
+    def add(self, block: Tensor, first: int) -> None:
+        """Take the columns from ``first`` on, ``(rows, n)``."""
+        best = block.topk(min(self.k, block.shape[1]), dim=1)
+        self.values = torch.cat([self.values, best.values], dim=1)
+        self.columns = torch.cat([self.columns, best.indices + first], dim=1)
+        if first > 0:
+            self.values, kept = self.values.topk(min(self.k, self.values.shape[1]), dim=1)
+            self.columns = self.columns.gather(1, kept)
+
+
 def nearest_neighbours_on_disk(
     features: Rows,
     k: int,
@@ -103,19 +124,13 @@ def nearest_neighbours_on_disk(
     products = torch.empty(block * block)
     for start in _progress(range(0, n_items, block), progress):
         rows = unit_rows(features[start : start + block])
-        values = torch.empty(len(rows), 0)
-        columns = torch.empty(len(rows), 0, dtype=torch.int64)
+        best = LargestSoFar(len(rows), found.k)
         for first in range(0, n_items, block):
             others = unit_rows(features[first : first + block])
             similarity = torch.mm(rows, others.T, out=products[: len(rows) * len(others)].view(len(rows), -1))
             _mask(similarity, start, first, absent)
-            best = similarity.topk(min(found.k, len(others)), dim=1)
-            values = torch.cat([values, best.values], dim=1)
-            columns = torch.cat([columns, best.indices + first], dim=1)
-            if first > 0:
-                values, kept = values.topk(min(found.k, values.shape[1]), dim=1)
-                columns = columns.gather(1, kept)
-        found.store(start, values, columns)
+            best.add(similarity, first)
+        found.store(start, best.values, best.columns)
     return found.neighbours
 
 
