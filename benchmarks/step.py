@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_mambarec.ranking import HitCollector
 from recbole_mambarec.testing.data import InMemoryDataset
+from recbole_mambarec.testing.memory import parameters_by_optimizer
 
 
 @dataclass(frozen=True)
@@ -59,37 +60,31 @@ class Training:
     """
 
     def __init__(self, model: torch.nn.Module, ours: bool) -> None:
-        self.model = model.train()
-        self._parts = model.trained_apart() if ours else {}
-        self._apart = {name: _adam(part.parameters, ours) for name, part in self._parts.items()}
-        others = {id(p) for part in self._parts.values() for p in part.parameters}
-        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in others]
-        self._optimizer = _adam(self.parameters, ours)
-        self._ours = ours
+        self.model, self._ours = model.train(), ours
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = parameters_by_optimizer(model) if ours else {None: trained}
+        fused = {"fused": True} if ours else {}
+        self._optimizers = {name: torch.optim.Adam(own, lr=1e-3, **fused) for name, own in self._parameters.items()}
+        self.parameters = self._parameters[None]
 
     def begin_epoch(self) -> None:
         """What is done before the first step of an epoch."""
         if self._ours:
-            self._descend_apart(self.model.losses_before_epoch(0))
+            for name, loss in self.model.losses_before_epoch(0):
+                self._descend(name, loss)
             self.model.pre_epoch(0)
 
     def step(self, interaction: dict[str, Tensor]) -> None:
         """One training step."""
-        if self._parts:
-            self._descend_apart(self.model.losses_before_step(*self.model.nodes_of(interaction)))
-        self._optimizer.zero_grad()
-        total_loss(self.model, interaction).backward(inputs=self.parameters)
-        self._optimizer.step()
+        if self._ours:
+            for name, loss in self.model.losses_before_step(*self.model.nodes_of(interaction)):
+                self._descend(name, loss)
+        self._descend(None, total_loss(self.model, interaction))
 
-    def _descend_apart(self, losses: Iterator[tuple[str, Tensor]]) -> None:
-        for name, loss in losses:
-            self._apart[name].zero_grad()
-            loss.backward(inputs=list(self._parts[name].parameters))
-            self._apart[name].step()
-
-
-def _adam(parameters: Iterable[torch.nn.Parameter], ours: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3, **({"fused": True} if ours else {}))
+    def _descend(self, name: str | None, loss: Tensor) -> None:
+        self._optimizers[name].zero_grad()
+        loss.backward(inputs=self._parameters[name])
+        self._optimizers[name].step()
 
 
 @torch.no_grad()
