@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recbole_mambarec import memory
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_choice
@@ -143,9 +144,9 @@ class MultimodalRecommender(GeneralRecommender):
         """Width of a modality's raw features."""
         return self.data.features(modality).shape[1]
 
-    def feature_tables(self, frozen: bool) -> nn.ModuleDict:
+    def feature_tables(self, frozen: bool) -> ModuleDict[FeatureTable]:
         """One :class:`FeatureTable` per modality."""
-        return nn.ModuleDict({m: FeatureTable(self.data.features(m), frozen) for m in self.modalities})
+        return ModuleDict({m: FeatureTable(self.data.features(m), frozen) for m in self.modalities})
 
     def branch_name(self, name: str) -> str:
         """``name`` for a branch that stands beside those of the modalities; ``name_`` where a modality is called so."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
-from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce, info_nce_distinct
 from recbole_mambarec.layers.mutual_information import ClubEstimator
 from recbole_mambarec.layers.noise import random_order, signed_node_noise
@@ -103,10 +102,13 @@ class DGMRec(MultimodalRecommender):
             )
         weight = check_share("ii_refined_weight", config["ii_refined_weight"])
         self.generator = ModalityGenerator({m: self.data.present(m) for m in self.modalities}, self.embedding_size)
-        self.blended = [m for m in self.modalities if not self.data.present(m).all() and weight > 0]
-        for m in self.blended:
-            graph = cast(SparseGraph, self.item_graph[m])
-            self.item_graph[m] = BlendedGraph(graph, np.flatnonzero(~self.data.present(m)), weight)
+        absent = {m: np.flatnonzero(~self.data.present(m)) for m in self.modalities}
+        self.blended = {
+            m: BlendedGraph(cast(SparseGraph, self.item_graph[m]), items, weight)
+            for m, items in absent.items()
+            if len(items) and weight > 0
+        }
+        self.item_graph.update(self.blended)
 
     # ------------------------------------------------------------------ users and items
 
@@ -213,12 +215,11 @@ class DGMRec(MultimodalRecommender):
                 continue
             made = generator.make(m, parts.general, parts.filters[m])
             spread = propagate(self.item_graph[m], made, self.n_mm_layers)[rows]
-            cast(FeatureTable, self.features[m]).weight[rows] = self.decoder[m](signed_node_noise(spread))
+            self.features[m].weight[rows] = self.decoder[m](signed_node_noise(spread))
 
     @torch.no_grad()
     def search(self) -> None:
         """Blend the links of the items that lack a modality with those that their present features give."""
-        for m in self.blended:
-            learnt = cast(FeatureTable, self.features[m]).weight
-            found = self.data.neighbours_among(learnt, self.knn_k, stand_ins=self.released)
-            cast(BlendedGraph, self.item_graph[m]).blend(found)
+        for m, graph in self.blended.items():
+            found = self.data.neighbours_among(self.features[m].weight, self.knn_k, stand_ins=self.released)
+            graph.blend(found)
