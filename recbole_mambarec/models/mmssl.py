@@ -163,7 +163,7 @@ class MMSSL(MultimodalRecommender):
         contrast = sum(info_nce_both(pair[0][users], rows[0], self.temperature) for pair in views.ids.values())
         squares = sum(x.float().square().sum() for pair in views.features.values() for x in pair)
         with torch.autocast(users.device.type, enabled=False):
-            looks = self._similarities(views.features, everyone)
+            looks = similarities(views.features, everyone, self.seen(everyone))
             judged = self.discriminator(torch.cat(list(looks.values()))).mean()
         if self.training:
             self.picked.add(everyone, {m: x.detach() for m, x in looks.items()})
@@ -192,7 +192,7 @@ class MMSSL(MultimodalRecommender):
         """Mean score of similarities, minus that of interactions, and the penalty for slopes other than 1."""
         with torch.no_grad():
             views, seen = self._views(), self.seen(users)
-            fake = torch.cat(list(self._similarities(views.features, users).values()))
+            fake = torch.cat(list(similarities(views.features, users, seen).values()))
             noise = -torch.log(-torch.log(torch.rand(seen.shape, device=seen.device) + _EPSILON) + _EPSILON)
             real = (seen + self.noise_weight * noise).softmax(dim=1)
             real += self.real_score_weight * _similarity(*views.final, users, seen)
@@ -207,11 +207,6 @@ class MMSSL(MultimodalRecommender):
             "penalty": self.penalty_weight * penalty,
         }
 
-    def _similarities(self, features: dict[str, tuple[Tensor, Tensor]], users: Tensor) -> dict[str, Tensor]:
-        """Per modality, how similar all items are to each of ``users``, ``(B, I)``."""
-        seen = self.seen(users)
-        return {m: _similarity(*pair, users, seen) for m, pair in features.items()}
-
     def pre_epoch(self, epoch: int) -> None:
         """Collect items for the learnt graphs anew."""
         self.picked.begin_epoch()
@@ -225,6 +220,11 @@ class MMSSL(MultimodalRecommender):
         device, learnt = self.user_embedding.weight.device, para["learnt"]
         self.picked.edges = None if learnt is None else {m: edges.to(device) for m, edges in learnt.items()}
         self._scored = None
+
+
+def similarities(features: dict[str, tuple[Tensor, Tensor]], chosen: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """:func:`_similarity` in each modality."""
+    return {m: _similarity(*pair, chosen, seen) for m, pair in features.items()}
 
 
 def _similarity(users: Tensor, items: Tensor, chosen: Tensor, seen: Tensor) -> Tensor:

@@ -158,10 +158,10 @@ def reconstruction(users: Tensor, positives: Tensor, negatives: Tensor, released
     """
     preferred = (users * positives).sum(dim=1)
     if released:
+        candidates = all_rows(negatives)
         with torch.no_grad():
-            candidates = all_rows(negatives)
             hardest = torch.cat([(block @ candidates.T).argmax(dim=1) for block in users.split(512)])
-        other = (users * all_rows(negatives)[hardest]).sum(dim=1)
+        other = (users * candidates[hardest]).sum(dim=1)
         margins = preferred.sigmoid() - other.sigmoid()
     else:
         margins = preferred - (users * negatives).sum(dim=1)

@@ -7,6 +7,7 @@ import torch
 from recbole_mambarec.checkpoint import read_checkpoint
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.discriminator import Discriminator
+from recbole_mambarec.models.mmssl import similarities
 from recbole_mambarec.testing.contract import ModelContract
 from recbole_mambarec.testing.data import random_dataset
 from recbole_mambarec.testing.planted import write_planted
@@ -51,7 +52,7 @@ class TestMMSSL(ModelContract):
         users = rows["user_id"] - 1
         for _ in range(2):
             with torch.no_grad():
-                looks = model._similarities(model.train()._views().features, users)
+                looks = similarities(model.train()._views().features, users, model.seen(users))
             model.calculate_loss(rows)
         learnt = model.other_parameter()["learnt"]["image"]
         assert learnt.shape[1] == 2 * 2 * 16

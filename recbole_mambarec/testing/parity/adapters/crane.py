@@ -8,17 +8,24 @@ import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
-from recbole_mambarec.testing.parity.adapters.common import EPOCH_DRAW, dense, pair, prune, pruned_results, same
+from recbole_mambarec.testing.parity.adapters.common import (
+    EPOCH_DRAW,
+    dense,
+    pair,
+    prune,
+    pruned_results,
+    renamed,
+    same,
+)
 from recbole_mambarec.testing.parity.runner import Fixture
 
 _MODULE, _INNER = "cross_modal_attention", {"image": "visual_proj", "text": "textual_proj"}
 
 
 def _config(published: dict) -> dict:
-    names = {"knn_k": "n_neighbors"}
-    config = {names.get(key, key): value for key, value in published.items()}
+    config = renamed({"knn_k": "n_neighbors"}, variant="released", freeze_features=False)(published)
     # their lists of neighbours begin with the item itself
-    return config | {"n_neighbors": published["knn_k"] - 1, "variant": "released", "freeze_features": False}
+    return config | {"n_neighbors": config["n_neighbors"] - 1}
 
 
 def _slots(model: AbstractRecommender) -> dict[str, Slot | None]:

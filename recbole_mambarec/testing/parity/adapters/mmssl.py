@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 
+from recbole_mambarec.models.mmssl import similarities
 from recbole_mambarec.testing.parity.adapter import Adapter, Run, Slot
 from recbole_mambarec.testing.parity.adapters.common import call, dense, gradients_apart, pair, renamed, same, weighted
 from recbole_mambarec.testing.parity.recorded import recorded
@@ -94,7 +95,7 @@ def _discriminated(fixture: Fixture, prefix: str, number: int) -> Iterator[tuple
     yield f"{prefix}/part/discriminator_real", -parts["real"].item()
     yield f"{prefix}/part/penalty", parts["penalty"].item() / fixture.config["penalty_weight"]
     with torch.no_grad():
-        for modality, rows in model._similarities(model._views().features, users).items():
+        for modality, rows in similarities(model._views().features, users, model.seen(users)).items():
             yield f"{prefix}/part/{modality}_similarity", rows
     folder = "grad" if prefix == "train" else f"{prefix}/grad"
     yield from gradients_apart(model, fixture, [("discriminator", sum(parts.values()))], folder)
