@@ -111,7 +111,7 @@ def _rebuilt_graphs(fixture: Fixture) -> Iterator[tuple[str, object]]:
     chosen = model.picked.collected
     users = torch.from_numpy(fixture.arrays["batch_users"])
     with torch.no_grad():
-        looks = model._similarities(model._views().features, users)
+        looks = similarities(model._views().features, users, model.seen(users))
     for modality, (pairs,) in chosen.items():
         # ties may be broken in another way: what counts is how similar the picks are
         golden = torch.from_numpy(fixture.arrays[f"rebuilt/{modality}_pairs"])
