@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import amazon, check, features, fetch_images, layouts, table
+from .commands import amazon, check, features, fetch_images, layouts, mask, table
 
 _PROG = "python -m dataset_prep"
 
@@ -14,7 +14,7 @@ def parser(prog: str = _PROG) -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog=prog, description="Turn raw files into a dataset that models can be trained on.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (amazon, layouts, table, features, fetch_images, check):
+    for module in (amazon, layouts, table, features, fetch_images, mask, check):
         module.add(commands)
     return top
 

@@ -265,6 +265,37 @@ def _recipe(name: str, value: object) -> str | None:
     return fault or (None if named else f"{name} names no column in {short(dict(value))}: add the key 'fields'")
 
 
+def _kinds(name: str, value: object) -> str | None:
+    return None if value is None or is_name(value) else list_of(_NAME, "a list of names", empty=False)(name, value)
+
+
+_MASK = fields(
+    {
+        "rate": number(0, 1),
+        "kinds": _kinds,
+        "seed": unset_or(whole(0, 2**32 - 1)),
+        "file": _PATH,
+        "sha256": _TEXT,
+    }
+)
+
+
+def _mask(name: str, value: Any) -> str | None:
+    if value is None or _PATH(name, value) is None:
+        return None
+    if isinstance(value, Mapping):
+        fault = _MASK(name, value)
+        if fault is None and ("rate" in value) == ("file" in value):
+            return f"{name} needs either a rate or a file, got {short(dict(value))}"
+        return fault
+    if is_number(value):
+        return number(0, 1)(name, value)
+    return (
+        f"{name} must be the path of a mask, a rate from 0 to 1, or a rule such as {{'rate': 0.4, 'kinds': ['text']}}, "
+        f"got {short(value)}"
+    )
+
+
 _CLIP = fields(
     {
         "max_norm": ABOVE_ZERO,
@@ -419,6 +450,12 @@ CHECKS: dict[str, Check] = {
     "cache_dir": unset_or(_PATH),
     "resume_from": unset_or(_PATH),
     "modalities": lambda name, value: None if value is None or isinstance(value, str) else _NAMES(name, value),
+    "missing_modalities": _mask,
+    "impute_missing": unset_or(
+        one_of("mean", "zero", "neighbours", "propagate", "knn-interactions", "drop", "learned")
+    ),
+    "impute_neighbours": whole(1),
+    "modality_dropout": kind("a number from 0 to below 1", lambda value: is_number(value, 0, 1) and value < 1),
     "derive_modalities": unset_or(mapping_of(_recipe, "a mapping of modalities to recipes")),
 }
 

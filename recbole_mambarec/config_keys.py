@@ -13,10 +13,11 @@ from recbole.config import Config
 from recbole_mambarec import presets, registry, renamed
 from recbole_mambarec.errors import UserError
 
-# keys that only the trainer of this package reads: RecBole's trainers would silently ignore them
+# keys that only the trainer and the models of this package read: RecBole's would silently ignore them
 OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),
+    *("impute_missing", "impute_neighbours", "modality_dropout"),
 )
 # keys of the command line and of RecBole's own code that no YAML file lists
 _OTHER_KEYS = (

@@ -91,6 +91,9 @@ def need(use: StepMemory, config, data) -> Need:
             features += table
         if config["enable_amp"]:
             features += table / 2
+        if config["modality_dropout"]:
+            # the table with the rows of a step replaced
+            features += table
     batch = batch_rows(config, pairs)
     counts = ((use.users, data.n_users), (use.items, data.n_items), (use.edges, pairs), (use.batch, batch))
     rows = sum((always + len(data.modalities) * each) * count for (always, each), count in counts)

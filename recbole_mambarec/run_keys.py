@@ -27,6 +27,7 @@ NEUTRAL: dict[str, object] = {
     **{"worker": 0, "lr_boost": 1.0, "lr_boost_epochs": 4, "cl_warmup_epochs": 0, "ii_refresh": 1},
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
+    **{"missing_modalities": 0, "impute_neighbours": 10, "modality_dropout": 0.0},
 }
 # the same for keys that one model gained later, while others have been recorded with them
 NEUTRAL_OF: dict[str, dict[str, object]] = {
@@ -45,7 +46,8 @@ def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     """SHA-256 (hexadecimal) of what a result depends on.
 
     :data:`NO_EFFECT` and keys at their neutral value (:func:`neutral_values`) do not count. As for RecBole, an unset
-    configuration key equals an absent one. 1.0 equals 1. A renamed key counts under its old name
+    configuration key equals an absent one. 1.0 equals 1. Of a file whose hash is recorded, the name does not count. A
+    renamed key counts under its old name
     (:mod:`recbole_mambarec.renamed`), so that a run recorded by an earlier version is still the same run.
     """
     same = neutral_values(model).items()
@@ -57,7 +59,10 @@ def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
 
 def _normal(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _normal(entry) for key, entry in value.items() if entry is not None}
+        hashed = "sha256" in value
+        return {
+            key: _normal(entry) for key, entry in value.items() if entry is not None and not (hashed and key == "file")
+        }
     if isinstance(value, list):
         return [_normal(entry) for entry in value]
     if isinstance(value, float) and value.is_integer():

@@ -58,6 +58,7 @@ class MultimodalTrainer(Trainer):
     saved_model_file: str
 
     def __init__(self, config, model) -> None:
+        model.tables_with_dropout()  # or an error, before hours of training
         self._parts = model.trained_apart()
         self._apart_ids = {id(p) for part in self._parts.values() for p in part.parameters}
         if not config["single_spec"]:

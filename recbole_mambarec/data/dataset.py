@@ -12,6 +12,8 @@ from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import ArrayCache, default_cache_folder
 from recbole_mambarec.data.derive import derive_modality
 from recbole_mambarec.data.folder import item_tokens, modality_files
+from recbole_mambarec.data.imputation import imputed
+from recbole_mambarec.data.missing import all_modalities, hidden_items
 from recbole_mambarec.data.modality import ItemFeatures, Modality
 from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
@@ -55,7 +57,8 @@ class MultimodalDataset(Dataset):
 
     Configuration keys: ``modalities`` (names, in order; ``[]`` for none; unset: all that the folder has),
     ``derive_modalities`` (recipes for datasets without arrays, see :mod:`recbole_mambarec.data.derive`),
-    ``feature_memory`` (larger arrays stay on disk), ``cache_dir``.
+    ``feature_memory`` (larger arrays stay on disk), ``missing_modalities`` and ``impute_missing``
+    (:mod:`~recbole_mambarec.data.missing`, :mod:`~recbole_mambarec.data.imputation`), ``cache_dir``.
 
     Attributes:
         item_features: modality -> :class:`ItemFeatures`, rows in internal item order.
@@ -100,6 +103,7 @@ class MultimodalDataset(Dataset):
         item_file, layout = folder / f"{name}.item", Layout.of(self.config)
         self.item_features: dict[str, ItemFeatures] = {}
         tokens = item_tokens(item_file, layout) if wanted else None
+        mask = hidden_items(self.config, folder, name, tokens, all_modalities(self.config, arrays)) if wanted else None
         for modality in wanted:
             if modality in arrays:
                 features = Modality.load(modality, arrays[modality], tokens)
@@ -107,7 +111,8 @@ class MultimodalDataset(Dataset):
                 features = derive_modality(modality, recipes[modality], item_file, layout, self._cache())
             limit = self.config["feature_memory"]
             memory = math.inf if limit is None else limit * 2**20
-            aligned = features.align(self.field2token_id[self.iid_field], self.item_num, memory)
+            hidden = None if mask is None else mask[modality]
+            aligned = features.align(self.field2token_id[self.iid_field], self.item_num, memory, hidden)
             self.item_features[modality] = aligned
             share = f", missing for {aligned.missing_share:.1%} of the items" if aligned.missing_share else ""
             self.logger.info(set_color(f"modality {modality}", "blue") + f": {aligned.matrix.shape[1]} features{share}")
@@ -122,7 +127,7 @@ class MultimodalDataset(Dataset):
 
     def training_data(self) -> TrainingData:
         """The interactions of *this* split and the features as :class:`TrainingData`; call it on the training split."""
-        return TrainingData(
+        data = TrainingData(
             self.inter_feat[self.uid_field].numpy() - 1,
             self.inter_feat[self.iid_field].numpy() - 1,
             self.user_num - 1,
@@ -132,6 +137,7 @@ class MultimodalDataset(Dataset):
             progress=bool(self.config["show_progress"]),
             knn_search=self.config["knn_search"],
         )
+        return imputed(data, self.config["impute_missing"], self.config["impute_neighbours"])
 
     def __copy__(self) -> MultimodalDataset:
         # RecBole copies a dataset for each split; the copies share the features

@@ -106,7 +106,9 @@ class Modality:
             raise UserError(f"{path} is not a readable .npy array: it is {what_it_is(path)}")
         return cls(name, matrix, ids, source=str(path))
 
-    def align(self, token_to_id: dict[str, int], n_items: int, memory: float = math.inf) -> ItemFeatures:
+    def align(
+        self, token_to_id: dict[str, int], n_items: int, memory: float = math.inf, hidden: np.ndarray | None = None
+    ) -> ItemFeatures:
         """Gather the rows by token into RecBole's internal order; the order of rows matters nowhere else.
 
         Args:
@@ -114,10 +116,11 @@ class Modality:
             n_items: number of internal ids, including the padding item.
             memory: bytes; if a matrix takes more as float32, it is checked but not gathered, and its rows stay on disk
                 (:class:`ItemRows`).
+            hidden: rows that count as missing whatever they hold, bool ``(rows,)``; None: none.
 
         Raises:
-            UserError: an internal item has no row here, a row is partly NaN or infinite, or under 1 % of the items have
-                features.
+            UserError: an internal item has no row here, a row is partly NaN or infinite, under 1 % of the items have
+                features, or none has any because all are hidden.
         """
         where = self.source or f"modality {self.name}"
         rows = np.full(n_items, -1, dtype=np.int64)
@@ -151,11 +154,18 @@ class Modality:
                     f"{where} has NaN or infinite values in row {row} (item '{self.ids[row]}'): only a whole row of "
                     "NaN is allowed (it means that the item lacks the modality)"
                 )
+            if hidden is not None:
+                has_row &= ~hidden[rows[start:stop]]
             if gathers:
                 matrix[start:stop] = np.where(has_row[:, None], block, 0.0)
             present[start:stop] = has_row
             total += block[has_row].sum(axis=0, dtype=np.float64)
-        if n_items > 1 and present.sum() < LEAST_SHARE * (n_items - 1):
+        if hidden is not None and not present.any():
+            raise UserError(
+                f"missing_modalities hides '{self.name}' from every item that has it: leave '{self.name}' out of "
+                "modalities, or lower the rate"
+            )
+        if hidden is None and n_items > 1 and present.sum() < LEAST_SHARE * (n_items - 1):
             few = f"features for only {present.sum()} of the {n_items - 1} items, the other rows are NaN"
             holds = few if present.any() else "no feature for any item"
             raise UserError(

@@ -21,12 +21,13 @@ class ItemRows:
 
     Args:
         source: float16, float32 or float64, ``(rows, dim)``, memory-mapped.
-        order: int64, ``(n,)``: the row of ``source`` for each row; -1 if there is none.
-        fill: float32, ``(dim,)``: the row in place of those that do not exist.
+        order: int64, ``(n,)``: the row of ``source`` for each row; where there is none, -1 for the first row of
+            ``fill``, -2 for the second, and so on.
+        fill: float32, ``(dim,)`` or ``(m, dim)``: the rows in place of those that do not exist.
     """
 
     def __init__(self, source: np.ndarray, order: np.ndarray, fill: np.ndarray) -> None:
-        self._source, self._order, self._fill = np.asarray(source), order, fill
+        self._source, self._order, self._fill = np.asarray(source), order, np.atleast_2d(fill)
         self.shape = len(order), source.shape[1]
         self.stored_dtype = source.dtype
 
@@ -39,7 +40,7 @@ class ItemRows:
         rows = torch.from_numpy(np.take(self._source, np.maximum(order, 0), axis=0)).float().numpy()
         absent = order < 0
         if absent.any():
-            rows[absent] = self._fill
+            rows[absent] = self._fill[-1 - order[absent]]
         return rows
 
     def __deepcopy__(self, memo) -> ItemRows:
@@ -49,6 +50,17 @@ class ItemRows:
     def after(self, start: int) -> ItemRows:
         """The rows from ``start`` on, without reading any."""
         return ItemRows(self._source, self._order[start:], self._fill)
+
+    def with_rows(self, index: np.ndarray, rows: np.ndarray) -> ItemRows:
+        """These rows with others in some places.
+
+        Args:
+            index: the places, ``(m,)``.
+            rows: float32, ``(m, dim)``, which are kept in memory.
+        """
+        order = self._order.copy()
+        order[index] = -1 - len(self._fill) - np.arange(len(index))
+        return ItemRows(self._source, order, np.concatenate([self._fill, rows]))
 
 
 class SideBySide:

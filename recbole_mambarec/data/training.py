@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
@@ -94,6 +95,16 @@ class TrainingData:
     def modalities(self) -> list[str]:
         """Names of the modalities, in the order in which models use them."""
         return list(self._features)
+
+    def padded_features(self, modality: str) -> ItemFeatures:
+        """Features of a modality with the padding row, as they were given."""
+        return self._features[modality]
+
+    def with_features(self, features: Mapping[str, ItemFeatures]) -> TrainingData:
+        """The same interactions with other features of some modalities."""
+        other = copy.copy(self)
+        other._features = self._features | dict(features)
+        return other
 
     def features(self, modality: str) -> Rows:
         """Features of the items, float32 ``(n_items, dim)``: an array, or rows that stay on disk."""

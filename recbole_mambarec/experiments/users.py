@@ -30,6 +30,7 @@ from recbole.evaluator.register import metrics_dict
 
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import item_tokens, modality_files
+from recbole_mambarec.data.missing import all_modalities, hidden_items
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.extras import need
@@ -149,14 +150,20 @@ def _ranks(rows: np.ndarray, items: np.ndarray, top: TopK, n_items: int) -> np.n
 
 
 def _presence(dataset) -> dict[str, np.ndarray]:
-    """Modality -> bool per internal item id: the item has it; for all modalities with arrays in the folder."""
+    """Modality -> bool per internal item id: the item has it; for all modalities with arrays in the folder.
+
+    What ``missing_modalities`` hides counts as lacking, whatever a model has put in its place.
+    """
     folder, name = Path(dataset.dataset_path), dataset.dataset_name
     arrays = modality_files(folder, name)
     ids = item_tokens(folder / f"{name}.item", Layout.of(dataset.config)) if arrays else None
+    mask = hidden_items(dataset.config, folder, name, ids, all_modalities(dataset.config, arrays)) if arrays else None
     presence = {}
     for modality, path in arrays.items():
         # a row is NaN throughout or nowhere, which is checked where a model reads the array
         missing = np.isnan(Modality.load(modality, path, ids).matrix[:, 0])
+        if mask is not None:
+            missing |= mask[modality]
         lacking = set(ids[missing])
         presence[modality] = np.array([token not in lacking for token in dataset.field2id_token[dataset.iid_field]])
     return presence

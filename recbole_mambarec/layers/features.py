@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,11 +21,21 @@ class FeatureTable(nn.Module):
         frozen: keep them as they are and do not save them (they are rebuilt from the data); otherwise they are a
             parameter that training changes. On the CPU, frozen rows on disk are never in memory as a whole; a GPU holds
             all of them, in the type in which they are stored.
+        dropout: share of the items whose rows :meth:`draw` replaces.
+        widths: columns of each modality where several stand side by side, each of which is replaced by itself.
     """
 
-    def __init__(self, features: Rows, frozen: bool) -> None:
+    stand_in: Tensor
+
+    def __init__(self, features: Rows, frozen: bool, dropout: float = 0.0, widths: Sequence[int] | None = None) -> None:
         super().__init__()
         self.shape = tuple(features.shape)
+        self.dropout, self.widths = dropout, list(widths or self.shape[1:])
+        self._dropped: Tensor | None = None
+        if dropout > 0:
+            total = sum(rows.sum(axis=0, dtype=np.float64) for _, rows in blocks(features))
+            mean = torch.from_numpy(np.asarray(total / max(len(features), 1), dtype=np.float32))
+            self.register_buffer("stand_in", mean, persistent=False)
         self._on_disk: ItemRows | SideBySide | None = None
         if frozen and not isinstance(features, np.ndarray):
             self._on_disk = features
@@ -39,8 +49,32 @@ class FeatureTable(nn.Module):
         else:
             self.weight = nn.Parameter(weight)
 
+    def draw(self) -> None:
+        """Draw the items whose rows are replaced by the mean of all rows until :meth:`restore` is called."""
+        shape = self.shape[0], len(self.widths)
+        self._dropped = torch.rand(shape, device=self.stand_in.device) < self.dropout
+
+    def restore(self) -> None:
+        """End what :meth:`draw` has begun."""
+        self._dropped = None
+
     def forward(self) -> Tensor | FeatureBlocks:
         """The table, float32 ``(n_items, dim)``, or what stands for it."""
+        table = self._table()
+        if self._dropped is None:
+            return table
+        # the backward pass may read blocks again after the next draw: they keep this one
+        dropped, stand_in, widths = self._dropped, self.stand_in, self.widths
+
+        def replaced(index: slice | Tensor, rows: Tensor) -> Tensor:
+            parts = [part.expand(-1, width) for part, width in zip(dropped[index].split(1, dim=1), widths)]
+            return torch.where(torch.cat(parts, dim=1), stand_in, rows)
+
+        if isinstance(table, FeatureBlocks):
+            return FeatureBlocks(table.shape, table.device, lambda index: replaced(index, table[index]))
+        return replaced(slice(None), table)
+
+    def _table(self) -> Tensor | FeatureBlocks:
         if self._on_disk is not None:
             return FeatureBlocks(self.shape, torch.device("cpu"), self._read)
         if self.weight.dtype != torch.float32 and not isinstance(self.weight, nn.Parameter):

@@ -51,6 +51,8 @@ class MultimodalRecommender(GeneralRecommender):
     input_type = InputType.PAIRWISE
     # how many modalities the model needs at least
     min_modalities = 0
+    # whether the model makes features for items that lack a modality (impute_missing: learned)
+    generates_missing = False
     # measured with python -m benchmarks.memory
     step_memory = memory.StepMemory()
     # names of parameters and buffers in checkpoints of earlier versions -> their present names
@@ -80,6 +82,7 @@ class MultimodalRecommender(GeneralRecommender):
         memory.check(type(self).__name__, self.memory_of(config, self.data), config, self.data)
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
+        self.modality_dropout = config["modality_dropout"] or 0.0
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None
 
@@ -146,7 +149,24 @@ class MultimodalRecommender(GeneralRecommender):
 
     def feature_tables(self, frozen: bool) -> ModuleDict[FeatureTable]:
         """One :class:`FeatureTable` per modality."""
-        return ModuleDict({m: FeatureTable(self.data.features(m), frozen) for m in self.modalities})
+        rate = self.modality_dropout
+        return ModuleDict({m: FeatureTable(self.data.features(m), frozen, rate) for m in self.modalities})
+
+    def tables_with_dropout(self) -> list[FeatureTable]:
+        """The feature tables to which ``modality_dropout`` applies; none where it is 0.
+
+        Raises:
+            UserError: the key is set, and the model has no such table.
+        """
+        if self.modality_dropout == 0:
+            return []
+        tables = [module for module in self.modules() if isinstance(module, FeatureTable) and module.dropout > 0]
+        if not tables:
+            raise UserError(
+                f"modality_dropout has no effect on {type(self).__name__}, which reads no features in training: "
+                "leave it out"
+            )
+        return tables
 
     def branch_name(self, name: str) -> str:
         """``name`` for a branch that stands beside those of the modalities; ``name_`` where a modality is called so."""
@@ -161,8 +181,20 @@ class MultimodalRecommender(GeneralRecommender):
         return self.embed()
 
     def calculate_loss(self, interaction) -> tuple[Tensor, ...]:
-        """Terms of the loss in the order of ``loss_names``; RecBole's trainer adds and logs them."""
-        parts = self.loss_parts(*self.nodes_of(interaction))
+        """Terms of the loss in the order of ``loss_names``; RecBole's trainer adds and logs them.
+
+        With ``modality_dropout``, each item loses each of its modalities with that probability for this loss: the mean
+        row of the modality stands in for its own in the feature tables. Graphs over features, losses of parts that are
+        trained apart and evaluation keep all rows.
+        """
+        tables = self.tables_with_dropout()
+        for table in tables:
+            table.draw()
+        try:
+            parts = self.loss_parts(*self.nodes_of(interaction))
+        finally:
+            for table in tables:
+                table.restore()
         self.loss_names = tuple(parts)
         return tuple(parts.values())
 

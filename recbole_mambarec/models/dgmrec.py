@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.imputation import LEARNED
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.losses import bpr, embedding_norm, info_nce, info_nce_distinct
@@ -53,7 +54,8 @@ class DGMRec(MultimodalRecommender):
     Where items lack a modality but have another one, the model also learns to generate the missing one (``generation``,
     :class:`~recbole_mambarec.models.dgmrec_generation.ModalityGenerator`). Before each epoch, what is generated spreads
     over the item graph, is decoded, and becomes the features of these items; in every fifth epoch their links move
-    towards those that the new features give.
+    towards those that the new features give. Any other ``impute_missing`` than ``learned``, its default here, puts
+    features in their place instead, and nothing is generated.
 
     ``variant: released``: an item that lacks a modality takes a place in the neighbour lists of others, by the mean
     that stands in for its features, and is removed from them afterwards. ``paper``: it takes no place.
@@ -64,6 +66,7 @@ class DGMRec(MultimodalRecommender):
     """
 
     min_modalities = 1
+    generates_missing = True
     # a sixth copy of a table: the reconstruction's gradient, until that of the encoders is there
     step_memory = StepMemory(users=(9.5, 3), items=(15.5, 10), batch=(9.5, 27.5), tables=6)
 
@@ -88,7 +91,7 @@ class DGMRec(MultimodalRecommender):
         self.register_buffer("present", torch.from_numpy(present), persistent=False)
         self.generator: ModalityGenerator | None = None
         # some items lack a modality, but not all of them
-        if (present.any(axis=0) & ~present.all(axis=0)).any():
+        if config["impute_missing"] in (None, LEARNED) and (present.any(axis=0) & ~present.all(axis=0)).any():
             self._prepare_generation(config)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):

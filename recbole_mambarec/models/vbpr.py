@@ -32,8 +32,9 @@ class VBPR(MultimodalRecommender):
         self.user_embedding = self.id_embedding(data.n_users, 2 * d)
         self.item_embedding = self.id_embedding(data.n_items)
         # the published code puts the text before the picture
-        together = side_by_side([data.features(m) for m in reversed(self.modalities)])
-        self.features = FeatureTable(together, frozen=config["freeze_features"])
+        parts = [data.features(m) for m in reversed(self.modalities)]
+        together, widths = side_by_side(parts), [part.shape[1] for part in parts]
+        self.features = FeatureTable(together, config["freeze_features"], self.modality_dropout, widths)
         self.projection = nn.Linear(together.shape[1], d)
         nn.init.xavier_normal_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import users
 from recbole_mambarec.report.document import listing
-from recbole_mambarec.report.load import Row, mean
+from recbole_mambarec.report.load import Row, mean, text
 from recbole_mambarec.report.metrics import base
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Grouping:
     """One way to divide users or test interactions into groups, and the value of each row in each group.
 
     Attributes:
-        name: ``activity``, ``popularity`` or ``modality``.
+        name: ``activity``, ``popularity`` or ``modality``, the last with the mask where the rows have several.
         title, value, axis: the heading, what is measured, and by what the groups differ.
         unit: what ``counts`` count.
         names, counts: the names and sizes of the groups.
@@ -87,17 +87,27 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
                 for name, (_, split) in ways.items():
                     tables[name][row.label, record.seed] = split(frame)
                 step()
-    lacking = _lacked_modalities(tables["modality"])
+    by_modality = tables.pop("modality")
     note = ""
-    if not any(tables["modality"].values()):
+    if not any(by_modality.values()):
         note = "by modality: the results per user do not say which items have one"
-    elif not any(lacking.values()):
+    elif not any(_lacked_modalities(by_modality).values()):
         note = "by modality: no tested item lacks one"
-    tables["modality"] = lacking
+    # what items lack depends on the mask of a run, and rows of different masks are not comparable
+    masks: dict[str, list[str]] = {}
+    for row in rows:
+        mask_of_row = row.config.get("missing_modalities")
+        known = mask_of_row.get("file", mask_of_row) if isinstance(mask_of_row, dict) else mask_of_row
+        masks.setdefault(text(known), []).append(row.label)
+    (title, *rest), split = ways.pop("modality")
+    for number, (given, labels) in enumerate(masks.items(), start=1):
+        several = len(masks) > 1
+        name, suffix = (f"modality-{number}", f", missing_modalities {given}") if several else ("modality", "")
+        of_mask = {key: buckets for key, buckets in by_modality.items() if key[0] in labels}
+        tables[name] = _lacked_modalities(of_mask)
+        ways[name] = (title + suffix, *rest), split
     made = [
-        _combined(name, texts, tables[name], seeds)
-        for name, (texts, _) in ways.items()
-        if next(iter(tables[name].values()))
+        _combined(name, texts, tables[name], seeds) for name, (texts, _) in ways.items() if any(tables[name].values())
     ]
     return made, note
 

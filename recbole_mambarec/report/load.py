@@ -233,8 +233,9 @@ def rows(records: Sequence[Record]) -> list[Row]:
     for (dataset, label, _), seeds in made.items():
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         first = ordered[0]
-        # a key that did not exist yet has the value under which it changes nothing
-        config = neutral_values(first.model) | first.config
+        # a key that did not exist yet, or is unset, has the value under which it changes nothing
+        neutral = neutral_values(first.model)
+        config = neutral | {k: value for k, value in first.config.items() if value is not None or k not in neutral}
         found.append(Row(label, first.model, dataset, first.group, config, ordered))
     return _with_unique_labels(found)
 

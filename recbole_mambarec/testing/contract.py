@@ -31,7 +31,7 @@ from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.graphs.neighbours import Neighbours
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.space import read_space
-from recbole_mambarec.layers.features import FeatureBlocks
+from recbole_mambarec.layers.features import FeatureBlocks, FeatureTable
 from recbole_mambarec.memory import StepMemory, need
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
 from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
@@ -476,6 +476,25 @@ class ModelContract(TrainingContract):
         share = self.memory_share(n_users=500, n_items=300, batch_size=65_536, freeze_features=False)
         assert share > 0.75
         assert share < 1.5 or self._is_unmeasured
+
+    def test_modality_dropout_is_for_the_loss_alone(self):
+        """Losses are finite and scores are those of the same weights without it; or the model refuses it."""
+        dataset = random_dataset()
+        model, plain = self.build(dataset, modality_dropout=0.9), self.build(dataset)
+        if not any(isinstance(module, FeatureTable) and module.dropout for module in model.modules()):
+            with pytest.raises(UserError, match=f"modality_dropout has no effect on {self.name}"):
+                model.tables_with_dropout()
+            return
+        users = {"user_id": torch.arange(1, 4)}
+        scores = [each.eval().full_sort_predict(users) for each in (model, plain)]
+        torch.testing.assert_close(*scores, atol=0, rtol=0)
+        losses = []
+        for each in (model.train(), plain.train()):
+            torch.manual_seed(1)
+            losses.append(torch.stack(each.calculate_loss(self.some_batch(dataset))))
+        assert torch.isfinite(losses[0]).all() and not torch.equal(*losses)
+        for table in model.tables_with_dropout():
+            assert torch.equal(table()[:], table._table()[:])
 
     @property
     def _is_unmeasured(self) -> bool:

@@ -15,13 +15,21 @@ MODULES = [
 ]
 
 
+# masks are arrays; the command, which answers at once, does not import it
+NEED_NUMPY = {"recbole_mambarec_common.masks"}
+
+
 def test_shared_modules_have_no_side_effects():
     assert "recbole_mambarec_common.errors" in MODULES
     code = f"""
 import importlib, sys
-for name in {MODULES!r}:
+for name in {[name for name in MODULES if name not in NEED_NUMPY]!r}:
     importlib.import_module(name)
 loaded = {{"torch", "recbole", "numpy", "pandas", "recbole_mambarec"}} & set(sys.modules)
+assert not loaded, loaded
+for name in {sorted(NEED_NUMPY)!r}:
+    importlib.import_module(name)
+loaded = {{"torch", "recbole", "pandas", "recbole_mambarec"}} & set(sys.modules)
 assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

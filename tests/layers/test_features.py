@@ -112,3 +112,37 @@ def test_matrices_side_by_side(tmp_path):
     assert joined.shape == (51, 8) and joined.stored_dtype == np.float32
     np.testing.assert_array_equal(joined[10:13], np.concatenate([dense, other], axis=1)[10:13])
     assert isinstance(side_by_side([dense, other]), np.ndarray)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_dropout_replaces_rows_by_the_mean_until_it_ends(tmp_path, stored):
+    rows, dense = on_disk(tmp_path)
+    widths = [2, dense.shape[1] - 2]
+    table = FeatureTable(rows if stored else dense, True, dropout=0.5, widths=widths)
+    whole, mean = torch.from_numpy(dense), torch.from_numpy(dense.mean(axis=0))
+    torch.manual_seed(0)
+    table.draw()
+    found = table()[:]
+    for part, stand_in, given in zip(*(x.split(widths, dim=-1) for x in (found, mean, whole))):
+        replaced = (part != given).any(dim=1)
+        assert 0 < replaced.sum() < len(part)
+        torch.testing.assert_close(part[replaced], stand_in.expand(int(replaced.sum()), -1), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(
+        *((part != given).any(dim=1) for part, given in zip(found.split(widths, 1), whole.split(widths, 1)))
+    )
+    # the same draw for every reading, also of blocks that the backward pass reads after it has ended
+    layer = torch.nn.Linear(dense.shape[1], 2)
+    product = layer(table())
+    torch.testing.assert_close(product, layer(found))
+    table.restore()
+    torch.testing.assert_close(table()[:], whole)
+    product.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, found.sum(dim=0).expand(2, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_row_that_is_dropped_has_no_gradient():
+    table = FeatureTable(np.ones((50, 3), np.float32), False, dropout=0.5)
+    table.draw()
+    kept = ~table._dropped[:, 0]
+    table().sum().backward()
+    assert torch.equal(table.weight.grad.bool().all(dim=1), kept) and not table.weight.grad[~kept].any()
