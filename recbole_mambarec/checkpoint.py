@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: ``checkpoint["format"]`` of the plain-value checkpoints of this package starts with this.
 CHECKPOINT_FORMAT = "recbole_mambarec.checkpoint/"
 _FORMAT = CHECKPOINT_FORMAT + "2"
+#: ``format`` of a file that holds several models, and their weights (:mod:`recbole_mambarec.scoring.restore`).
+FUSION_FORMAT = "recbole_mambarec.fusion/1"
 # of files written at every improvement: the two moments were the same, and all keys are at the top level
 _FORMAT_OF_ONE_MOMENT = CHECKPOINT_FORMAT + "1"
 
@@ -103,6 +105,11 @@ def read_checkpoint(path: str | Path) -> dict:
     if resume["state_dict"] is None:
         resume["state_dict"] = state["state_dict"]
     return state
+
+
+def is_fusion(content: object) -> bool:
+    """Whether the content of a file is that of a fusion of several models."""
+    return isinstance(content, dict) and content.get("format") == FUSION_FORMAT
 
 
 def random_state(device: torch.device, loader: torch.Generator | None) -> dict:

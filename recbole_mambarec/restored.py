@@ -11,7 +11,7 @@ from recbole.config import Config
 from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, InputType, ModelType
 
-from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT
+from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT, is_fusion
 from recbole_mambarec.compat.checkpoints import load_checkpoint, torch_load_replaced
 from recbole_mambarec.compat.patching import replace, wrap
 from recbole_mambarec.config import no_command_line
@@ -37,15 +37,26 @@ def install() -> None:
     replace(sys.modules["recbole.quick_start"], "load_data_and_model", quick_start.load_data_and_model)
 
 
+class _Fusion(Exception):
+    """The file that is being loaded holds several models."""
+
+
 def _load_data_and_model(original: Callable, *args, **kwargs):
-    with torch_load_replaced(_load_with_config):
-        return original(*args, **kwargs)
+    try:
+        with torch_load_replaced(_load_with_config):
+            return original(*args, **kwargs)
+    except _Fusion as fusion:
+        from recbole_mambarec.scoring.restore import load_fusion
+
+        return load_fusion(*fusion.args)
 
 
 def _load_with_config(*args, **kwargs):
     """A checkpoint with the ``Config`` that RecBole expects in it."""
     # RecBole moves the model to its device later, which need not be the one that it was trained on
     checkpoint = load_checkpoint(*args, **{"map_location": "cpu"} | kwargs)
+    if is_fusion(checkpoint):
+        raise _Fusion(args[0])
     if isinstance(checkpoint, Mapping) and str(checkpoint.get("format")).startswith(CHECKPOINT_FORMAT):
         return {**checkpoint, "config": config_from_checkpoint(checkpoint["config"])}
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("config"), Config):
@@ -85,6 +96,7 @@ def on_this_machine(config: Config) -> Config:
     RecBole keeps the processes and the device of the run that wrote it: after a run of several processes, loading
     would wait for the others, and after one on a GPU, it would fail without one.
     """
+    config.compatibility_settings()  # names of numpy that RecBole's metrics read; an unpickled Config has not set them
     final = config.final_config_dict
     final.update(single_spec=True, local_rank=0)
     device = final["device"]

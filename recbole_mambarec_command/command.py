@@ -41,6 +41,11 @@ COMMANDS: dict[str, Command] = {
     "tune": Command(
         "search for hyper-parameters on the validation split", "recbole_mambarec.experiments.hyper:main", _MODELS
     ),
+    "fuse": Command(
+        "rank by several recorded runs at once, with weights found on validation",
+        "recbole_mambarec.experiments.fuse_cli:main",
+        _MODELS,
+    ),
     "report": Command("tables and charts of recorded runs", "recbole_mambarec.report.cli:main", _RESULTS),
     "significance": Command(
         "test whether the best of the recorded models is better than each other one",

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from recbole.config import Config
 from recbole.utils import enum_type
@@ -33,6 +34,7 @@ _PLAIN = (bool, int, float, str, Tensor)
 _SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _MAPPINGS = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
 _FACTORIES = {"int": int, "float": float, "str": str, "list": list, "dict": dict, "set": set}
+_SPARSE = [f"{form}_{kind}" for form in ("coo", "csr", "csc") for kind in ("matrix", "array")]
 # instances of classes in these packages are restored from their attributes, without a call
 _CLASSES_OF = ("recbole.data.", "recbole.sampler.", "recbole_mambarec.data.")
 
@@ -62,6 +64,11 @@ def pack(value: Any) -> Any:
         return _pack_array(value)
     if isinstance(value, np.generic):
         return ["scalar", _pack_array(np.asarray(value))]
+    if sp.issparse(value) and kind.__name__ in _SPARSE:
+        # a class that is named here, because models may want scipy's matrices rather than its arrays
+        triples = value.tocoo()
+        arrays = [_pack_array(array) for array in (triples.row, triples.col, triples.data)]
+        return ["sparse", kind.__name__, list(value.shape), *arrays]
     if isinstance(value, dict):
         return _pack_mapping(value)
     if isinstance(value, Enum) and getattr(enum_type, kind.__name__, None) is kind:
@@ -115,6 +122,12 @@ def unpack(packed: Any, config: Config) -> Any:
         return config
     if kind == "logger":
         return logging.getLogger()
+    if kind == "sparse":
+        name, shape, *arrays = rest
+        if name not in _SPARSE:
+            raise ValueError(f"{name} is not a sparse matrix")
+        row, column, data = (_unpack_array(array, config) for array in arrays)
+        return getattr(sp, name)((data, (row, column)), shape=tuple(shape))
     if kind == "object":
         module, name, state = rest
         return _unpack_object(module, name, state, config)

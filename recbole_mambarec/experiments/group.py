@@ -33,8 +33,8 @@ from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.terminal import table
 
 DEFAULT_RUNS = "results/runs.jsonl"
-# keys that decide what is measured: rows with different values do not belong in one table
-_PROTOCOL = (
+#: keys that decide what is measured: rows with different values do not belong in one table
+MEASURED_BY = (
     *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "rm_dup_inter", "threshold"),
     *("filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "val_interval"),
 )
@@ -179,7 +179,7 @@ def measurement_differences(runs: Sequence[Measured]) -> list[str]:
     notes = []
     for run in {(run.dataset, run.label): run for run in runs}.values():
         other = next(first for first in runs if first.dataset == run.dataset)
-        keys = [key for key in _PROTOCOL if run.config.get(key) != other.config.get(key)]
+        keys = [key for key in MEASURED_BY if run.config.get(key) != other.config.get(key)]
         if keys:
             notes.append(
                 f"{run.label} and {other.label} are not measured in the same way on {run.dataset} "

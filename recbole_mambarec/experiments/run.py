@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, create_samplers, data_preparation
+from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
-from recbole.data.utils import get_dataloader
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_mambarec import registry
@@ -40,6 +39,7 @@ from recbole_mambarec.experiments.store import FAILED, Record
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.run_keys import run_key
+from recbole_mambarec.scoring.splits import loaders_by_mask
 from recbole_mambarec.trainer import MultimodalTrainer
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import locked
@@ -86,24 +86,11 @@ class Session:
         else:
             dataset.config = self.config
         self.train, self.valid, test = data_preparation(self.config, dataset)
-        if self.config["repeatable"]:
-            self.test = {store.UNMASKED: test}
-        else:
-            self.test = {"train": self._ranking_validation_items(dataset, test), "train+valid": test}
+        self.test = loaders_by_mask(self.config, dataset, self.train, self.valid, test)
         init_seed(*seeds)
         self.model = get_model(run.model)(self.config, self.train._dataset).to(self.config["device"])
         self.trainer = get_trainer(self.config["MODEL_TYPE"], run.model)(self.config, self.model)
         self.trainer.saved_model_file = str(run.checkpoint)
-
-    def _ranking_validation_items(self, dataset, test):
-        """The test loader under the mask of the published tables, for the same split."""
-        built = [loader._dataset for loader in (self.train, self.valid, test)]
-        self.config["mask_valid_in_test"] = False
-        try:
-            sampler = create_samplers(self.config, dataset, built)[2]
-            return get_dataloader(self.config, "test")(self.config, test._dataset, sampler, shuffle=False)
-        finally:
-            self.config["mask_valid_in_test"] = True
 
     def evaluate(self, checkpoint: Path) -> tuple[dict[str, dict[str, float]], dict[str, users.TopK]]:
         """Test a checkpoint.
@@ -113,7 +100,7 @@ class Session:
         """
         scores, tops = {}, {}
         for mask, loader in self.test.items():
-            with users.captured(self.trainer) as captured, _unrounded(self.trainer):
+            with users.captured(self.trainer) as captured, unrounded(self.trainer):
                 result = self.trainer.evaluate(
                     loader, model_file=str(checkpoint), show_progress=self.config["show_progress"]
                 )
@@ -131,7 +118,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _unrounded(trainer) -> Iterator[None]:
+def unrounded(trainer) -> Iterator[None]:
     """Keep more decimals of scores than RecBole prints, for means, deviations and comparisons.
 
     Validation keeps RecBole's rounding, by which RecBole chooses the epoch.

@@ -56,6 +56,9 @@ class Record:
         score: the validation metric of the search.
         stopped: whether the trial was stopped early.
         wall_seconds, memory_gib: of the trial's process.
+        fusion: for a fusion of other runs, how it was made (:mod:`~recbole_mambarec.experiments.fusion`): ``parts``
+            (``label``, ``model``, ``seed``, ``key`` and ``weight`` of each), ``normalisation``, ``search``, ``metric``;
+            None for other runs, which lack the field.
     """
 
     key: str
@@ -86,6 +89,12 @@ class Record:
     stopped: bool = False
     wall_seconds: float | None = None
     memory_gib: float | None = None
+    fusion: dict | None = None
+
+    @property
+    def kind(self) -> str:
+        """What was done: ``run``, ``trial`` (of a search) or ``fusion``."""
+        return "fusion" if self.fusion is not None else "run" if self.point is None else "trial"
 
     @property
     def is_finished(self) -> bool:
@@ -98,6 +107,8 @@ class Record:
         if self.point is None:
             for name in _OF_TRIALS:
                 del values[name]
+        if self.fusion is None:
+            del values["fusion"]
         return values
 
     @classmethod
@@ -115,6 +126,7 @@ class Record:
 
 # fields that only the trials of a search have
 _OF_TRIALS = ("point", "score", "stopped", "wall_seconds", "memory_gib")
+_OF_SOME = (*_OF_TRIALS, "fusion")
 
 
 def _types() -> dict[str, tuple[type, ...]]:
@@ -137,7 +149,7 @@ def _fault(values: object) -> str | None:
         return f"its format is '{values['format']}'" if "format" in values else "it does not name its format"
     for name, allowed in _TYPES.items():
         if name not in values:
-            if name in _OF_TRIALS:
+            if name in _OF_SOME:
                 continue
             return f"field '{name}' is missing"
         if not isinstance(values[name], allowed):

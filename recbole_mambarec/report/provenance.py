@@ -13,6 +13,7 @@ import yaml
 
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments.fusion import DEFAULT_NORMALISATION, DEFAULT_SEARCH, default_label
 from recbole_mambarec.experiments.group import read_group
 from recbole_mambarec.experiments.plan import DEFAULT_SEED
 from recbole_mambarec.experiments.search import shipped_space
@@ -83,6 +84,8 @@ def trace(rows: Sequence[Row]) -> Provenance:
 
 def _command(row: Row, rows: Sequence[Row]) -> Command:
     first = row.records[0]
+    if first.fusion is not None:
+        return Command(False, None, first.label, tuple(row.seeds), json.dumps(_fuse_options(row)))
     searched, group, own = first.point is not None, None, set()
     if searched:
         own = set(first.point)
@@ -107,6 +110,9 @@ def _shipped(group: str) -> set[str]:
 
 def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     """The command line and, below it, the group file if that does not come with this package."""
+    if rows[0].records[0].fusion is not None:
+        options = [f"--{key}={value}" for key, value in json.loads(command.overrides).items()]
+        return "\n".join(f"{MODULE} {shlex.join(['fuse', *options, f'--dataset={name}'])}" for name in datasets)
     models = ",".join(dict.fromkeys(row.model for row in rows))
     shipped = command.group is not None and bool(_shipped(command.group))
     if command.searched:
@@ -136,6 +142,26 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     }
     text = "".join(f"\n#   {_inline(label)}: {_inline(own)}" for label, own in lines.items())
     return f"{line}\n# {command.group}.yaml:\n# runs:{text}"
+
+
+def _fuse_options(row: Row) -> dict:
+    """The options of ``fuse`` that made a row, except for the dataset and those with their defaults."""
+    config, how = row.config, row.records[0].fusion or {}
+    labels = [part["label"] for part in how["parts"]]
+    options = {"models": ",".join(labels)}
+    if "part_seeds" not in config:
+        options["seeds"] = f"{','.join(map(str, row.seeds))}{',' * (len(row.seeds) == 1)}"
+    if row.records[0].label != default_label(labels):
+        options["label"] = row.records[0].label
+    if "weights" in config:
+        options["weights"] = ",".join(f"{weight:g}" for weight in config["weights"])
+    elif how["search"] != DEFAULT_SEARCH:
+        options["search"] = how["search"]
+    if how["normalisation"] != DEFAULT_NORMALISATION:
+        options["normalisation"] = how["normalisation"]
+    if "weights" not in config and how["metric"] != row.metric:
+        options["metric"] = how["metric"]
+    return options
 
 
 def _space(rows: Sequence[Row]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from recbole_mambarec.experiments.fusion import GIVEN
 from recbole_mambarec.experiments.significance import Family
 from recbole_mambarec.experiments.store import UNMASKED
 from recbole_mambarec.report.buckets import Grouping
@@ -15,6 +16,11 @@ from recbole_mambarec.report.published import Published
 from recbole_mambarec.report.significance import INTERVAL, limits, method
 from recbole_mambarec.report.sweeps import Point, Sweep
 
+SCALES = {
+    "zscore": "their scores in standard deviations per user",
+    "ranks": "their reciprocal ranks per user",
+    "raw": "their raw scores",
+}
 MASKED = {
     "train": "validation items are ranked at test, as in published tables",
     "train+valid": "validation items are masked at test, RecBole's default",
@@ -89,6 +95,7 @@ def scores(
     if ranked:
         notes.append("Bold: best of the column on a dataset; underlined: second best.")
     if tests is not None:
+        notes += fusions(rows)
         starred = any(cell.star for block in blocks for line in block.rows for cell in line)
         tested = any(tests.family(dataset, metric) for dataset in datasets(rows) for metric in metrics)
         notes += [*(["No score has a star."] if tested and not starred else []), *tests.statements(rows, metrics)]
@@ -99,6 +106,25 @@ def scores(
             "validation items ranked at test; they are not considered for best and second best."
         )
     return Table(name, caption, ["model", "seeds", *metrics], blocks, notes=notes)
+
+
+def fusions(rows: Sequence[Row]) -> list[str]:
+    """A sentence on each row that is a fusion of other runs: its parts, and what validation made their weights."""
+    notes = []
+    for row in rows:
+        how = [record.fusion for record in row.records if record.fusion is not None]
+        if how:
+            labels = [part["label"] for part in how[0]["parts"]]
+            weights = [mean([each["parts"][number]["weight"] for each in how]) for number in range(len(labels))]
+            shares = listing([f"{label} {number(weight, 2)}" for label, weight in zip(labels, weights)])
+            found = f"found on validation by {how[0]['metric']}" if how[0]["search"] != GIVEN else "given"
+            several = ", means over seeds" if len(how) > 1 else ""
+            scale = SCALES[how[0]["normalisation"]]
+            notes.append(
+                f"{row.label} on {row.dataset} is a fusion of runs, no model: {scale} with the weights "
+                f"{shares} ({found}{several})."
+            )
+    return notes
 
 
 def _column(
