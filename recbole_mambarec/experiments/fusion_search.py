@@ -151,29 +151,37 @@ def candidates(fused: FusedScorer, splits: Splits, metric: str, progress: bool =
 # ------------------------------------------------------------------------------------------------------------
 # searches
 
+# the metric of weights, whose sum does not matter
+Value = Callable[[Sequence[float]], float]
 
-def coordinate(value: Callable[[Sequence[float]], float], n_parts: int) -> list[float]:
-    """One weight after another on a grid, from the best single part, until no change of one is an improvement."""
+
+def coordinate(value: Value, n_parts: int) -> list[float]:
+    """One weight after another on a grid, until no change of one is an improvement; the best of several starts.
+
+    It starts from the best single part, from equal weights, and from what :func:`greedy` finds.
+    """
     singles = [[float(part == own) for part in range(n_parts)] for own in range(n_parts)]
-    weights = max(singles, key=value)
+    starts = [max(singles, key=value), [1.0] * n_parts, greedy(value, n_parts)]
+    return _shares(max((_climb(value, start) for start in starts), key=value))
+
+
+def _climb(value: Value, weights: list[float]) -> list[float]:
     best = value(weights)
     for _ in range(_MOST_ROUNDS):
         before = best
-        for part in range(n_parts):
+        for part in range(len(weights)):
             others = sum(weights) - weights[part]
-            if not others:
-                continue
-            for factor in _GRID:
+            for factor in _GRID if others else ():
                 tried = [factor * others if k == part else weight for k, weight in enumerate(weights)]
                 found = value(tried)
                 if found > best:
                     best, weights = found, tried
         if best == before:
             break
-    return _shares(weights)
+    return weights
 
 
-def greedy(value: Callable[[Sequence[float]], float], n_parts: int) -> list[float]:
+def greedy(value: Value, n_parts: int) -> list[float]:
     """Forward selection with replacement (Caruana et al., ICML 2004): a part's weight is how often it was taken."""
     counts, best, weights = [0.0] * n_parts, -np.inf, [0.0] * n_parts
     for _ in range(_MEMBERS):
@@ -186,7 +194,7 @@ def greedy(value: Callable[[Sequence[float]], float], n_parts: int) -> list[floa
     return _shares(weights)
 
 
-SEARCHES: dict[str, Callable[[Callable[[Sequence[float]], float], int], list[float]]] = {
+SEARCHES: dict[str, Callable[[Value, int], list[float]]] = {
     "coordinate": coordinate,
     "greedy": greedy,
 }

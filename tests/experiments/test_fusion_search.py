@@ -103,6 +103,13 @@ def test_a_search_finds_weights_that_are_better_than_each_part(config, name):
     assert sum(weights) == pytest.approx(1, abs=1e-3) and weights[2] < min(weights[:2])
 
 
+def test_the_default_search_is_never_worse_than_the_greedy_one(config):
+    for seed in range(3):
+        found = of(*drawn(4, seed), "NDCG@5", config)
+        by_name = {name: found.value(search(found.value, 4)) for name, search in SEARCHES.items()}
+        assert by_name["coordinate"] >= by_name["greedy"] - 1e-9
+
+
 def test_a_part_that_only_harms_gets_no_weight():
     def value(weights):
         return weights[0] / sum(weights)
