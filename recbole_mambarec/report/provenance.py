@@ -150,7 +150,7 @@ def _fuse_options(row: Row) -> dict:
     labels = [part["label"] for part in how["parts"]]
     options = {"models": ",".join(labels)}
     if "part_seeds" not in config:
-        options["seeds"] = f"{','.join(map(str, row.seeds))}{',' * (len(row.seeds) == 1)}"
+        options["seeds"] = ",".join(map(str, row.seeds))
     if row.records[0].label != default_label(labels):
         options["label"] = row.records[0].label
     if "weights" in config:
