@@ -91,6 +91,7 @@ _BUILT_IN = {
     "MVGAE": "recbole_mambarec.models.mvgae:MVGAE",
     "REARM": "recbole_mambarec.models.rearm:REARM",
     "ItemKNNCBF": "recbole_mambarec.models.itemknncbf:ItemKNNCBF",
+    "ItemFeatureKNN": "recbole_mambarec.models.itemfeatureknn:ItemFeatureKNN",
     "DGMRec": "recbole_mambarec.models.dgmrec:DGMRec",
 }
 

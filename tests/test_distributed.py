@@ -18,7 +18,7 @@ import torch.distributed as dist
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import random_state
@@ -211,7 +211,7 @@ def test_losses_and_parameters_are_those_of_one_process(together, one, model):
             )
 
 
-@pytest.mark.parametrize("model", [name for name in NAMES if name != "ItemKNNCBF"])
+@pytest.mark.parametrize("model", [name for name in NAMES if get_model(name).type is not ModelType.TRADITIONAL])
 def test_training_changed_the_compared_parameters(together, one, model):
     config = configuration(model, together.folder, None)
     init_seed(config["seed"], True)

@@ -75,7 +75,7 @@ def readme(text: str) -> str:
         cells = line.split(" | ")
         name = cells[0].removeprefix("| ")
         if len(cells) == 5 and name in registry.built_in():
-            cells[3] = re.sub(r"^<?[\d.]*", parity(name, files), cells[3])
+            cells[3] = re.sub(r"^(none|<?[\d.]*)", parity(name, files), cells[3])
         rows.append(" | ".join(cells))
     return head + title + "\n".join(rows)
 
@@ -100,8 +100,11 @@ def paper(model: str) -> str:
 
 
 def parity(model: str, files: dict[str, dict]) -> str:
-    """The largest error of all files of a model, two digits."""
-    largest = max(file["largest_error"] for file in files.values() if file["model"] == model)
+    """The largest error of all files of a model, two digits; ``none`` for a model of our own, which has no files."""
+    errors = [file["largest_error"] for file in files.values() if file["model"] == model]
+    if not errors:
+        return "none"
+    largest = max(errors)
     return f"{largest:.2f}" if largest >= 0.005 else "<0.01"
 
 
@@ -148,6 +151,8 @@ def _parity(model: str, files: dict[str, dict]) -> str:
             repository, _, commit = file["reference"].partition("@")
             link = f"[{repository}](https://github.com/{repository}/tree/{commit})"
             rows.append((name, link, str(file["arrays"]), f"{file['largest_error']:.3g}"))
+    if not rows:
+        return "**Parity**: there is no published code; the tests compare with the plain formula in float64.\n"
     return "**Parity**\n\n" + table(("Golden numbers", "Computed by", "Arrays", "Largest error"), rows)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 from torch import Tensor
 
 from recbole_mambarec.data.cache import ArrayCache, content_key
@@ -149,17 +150,22 @@ class TrainingData:
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct training interactions as (users, items), sorted by user, then item."""
-        matrix = interaction_matrix(self.users, self.items, self.n_users, self.n_items)
+        matrix = self.history
         matrix.sort_indices()
         return matrix.tocoo().coords
 
+    @property
+    def history(self) -> sp.csr_array:
+        """Binary float32 matrix of the training interactions, ``(n_users, n_items)``."""
+        return interaction_matrix(self.users, self.items, self.n_users, self.n_items)
+
     def co_users(self, k: int) -> CoOccurrences:
         """For each user, the ``k`` other users with the most training items in common."""
-        return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items), k)
+        return co_occurrences(self.history, k)
 
     def co_items(self, k: int) -> CoOccurrences:
         """For each item, the ``k`` other items with the most training users in common."""
-        return co_occurrences(interaction_matrix(self.users, self.items, self.n_users, self.n_items).T.tocsr(), k)
+        return co_occurrences(self.history.T.tocsr(), k)
 
     def pruned_bipartite(self, rate: float, by_degree: bool = True) -> SparseGraph:
         """:func:`bipartite_adjacency` of what a fresh draw of :func:`prune_edges` keeps."""

@@ -130,6 +130,8 @@ def adapter_of(model: str) -> Adapter:
         return registry.load(model, path)
     name = f"{_OURS}.{model.lower()}"
     if importlib.util.find_spec(name) is None:
+        if model in registry.built_in():
+            raise NoAdapter(f"{model} is a design of its own: there is no published code to compare it with")
         raise NoAdapter(f"this package has no {model}")
     return importlib.import_module(name).ADAPTER
 
