@@ -24,7 +24,7 @@ from recbole.utils import argument_list
 from recbole_mambarec import config_checks, presets, protocol, registry, renamed
 from recbole_mambarec.compat.patching import record, wrap
 from recbole_mambarec.config_keys import OWN_TRAINER_KEYS, check_keys
-from recbole_mambarec.data import imputation, missing
+from recbole_mambarec.data import imputation, missing, new_items
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import describe
 from recbole_mambarec.data.keys import check_data_keys
@@ -35,7 +35,10 @@ from recbole_mambarec.yaml_files import check_files, read_yaml_mapping
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
-DATASET_KEYS = ("modalities", "derive_modalities", "missing_modalities", "mask_valid_in_test", "encoding")
+DATASET_KEYS = (
+    *("modalities", "derive_modalities", "missing_modalities", "mask_valid_in_test", "encoding"),
+    *("new_items", "rank_items"),
+)
 # keys of this package that take values of several types, which are checked where they are read
 _SEVERAL_TYPES = ("reduction_factor",)
 # ends of names of keys whose values are from 0 to 1
@@ -290,10 +293,12 @@ def _finish(original: Callable, config: Config) -> None:
         raise UserError(f"the configuration is not valid: {str(error).strip()}") from error
     if config.checked_by_recbole_mambarec:
         _check_learner(final)
-    final["missing_modalities"] = missing.accept(final["missing_modalities"], Path(final["data_path"]))
+    folder = Path(final["data_path"])
+    final["missing_modalities"] = missing.accept(final["missing_modalities"], folder)
+    final["new_items"] = new_items.accept(final["new_items"], folder)
     generates = getattr(config.model_class, "generates_missing", False)
     final["impute_missing"] = imputation.accept(final["impute_missing"], config.model, generates)
-    fault = config_checks.combination_fault(final, config.external_config_dict)
+    fault = config_checks.combination_fault(final, config.external_config_dict) or new_items.combination_fault(final)
     if fault:
         raise UserError(fault)
     warning, unused = config_checks.threshold_warning(final)

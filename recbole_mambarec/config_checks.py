@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import date
 from typing import Any
 
 from recbole.evaluator import metric_types
@@ -296,6 +297,35 @@ def _mask(name: str, value: Any) -> str | None:
     )
 
 
+_NEW_ITEMS = fields(
+    {
+        "share": kind("a share above 0 and below 1", lambda value: is_number(value, 0, 1) and 0 < value < 1),
+        "seed": unset_or(whole(0, 2**32 - 1)),
+        "since": kind(
+            "a date or seconds since 1970", lambda value: is_number(value) or is_name(value) or isinstance(value, date)
+        ),
+        "file": _PATH,
+        "sha256": _TEXT,
+    }
+)
+
+
+def _new_items(name: str, value: Any) -> str | None:
+    if value is None or _PATH(name, value) is None:
+        return None
+    if isinstance(value, Mapping):
+        fault = _NEW_ITEMS(name, value)
+        if fault is None and sum(key in value for key in ("share", "since", "file")) != 1:
+            return f"{name} needs one of share, since and file, got {short(dict(value))}"
+        return fault
+    if is_number(value, 0, 1) and 0 < value < 1:
+        return None
+    return (
+        f"{name} must be the path of a list, a share above 0 and below 1, or a mapping such as "
+        f"{{'since': '2014-05-01'}}, got {short(value)}"
+    )
+
+
 _CLIP = fields(
     {
         "max_norm": ABOVE_ZERO,
@@ -455,6 +485,10 @@ CHECKS: dict[str, Check] = {
         one_of("mean", "zero", "neighbours", "propagate", "knn-interactions", "drop", "learned")
     ),
     "impute_neighbours": whole(1),
+    "new_items": _new_items,
+    "rank_items": one_of("all", "new"),
+    "cold_items": one_of("id", "content", "neighbours"),
+    "cold_users": one_of("id", "popularity"),
     "modality_dropout": kind("a number from 0 to below 1", lambda value: is_number(value, 0, 1) and value < 1),
     "derive_modalities": unset_or(mapping_of(_recipe, "a mapping of modalities to recipes")),
 }

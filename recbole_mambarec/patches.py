@@ -125,6 +125,16 @@ _FEATURES = (
         "RecBole orders interactions by timestamps rounded to float32, with steps of 128 seconds today.",
     ),
     Patch(
+        f"{_HERE}.data.new_items:install",
+        (f"{_DATASET}.build", f"{_SAMPLER}.Sampler._uni_sampling"),
+        "The key `new_items` leaves out training interactions, and training does not draw such items as negatives.",
+    ),
+    Patch(
+        f"{_HERE}.new_item_ranking:install",
+        (f"{_TRAINER}.Trainer.evaluate", f"{_TRAINER}.Trainer._full_sort_batch_eval"),
+        "The keys `new_items` and `rank_items`: results of known and new items, rankings of new items alone.",
+    ),
+    Patch(
         f"{_HERE}.data.reuse:install",
         (
             f"{_CONFIG}.__getitem__",

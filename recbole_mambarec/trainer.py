@@ -58,7 +58,9 @@ class MultimodalTrainer(Trainer):
     saved_model_file: str
 
     def __init__(self, config, model) -> None:
-        model.tables_with_dropout()  # or an error, before hours of training
+        # before hours of training
+        model.tables_with_dropout()
+        model.check_cold_items()
         self._parts = model.trained_apart()
         self._apart_ids = {id(p) for part in self._parts.values() for p in part.parameters}
         if not config["single_spec"]:

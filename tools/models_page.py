@@ -15,7 +15,9 @@ from typing import NamedTuple
 from recbole.utils import get_model
 
 from recbole_mambarec import registry
+from recbole_mambarec.models import cold
 from recbole_mambarec.report import load, published
+from recbole_mambarec.testing.data import model_config, random_dataset
 from tools.markdown import from_docstring, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +43,8 @@ measurements; the tests compare. What was not measured is blank.
   of [results/runs.jsonl](../results/runs.jsonl) and [results/lfm2k.jsonl](../results/lfm2k.jsonl); on baby with
   stand-ins for the public features ([results/amazon-baby.md](../results/amazon-baby.md)), on lfm2k with real ones
   ([results/lfm2k.md](../results/lfm2k.md)).
+* **New items**: how the model can score items without training interactions
+  ([Recommending items nobody has bought yet](new-items.md)).
 * **Citation**: please cite the paper of the model, RecBole and this package ([CITATION.cff](../CITATION.cff)).
 
 """
@@ -128,6 +132,7 @@ def _card(model: str, records: Records) -> str:
     forms = next((key.meaning for key in settings if key.name == "variant"), None)
     if forms:
         parts.append(f"**Forms**, key `variant`: {forms}\n")
+    parts.append(_new_items(model))
     parts.append(_parity(model, records.parity))
     parts.append(_accuracy(model, records))
     if model in records.cost:
@@ -142,6 +147,17 @@ def _card(model: str, records: Records) -> str:
     parts.append(f"**Keys**: {comment} Files: {links}.\n")
     parts.append(f"<details><summary>{len(rows)} keys</summary>\n\n{listed}\n</details>\n")
     return "\n".join(parts)
+
+
+def _new_items(model: str) -> str:
+    """What the model supports of the key ``cold_items``, found on random data."""
+    config = model_config(model)
+    data = random_dataset(dims={} if config["modalities"] == [] else None)
+    made = get_model(model)(config, data)
+    reason = cold.obstacle(made, made.data)
+    if reason is None:
+        return f"**New items**: `cold_items` can be {', '.join(f'`{choice}`' for choice in cold.COLD_ITEMS)}.\n"
+    return f"**New items**: `cold_items` can only be `id`, because the model {reason}.\n"
 
 
 def _parity(model: str, files: dict[str, dict]) -> str:

@@ -122,10 +122,7 @@ def _of_neighbours(data: TrainingData, modality: str, k: int) -> Found:
 def from_neighbours(
     features: Mapping[str, Rows], present: Mapping[str, np.ndarray], modality: str, others: list[str], k: int
 ) -> Found:
-    """The mean of the ``k`` most similar items that have the modality.
-
-    The similarity of two items is the sum of their cosines in the modalities that the first one has; one that the
-    second lacks adds nothing. All items are compared, in blocks.
+    """The mean of the ``k`` most similar items that have the modality (:func:`nearest_by_features`).
 
     Args:
         features: modality -> float32 rows, ``(n_items, dim)``.
@@ -133,22 +130,52 @@ def from_neighbours(
         modality: the one that is lacking.
         others: the modalities by which items are compared.
     """
-    has_other = np.any([present[m] for m in others], axis=0) if others else np.zeros_like(present[modality])
-    wanted, donors = np.flatnonzero(~present[modality] & has_other), np.flatnonzero(present[modality])
-    width = max((features[m].shape[1] for m in others), default=1)
+    by = {m: features[m] for m in others}
+    found = nearest_by_features(by, present, ~present[modality], present[modality], k)
+    return Found(found.items, _means(features[modality], found.nearest))
+
+
+class Nearest(NamedTuple):
+    """The items that are most similar to some items.
+
+    Attributes:
+        items: ascending, ``(m,)``.
+        nearest: most similar first, ``(m, k)``.
+    """
+
+    items: np.ndarray
+    nearest: np.ndarray
+
+
+def nearest_by_features(
+    features: Mapping[str, Rows], present: Mapping[str, np.ndarray], wanted: np.ndarray, donors: np.ndarray, k: int
+) -> Nearest:
+    """The ``k`` donors that are most similar to each wanted item; an item without any of the modalities has none.
+
+    The similarity of two items is the sum of their cosines in the modalities that the first one has; one that the
+    second lacks adds nothing. All items are compared, in blocks.
+
+    Args:
+        features: modality -> float32 rows, ``(n_items, dim)``, of the modalities to compare by.
+        present: modality -> which items have it, bool ``(n_items,)``.
+        wanted, donors: the items, bool ``(n_items,)``.
+    """
+    has_any = np.any([present[m] for m in features], axis=0) if features else np.zeros_like(wanted)
+    of, among = np.flatnonzero(wanted & has_any), np.flatnonzero(donors)
+    if len(among) == 0:
+        of = of[:0]
+    width = max((rows.shape[1] for rows in features.values()), default=1)
     step = max(1, min(int(_BLOCK_VALUES**0.5), _BLOCK_VALUES // width))
-    if len(donors) == 0:
-        wanted = wanted[:0]
-    nearest = np.empty((len(wanted), min(k, len(donors))), dtype=np.int64)
-    for start in range(0, len(wanted), step):
+    nearest = np.empty((len(of), min(k, len(among))), dtype=np.int64)
+    for start in range(0, len(of), step):
         place = slice(start, start + step)
-        mine = [_unit(features[m], present[m], wanted[place]) for m in others]
-        best = LargestSoFar(len(wanted[place]), k)
-        for first in range(0, len(donors), step):
-            theirs = (_unit(features[m], present[m], donors[first : first + step]) for m in others)
+        mine = [_unit(rows, present[m], of[place]) for m, rows in features.items()]
+        best = LargestSoFar(len(of[place]), k)
+        for first in range(0, len(among), step):
+            theirs = (_unit(rows, present[m], among[first : first + step]) for m, rows in features.items())
             best.add(functools.reduce(torch.add, (a @ b.T for a, b in zip(mine, theirs))), first)
-        nearest[place] = donors[best.columns.numpy()]
-    return Found(wanted, _means(features[modality], nearest))
+        nearest[place] = among[best.columns.numpy()]
+    return Nearest(of, nearest)
 
 
 def _unit(rows: Rows, present: np.ndarray, index: np.ndarray) -> torch.Tensor:

@@ -81,7 +81,7 @@ def hidden_items(
         return None
     items = [str(item) for item in items]
     if isinstance(value, Mapping) and "file" in value:
-        mask = read_mask(value["file"], items, modalities, numbered=_is_numbered(folder))
+        mask = read_mask(value["file"], items, modalities, numbered=is_numbered(folder))
         what = value["file"]
     else:
         rule = _rule(value)
@@ -148,7 +148,7 @@ def training_counts(file: Path, layout: Layout, items: Sequence[str]) -> np.ndar
     return pd.Series(used).value_counts().reindex(pd.Index(items), fill_value=0).to_numpy(dtype=np.int64)
 
 
-def _is_numbered(folder: Path) -> bool:
+def is_numbered(folder: Path) -> bool:
     """Whether the source of a dataset numbered its items, whose order the ``.item`` file has."""
     split = (read_card(folder) or {}).get("split")
     return isinstance(split, dict) and str(split.get("method")).startswith("from the source")

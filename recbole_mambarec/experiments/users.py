@@ -69,7 +69,7 @@ def captured(trainer) -> Iterator[list[TopK]]:
     """
     collected: list[TopK] = []
     evaluator, register = trainer.evaluator, trainer.eval_collector.register
-    original = evaluator.evaluate
+    original, outer = evaluator.evaluate, vars(evaluator).get("evaluate")
     with_items = register.need("rec.items")
 
     def evaluate(struct):
@@ -85,6 +85,8 @@ def captured(trainer) -> Iterator[list[TopK]]:
         yield collected
     finally:
         del evaluator.evaluate
+        if outer is not None:
+            evaluator.evaluate = outer
         setattr(register, "rec.items", with_items)
 
 
@@ -101,13 +103,7 @@ def table(train, loader, tops: dict[str, TopK], config) -> polars.DataFrame:
         UserError: polars is not installed.
     """
     pl = need("polars", "compare")
-    test = loader._dataset
-    users, items = test.inter_feat[test.uid_field].numpy(), test.inter_feat[test.iid_field].numpy()
-    if hasattr(loader, "uid_list"):  # in ascending order
-        evaluated = np.asarray(loader.uid_list)
-        rows, items = np.unique(np.stack([np.searchsorted(evaluated, users), items]), axis=1)
-    else:
-        rows, evaluated = np.arange(len(users)), users
+    evaluated, rows, items = _test_pairs(loader)
     active = np.bincount(train.inter_feat[train.uid_field].numpy(), minlength=train.user_num)
     popular = np.bincount(train.inter_feat[train.iid_field].numpy(), minlength=train.item_num)
     tokens = {field: np.asarray(train.field2id_token[field]) for field in (train.uid_field, train.iid_field)}
@@ -125,7 +121,7 @@ def table(train, loader, tops: dict[str, TopK], config) -> polars.DataFrame:
         lists[f"has:{modality}"] = present[items]
     for mask, top in tops.items():
         for metric in METRICS:
-            values = _metric(metric, config, top)
+            values = metric_of(metric, config, top)
             columns |= {f"{mask}:{metric}@{k}": values[:, k - 1].astype(np.float32) for k in config["topk"]}
         lists[f"{mask}:rank"] = _ranks(rows, items, top, train.item_num)
     per_pair = pl.DataFrame(lists).with_columns(pl.col("^.*:rank$").replace(0, None))
@@ -134,7 +130,32 @@ def table(train, loader, tops: dict[str, TopK], config) -> polars.DataFrame:
     return joined.drop("row")
 
 
-def _metric(name: str, config, top: TopK) -> np.ndarray:
+def of_items(top: TopK, loader, chosen: np.ndarray) -> TopK:
+    """The same recommendations where only some items are to be found, for the users that have such a test item.
+
+    Args:
+        top: of the users of ``loader``.
+        chosen: the items, bool ``(item_num,)``.
+    """
+    _, rows, items = _test_pairs(loader)
+    positives = np.bincount(rows[chosen[items]], minlength=len(top.positives))
+    those = positives > 0
+    return TopK(top.items[those], top.hits[those] & chosen[top.items[those]], positives[those])
+
+
+def _test_pairs(loader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the evaluated users, row and item of each test interaction), all as internal ids; pairs are distinct."""
+    test = loader._dataset
+    users, items = test.inter_feat[test.uid_field].numpy(), test.inter_feat[test.iid_field].numpy()
+    if not hasattr(loader, "uid_list"):
+        return users, np.arange(len(users)), items
+    # in ascending order
+    evaluated = np.asarray(loader.uid_list)
+    rows, items = np.unique(np.stack([np.searchsorted(evaluated, users), items]), axis=1)
+    return evaluated, rows, items
+
+
+def metric_of(name: str, config, top: TopK) -> np.ndarray:
     """RecBole's metric for each user at each cut-off from 1 to K, ``(U, K)``."""
     metric = metrics_dict[name](config)
     return metric.metric_info(top.hits) if name == "hit" else metric.metric_info(top.hits, top.positives)
@@ -250,6 +271,37 @@ def by_modality(frame: polars.DataFrame, mask: str, k: int) -> list[Bucket]:
                 if chosen.any():
                     name = f"{word} {column.removeprefix('has:')}"
                     buckets.append(Bucket(name, int(chosen.sum()), float(found[chosen].mean())))
+    return buckets
+
+
+def by_newness(frame: polars.DataFrame, mask: str, metric: str) -> list[Bucket]:
+    """A metric of all test items, those with training interactions and those without; counts are users with such.
+
+    Each is the mean over the users that have such a test item, as if these were all of their test items.
+    """
+    pl = need("polars", "compare")
+    name, _, cutoff = metric.lower().partition("@")
+    k = int(cutoff)
+    popularity, _ = _pairs(frame, mask, k, "popularity")
+    rows = np.repeat(np.arange(len(frame)), frame["popularity"].list.len().to_numpy())
+    ranks = frame.select(pl.col(f"{mask}:rank").explode())[f"{mask}:rank"].fill_null(0).to_numpy().astype(np.int64)
+    found = (ranks > 0) & (ranks <= k)
+    gains = 1.0 / np.log2(np.arange(2, k + 2))
+    buckets = []
+    for title, chosen in (("all", popularity >= 0), ("known", popularity > 0), ("new", popularity == 0)):
+        if not chosen.any():
+            continue
+        positives = np.bincount(rows[chosen], minlength=len(frame))
+        hits = np.bincount(rows[chosen & found], minlength=len(frame))
+        gained = np.bincount(rows[chosen & found], gains[ranks[chosen & found] - 1], minlength=len(frame))
+        those = positives > 0
+        if name == "recall":
+            value = hits[those] / positives[those]
+        elif name == "hit":
+            value = (hits[those] > 0).astype(np.float64)
+        else:
+            value = gained[those] / np.cumsum(gains)[np.minimum(positives[those], k) - 1]
+        buckets.append(Bucket(title, int(those.sum()), float(value.mean())))
     return buckets
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.features import FeatureTable
+from recbole_mambarec.models.cold import ColdItems, ColdUsers
 from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_choice
 
@@ -53,6 +56,8 @@ class MultimodalRecommender(GeneralRecommender):
     min_modalities = 0
     # whether the model makes features for items that lack a modality (impute_missing: learned)
     generates_missing = False
+    # whether the id of an item without training interactions is part of its score (cold_items)
+    uses_ids_of_new_items = True
     # measured with python -m benchmarks.memory
     step_memory = memory.StepMemory()
     # names of parameters and buffers in checkpoints of earlier versions -> their present names
@@ -83,6 +88,9 @@ class MultimodalRecommender(GeneralRecommender):
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.modality_dropout = config["modality_dropout"] or 0.0
+        how, k = config["cold_items"] or "id", config["impute_neighbours"] or 10
+        self._cold_items = None if how == "id" else ColdItems(self.data, how, k)
+        self._cold_users = ColdUsers(self.data) if config["cold_users"] == "popularity" else None
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None
 
@@ -152,6 +160,15 @@ class MultimodalRecommender(GeneralRecommender):
         rate = self.modality_dropout
         return ModuleDict({m: FeatureTable(self.data.features(m), frozen, rate) for m in self.modalities})
 
+    def check_cold_items(self) -> None:
+        """Refuse a value of ``cold_items`` that the model does not support.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self._cold_items is not None:
+            self._cold_items.check(self)
+
     def tables_with_dropout(self) -> list[FeatureTable]:
         """The feature tables to which ``modality_dropout`` applies; none where it is 0.
 
@@ -206,23 +223,33 @@ class MultimodalRecommender(GeneralRecommender):
     def predict(self, interaction) -> Tensor:
         """Scores of user-item pairs, ``(B,)``."""
         users, items = self.scored_embeddings()
-        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=1)
+        rows, columns = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        scores = (users[rows] * items[columns]).sum(dim=1)
+        return (
+            scores if self._cold_users is None else self._cold_users.to(scores.device).of_pairs(scores, rows, columns)
+        )
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
         users, items = self.scored_embeddings()
-        scores = users[interaction[self.USER_ID]] @ items.T
+        rows = interaction[self.USER_ID]
+        scores = users[rows] @ items.T
+        if self._cold_users is not None:
+            scores = self._cold_users.to(scores.device).ranked(scores, rows)
         scores[:, 0] = -torch.inf
         return scores.view(-1)
 
     def scored_embeddings(self) -> tuple[Tensor, Tensor]:
         """Final embeddings in RecBole's numbering (row 0 is padding, zero), computed once per evaluation.
 
-        They are kept from the first call in evaluation mode until training resumes or weights are loaded.
+        They are kept from the first call in evaluation mode until training resumes or weights are loaded. The key
+        ``cold_items`` applies to them alone.
         """
         if self._scored is not None:
             return self._scored
-        users, items = (F.pad(x.float(), (0, 0, 1, 0)) for x in self.embed())
+        cold = self._cold_items is not None and not self.training
+        with cast(ColdItems, self._cold_items).replaced(self) if cold else nullcontext():
+            users, items = (F.pad(x.float(), (0, 0, 1, 0)) for x in self.embed())
         if not self.training:
             self._scored = users.detach(), items.detach()
         return users, items

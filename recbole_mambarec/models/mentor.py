@@ -33,6 +33,7 @@ class MENTOR(BranchRecommender):
     at all and is left out, along with its keys ``mask_weight_f`` and ``dropout``.
     """
 
+    uses_ids_of_new_items = False  # scores use F alone
     step_memory = StepMemory(users=(3.5, 34.5), items=(16, 52.5), edges=(0.2, 1), batch=(3, 10.5))
 
     def __init__(self, config, dataset) -> None:

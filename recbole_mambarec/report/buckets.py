@@ -1,4 +1,4 @@
-"""Accuracy by user activity, item popularity, and modalities that items have or lack; averaged over seeds."""
+"""Accuracy by user activity, item popularity, newness, and modalities that items lack; averaged over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Grouping:
     """One way to divide users or test interactions into groups, and the value of each row in each group.
 
     Attributes:
-        name: ``activity``, ``popularity`` or ``modality``, the last with the mask where the rows have several.
+        name: ``activity``, ``popularity``, ``new`` or ``modality``, the last with the mask where the rows have several.
         title, value, axis: the heading, what is measured, and by what the groups differ.
         unit: what ``counts`` count.
         names, counts: the names and sizes of the groups.
@@ -71,6 +71,10 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
             ("By item popularity", found, "training interactions of the item", "test interaction", True),
             lambda frame: users.by_popularity(frame, mask, int(cutoff)),
         ),
+        "new": (
+            ("Known and new items", by_user, "training interactions of the item: some or none", "user", False),
+            lambda frame: _if_some_are_new(users.by_newness(frame, mask, by_user)),
+        ),
         "modality": (
             ("By modality", found, "whether the item has it", "test interaction", False),
             lambda frame: users.by_modality(frame, mask, int(cutoff)),
@@ -110,6 +114,10 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
         _combined(name, texts, tables[name], seeds) for name, (texts, _) in ways.items() if any(tables[name].values())
     ]
     return made, note
+
+
+def _if_some_are_new(buckets: list[users.Bucket]) -> list[users.Bucket]:
+    return buckets if buckets[-1].name == "new" else []
 
 
 def _lacked_modalities(tables: dict[tuple, list[users.Bucket]]) -> dict[tuple, list[users.Bucket]]:

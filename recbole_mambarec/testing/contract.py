@@ -33,6 +33,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks, FeatureTable
 from recbole_mambarec.memory import StepMemory, need
+from recbole_mambarec.models.cold import choices
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
 from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
 from recbole_mambarec.testing.memory import parameters_by_optimizer, step_peak
@@ -495,6 +496,25 @@ class ModelContract(TrainingContract):
         assert torch.isfinite(losses[0]).all() and not torch.equal(*losses)
         for table in model.tables_with_dropout():
             assert torch.equal(table()[:], table._table()[:])
+
+    @pytest.mark.parametrize("how", ["content", "neighbours"])
+    def test_cold_items_change_scores_alone(self, how):
+        """An item without training interactions is scored without its id, which stays in the model; or refused."""
+        dataset = random_dataset()
+        kept = dataset.items != 3
+        dataset.users, dataset.items = dataset.users[kept], dataset.items[kept]
+        model = self.build(dataset, cold_items=how)
+        if how not in choices(model, model.data):
+            with pytest.raises(UserError, match=f"cold_items: {self.name}, which .* does not support '{how}'"):
+                model.check_cold_items()
+            return
+        before = {name: values.detach().clone() for name, values in model.named_parameters()}
+        users = {"user_id": torch.arange(1, 4)}
+        scores = model.eval().full_sort_predict(users).view(3, -1)[:, 1:]
+        for name, values in model.named_parameters():
+            torch.testing.assert_close(values, before[name], atol=0, rtol=0)
+        plain = self.build(dataset).eval().full_sort_predict(users).view(3, -1)[:, 1:]
+        assert torch.isfinite(scores).all() and not torch.equal(scores[:, 3], plain[:, 3])
 
     @property
     def _is_unmeasured(self) -> bool:

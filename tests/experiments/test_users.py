@@ -48,6 +48,26 @@ def test_the_means_over_users_are_the_reported_metrics(data, model, topk, mode):
         assert 0 < record.test[mask][f"recall@{topk[1]}"] < 1  # or the test would show little
 
 
+def test_known_and_new_items_are_measured_over_their_own_users(data):
+    settings = {"metrics": ["Recall", "NDCG", "Hit"], "topk": [3, 9], "valid_metric": "Recall@9", "new_items": 0.3}
+    record = run.execute(planned(data, "VBPR", epochs=2, **settings), RUNS)
+    frame = users.read(RUNS.parent / record.per_user)
+    for metric, reported in record.test["train"].items():
+        everything, known, new = users.by_newness(frame, "train", metric)
+        assert everything == users.Bucket("all", len(frame), pytest.approx(reported, abs=5.1e-7))
+        name, k = metric.split("@")
+        for bucket, is_new in ((known, False), (new, True)):
+            found = []
+            for row in frame.iter_rows(named=True):
+                ranks = [rank for rank, count in zip(row["train:rank"], row["popularity"]) if (count == 0) == is_new]
+                hits = [rank for rank in ranks if rank and rank <= int(k)]
+                ideal = sum(1 / np.log2(place + 2) for place in range(min(len(ranks), int(k))))
+                if ranks:
+                    gain = sum(1 / np.log2(rank + 1) for rank in hits)
+                    found.append({"recall": len(hits) / len(ranks), "hit": bool(hits), "ndcg": gain / ideal}[name])
+            assert 10 < bucket.count == len(found) < len(frame) and bucket.value == pytest.approx(np.mean(found))
+
+
 def test_the_table_agrees_with_the_files(data):
     record = run.execute(planned(data, "BPR", epochs=2, topk=[5, 10], valid_metric="Recall@10"), RUNS)
     frame = users.read(RUNS.parent / record.per_user)

@@ -49,3 +49,14 @@ def test_what_items_lack_is_grouped_by_mask(tmp_path):
     assert found[3].values == {"file": [1.0, 0.5]}
     found, note = buckets.groupings(load.rows(made[:1]), "train", "recall@20")
     assert [g.name for g in found] == ["activity", "popularity"] and note == "by modality: no tested item lacks one"
+
+
+def test_known_and_new_items_have_users_of_their_own(tmp_path):
+    made = row_with_users(tmp_path, "a", [True, True, True], [1, None, 3])
+    (before, *_), _ = buckets.groupings(load.rows([made]), "train", "recall@20")
+    assert before.name == "activity"
+    frame = pl.read_parquet(made.per_user).with_columns(popularity=pl.Series([[1], [2], [0]]))
+    frame.write_parquet(made.per_user)
+    found, _ = buckets.groupings(load.rows([made]), "train", "recall@20")
+    (new,) = (g for g in found if g.name == "new")
+    assert (new.names, new.counts, new.values) == (["all", "known", "new"], [3, 2, 1], {"a": [2 / 3, 0.5, 1.0]})

@@ -1,0 +1,147 @@
+"""The keys ``cold_items`` and ``cold_users``: scores of items and users without training interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.imputation import Nearest, nearest_by_features
+from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.features import FeatureTable
+
+#: what the keys can be
+COLD_ITEMS, COLD_USERS = ("id", "content", "neighbours"), ("id", "popularity")
+# part of the cache key: raise it when the search computes something else
+_VERSION = 1
+
+
+def item_ids(model: nn.Module, n_users: int, n_items: int) -> Tensor | None:
+    """The ids of the items in a model, ``(n_items, width)``, a view of the parameter; None if it has none.
+
+    Models call the table ``item_embedding``, or have users and items in one called ``node_ids``.
+    """
+    for name, first in (("item_embedding", 0), ("node_ids", n_users)):
+        table = getattr(model, name, None)
+        weight = getattr(table, "weight", table)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and len(weight) == first + n_items:
+            return weight.detach()[first:]
+    return None
+
+
+def obstacle(model: nn.Module, data: TrainingData) -> str | None:
+    """Why a model supports no other ``cold_items`` than ``id``, as the end of a sentence; None if it supports all."""
+    reads_features = getattr(model, "min_modalities", 0) > 0 or any(
+        isinstance(m, FeatureTable) for m in model.modules()
+    )
+    if not data.modalities or not reads_features:
+        return "reads no features"
+    if item_ids(model, data.n_users, data.n_items) is None:
+        return "has no ids of items"
+    if not getattr(model, "uses_ids_of_new_items", True):
+        return "scores items without training interactions by their features alone"
+    return None
+
+
+def choices(model: nn.Module, data: TrainingData) -> tuple[str, ...]:
+    """The values of ``cold_items`` that a model supports."""
+    return COLD_ITEMS if obstacle(model, data) is None else COLD_ITEMS[:1]
+
+
+class ColdItems:
+    """Ids that items without training interactions have in scores.
+
+    ``content``: zero, so that only features and graphs speak for the item. ``neighbours``: the mean of the ids of the
+    items with training interactions that are most similar by their features (:func:`nearest_by_features`); zero for an
+    item without any modality.
+
+    Args:
+        data: the training data.
+        how: ``content`` or ``neighbours``.
+        k: neighbours.
+    """
+
+    def __init__(self, data: TrainingData, how: str, k: int) -> None:
+        known = np.bincount(data.items, minlength=data.n_items) > 0
+        self.data, self.how, self.k, self.known = data, how, k, known
+        self.items = np.flatnonzero(~known)
+        self._mean: SparseGraph | None = None
+
+    @contextmanager
+    def replaced(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block, the model has these ids; no gradient may be computed from it.
+
+        Raises:
+            UserError: the model does not support the choice.
+        """
+        table = self.check(model)
+        items = torch.from_numpy(self.items).to(table.device)
+        before = table[items].clone()
+        table[items] = self._ids(table)
+        try:
+            yield
+        finally:
+            table[items] = before
+
+    def check(self, model: nn.Module) -> Tensor:
+        """The ids of the items in a model, or an error if it does not support the choice."""
+        name, reason = type(model).__name__, obstacle(model, self.data)
+        ids = item_ids(model, self.data.n_users, self.data.n_items)
+        if reason is not None or ids is None:
+            raise UserError(f"cold_items: {name}, which {reason}, does not support '{self.how}': use id")
+        return ids
+
+    def _ids(self, table: Tensor) -> Tensor:
+        if self.how == "content" or len(self.items) == 0:
+            return torch.zeros(len(self.items), table.shape[1], device=table.device)
+        if self._mean is None:
+            self._mean = self._weights().to(table.device)
+        return self._mean.propagate(table)
+
+    def _weights(self) -> SparseGraph:
+        """The mean over the neighbours of each item, ``(items, n_items)``."""
+        data, key = self.data, {"k": self.k, "version": _VERSION}
+        found = data.kept("cold-neighbours", key, lambda: self._search()._asdict())
+        rows = np.repeat(np.searchsorted(self.items, found["items"]), found["nearest"].shape[1])
+        weights = np.full(len(rows), 1.0 / max(found["nearest"].shape[1], 1))
+        shape = (len(self.items), data.n_items)
+        return SparseGraph(sp.coo_array((weights, (rows, found["nearest"].ravel())), shape=shape))
+
+    def _search(self) -> Nearest:
+        features = {m: self.data.features(m) for m in self.data.modalities}
+        present = {m: self.data.present(m) for m in self.data.modalities}
+        return nearest_by_features(features, present, ~self.known, self.known, self.k)
+
+
+class ColdUsers:
+    """Scores of users without training interactions: the number of training interactions of each item.
+
+    Args:
+        data: the training data.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        counts = np.bincount(data.items, minlength=data.n_items).astype(np.float32)
+        cold = np.bincount(data.users, minlength=data.n_users) == 0
+        # RecBole's ids, in which 0 is padding
+        self.popularity = torch.from_numpy(np.append(0.0, counts).astype(np.float32))
+        self.cold = torch.from_numpy(np.append(False, cold))
+
+    def to(self, device: torch.device) -> ColdUsers:
+        """The same on another device."""
+        self.popularity, self.cold = self.popularity.to(device), self.cold.to(device)
+        return self
+
+    def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
+        """Scores of all items, ``(B, n_items)``, with those of cold ``users``, ``(B,)``, replaced."""
+        return torch.where(self.cold[users][:, None], self.popularity, scores)
+
+    def of_pairs(self, scores: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of pairs, ``(B,)``, likewise."""
+        return torch.where(self.cold[users], self.popularity[items], scores)

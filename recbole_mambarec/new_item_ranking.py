@@ -1,0 +1,61 @@
+"""Evaluation with the key ``new_items``: results of all, known and new items, and rankings of new items alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+
+from recbole_mambarec.compat.patching import wrap
+from recbole_mambarec.data.new_items import items_without_training
+from recbole_mambarec.experiments import users
+from recbole_mambarec_common.terminal import table
+
+
+def install() -> None:
+    """Wrap RecBole's evaluation; a second call changes nothing."""
+    wrap(Trainer, "evaluate", _evaluate)
+    wrap(Trainer, "_full_sort_batch_eval", _rank_new_items)
+
+
+def _evaluate(original: Callable, trainer: Trainer, eval_data, *args, **kwargs):
+    """RecBole's ``evaluate``; after the test, the log says how known and new items were ranked."""
+    new = items_without_training(getattr(eval_data, "_dataset", None))
+    if new is None:
+        return original(trainer, eval_data, *args, **kwargs)
+    trainer.items_not_ranked = torch.from_numpy(~new) if trainer.config["rank_items"] == "new" else None
+    with users.captured(trainer) as tops:
+        result = original(trainer, eval_data, *args, **kwargs)
+    if tops and trainer.config["single_spec"] and getattr(eval_data._sampler, "phase", None) == "test":
+        getLogger().info("test by items:\n" + by_newness(tops[-1], eval_data, new, trainer.config))
+    return result
+
+
+def _rank_new_items(original: Callable, trainer: Trainer, batched_data):
+    interaction, scores, positive_u, positive_i = original(trainer, batched_data)
+    left_out = vars(trainer).get("items_not_ranked")
+    if left_out is not None:
+        scores[:, left_out.to(scores.device)] = -torch.inf
+    return interaction, scores, positive_u, positive_i
+
+
+def by_newness(top: users.TopK, loader, new: np.ndarray, config) -> str:
+    """A table of the metrics of all, known and new items, each over the users that have such a test item.
+
+    Args:
+        top: recommendations for the users of ``loader``.
+        new: which items have no training interaction, bool ``(item_num,)``.
+    """
+    lines = []
+    for name, chosen in (("all", np.ones_like(new)), ("known", ~new), ("new", new)):
+        part = users.of_items(top, loader, chosen)
+        means = [
+            f"{users.metric_of(metric, config, part)[:, k - 1].mean():.4f}" if len(part.positives) else "-"
+            for metric in users.METRICS
+            for k in config["topk"]
+        ]
+        lines.append([name, f"{len(part.positives):,}", *means])
+    return table(["items", "users", *(f"{m}@{k}" for m in users.METRICS for k in config["topk"])], lines)
