@@ -130,7 +130,7 @@ _FEATURES = (
         "The key `new_items` leaves out training interactions, and training does not draw such items as negatives.",
     ),
     Patch(
-        f"{_HERE}.new_item_ranking:install",
+        f"{_HERE}.experiments.new_item_ranking:install",
         (f"{_TRAINER}.Trainer.evaluate", f"{_TRAINER}.Trainer._full_sort_batch_eval"),
         "The keys `new_items` and `rank_items`: results of known and new items, rankings of new items alone.",
     ),
