@@ -224,20 +224,26 @@ class MultimodalRecommender(GeneralRecommender):
         """Scores of user-item pairs, ``(B,)``."""
         users, items = self.scored_embeddings()
         rows, columns = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        scores = (users[rows] * items[columns]).sum(dim=1)
-        return (
-            scores if self._cold_users is None else self._cold_users.to(scores.device).of_pairs(scores, rows, columns)
-        )
+        return self.with_cold_users((users[rows] * items[columns]).sum(dim=1), rows, columns)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
         users, items = self.scored_embeddings()
         rows = interaction[self.USER_ID]
-        scores = users[rows] @ items.T
-        if self._cold_users is not None:
-            scores = self._cold_users.to(scores.device).ranked(scores, rows)
+        scores = self.with_cold_users(users[rows] @ items.T, rows)
         scores[:, 0] = -torch.inf
         return scores.view(-1)
+
+    def with_cold_users(self, scores: Tensor, users: Tensor, items: Tensor | None = None) -> Tensor:
+        """Scores in which those of users without training interactions are popularities, where the key says so.
+
+        Args:
+            scores: of pairs, ``(B,)``, or of each user for all items, ``(B, n_items + 1)``.
+            users, items: of the scores, in RecBole's numbering; ``items`` is None for all.
+        """
+        if self._cold_users is None:
+            return scores
+        return self._cold_users.to(scores.device).replaced(scores, users, items)
 
     def scored_embeddings(self) -> tuple[Tensor, Tensor]:
         """Final embeddings in RecBole's numbering (row 0 is padding, zero), computed once per evaluation.

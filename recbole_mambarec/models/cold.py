@@ -138,10 +138,8 @@ class ColdUsers:
         self.popularity, self.cold = self.popularity.to(device), self.cold.to(device)
         return self
 
-    def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
-        """Scores of all items, ``(B, n_items)``, with those of cold ``users``, ``(B,)``, replaced."""
-        return torch.where(self.cold[users][:, None], self.popularity, scores)
-
-    def of_pairs(self, scores: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """Scores of pairs, ``(B,)``, likewise."""
+    def replaced(self, scores: Tensor, users: Tensor, items: Tensor | None) -> Tensor:
+        """As :meth:`~recbole_mambarec.models.base.MultimodalRecommender.with_cold_users`."""
+        if items is None:
+            return torch.where(self.cold[users][:, None], self.popularity, scores)
         return torch.where(self.cold[users], self.popularity[items], scores)

@@ -62,11 +62,12 @@ class ItemToItem(MultimodalRecommender):
     def predict(self, interaction) -> Tensor:
         """Scores of user-item pairs, ``(B,)``."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        return reduce(add, (part.of_pairs(users, items) for part in self.summands))
+        return self.with_cold_users(reduce(add, (part.of_pairs(users, items) for part in self.summands)), users, items)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
-        scores = reduce(add, (part.of_users(interaction[self.USER_ID]) for part in self.summands))
+        users = interaction[self.USER_ID]
+        scores = self.with_cold_users(reduce(add, (part.of_users(users) for part in self.summands)), users)
         scores[:, 0] = -torch.inf
         return scores.view(-1)
 

@@ -516,6 +516,20 @@ class ModelContract(TrainingContract):
         plain = self.build(dataset).eval().full_sort_predict(users).view(3, -1)[:, 1:]
         assert torch.isfinite(scores).all() and not torch.equal(scores[:, 3], plain[:, 3])
 
+    def test_cold_users_are_ranked_by_popularity(self):
+        dataset = random_dataset()
+        kept = dataset.users != 1
+        dataset.users, dataset.items = dataset.users[kept], dataset.items[kept]
+        models = [self.build(dataset, cold_users=how).eval() for how in ("popularity", "id")]
+        scores, plain = (
+            model.full_sort_predict({"user_id": torch.arange(1, 4)}).view(3, -1)[:, 1:] for model in models
+        )
+        popularity = torch.from_numpy(np.bincount(dataset.items, minlength=20)).float()
+        torch.testing.assert_close(scores[1], popularity, atol=0, rtol=0)
+        torch.testing.assert_close(scores[::2], plain[::2], atol=0, rtol=0)
+        pairs = {"user_id": torch.full((20,), 2), "item_id": torch.arange(1, 21)}
+        torch.testing.assert_close(models[0].predict(pairs), popularity, atol=0, rtol=0)
+
     @property
     def _is_unmeasured(self) -> bool:
         """The default estimate, for models whose memory has not been measured, may be far too high."""
