@@ -34,7 +34,9 @@ _PLAIN = (bool, int, float, str, Tensor)
 _SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _MAPPINGS = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
 _FACTORIES = {"int": int, "float": float, "str": str, "list": list, "dict": dict, "set": set}
-_SPARSE = [f"{form}_{kind}" for form in ("coo", "csr", "csc") for kind in ("matrix", "array")]
+_SPARSE = [
+    f"{form}_{kind}" for form in ("coo", "csr", "csc", "lil", "dok", "bsr", "dia") for kind in ("matrix", "array")
+]
 # instances of classes in these packages are restored from their attributes, without a call
 _CLASSES_OF = ("recbole.data.", "recbole.sampler.", "recbole_mambarec.data.")
 
@@ -127,7 +129,8 @@ def unpack(packed: Any, config: Config) -> Any:
         if name not in _SPARSE:
             raise ValueError(f"{name} is not a sparse matrix")
         row, column, data = (_unpack_array(array, config) for array in arrays)
-        return getattr(sp, name)((data, (row, column)), shape=tuple(shape))
+        form, kind = name.split("_")
+        return getattr(sp, f"coo_{kind}")((data, (row, column)), shape=tuple(shape)).asformat(form)
     if kind == "object":
         module, name, state = rest
         return _unpack_object(module, name, state, config)

@@ -22,6 +22,7 @@ from recbole.config import Config
 from recbole.evaluator import Evaluator
 from tqdm import tqdm
 
+from recbole_mambarec.allocator import keep_freed_memory
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.fusion_search import SEARCHES, Candidates, candidates
@@ -191,6 +192,7 @@ def fuse(
     """
     check_choice("normalisation", normalisation, NORMALISATIONS)
     check_choice("search", search, SEARCHES)
+    keep_freed_memory()
     if weights is not None:
         check_weights(weights, len(parts))
         search = GIVEN

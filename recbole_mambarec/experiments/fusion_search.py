@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_mambarec.errors import UserError
-from recbole_mambarec.scoring.fused import FusedScorer
+from recbole_mambarec.scoring.fused import FusedScorer, zscore
 from recbole_mambarec.scoring.splits import Splits
 
 #: users of the validation split on which weights are sought; of more, this many are drawn
@@ -67,20 +67,21 @@ class Candidates:
         """Add a block of users.
 
         An item is left out if k others have at least its score in *every* part: whatever the weights, as none is
-        negative, these k then come before it or tie with it. The k others are the top k of the mean, or of one part;
-        they themselves are kept.
+        negative, these k then come before it or tie with it. The k others are those whose worst score (in the user's
+        standard deviations) is best, or the top k of the sum, or of one part; they themselves are kept.
 
         Args:
             scores: ``(P, B, n_items)``, float64.
             masked: rows and items to be left out of the ranking.
             positives: rows and items that should be found.
         """
+        worst = torch.stack([zscore(part) for part in scores]).amin(dim=0)
         if masked is not None:
-            scores[:, masked[0], masked[1]] = -torch.inf
+            scores[:, masked[0], masked[1]] = worst[masked] = -torch.inf
         k = min(self.k, scores.shape[2])
         kept = torch.ones_like(scores[0], dtype=torch.bool)
         tops = torch.zeros_like(kept)
-        for ranking in (scores.sum(dim=0), *scores):
+        for ranking in (worst, scores.sum(dim=0), *scores):
             top = ranking.topk(k, dim=1).indices
             lowest = scores.gather(2, top.expand(len(scores), -1, -1)).amin(dim=2, keepdim=True)
             kept &= (scores > lowest).any(dim=0)
