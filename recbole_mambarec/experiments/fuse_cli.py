@@ -12,12 +12,10 @@ from recbole_mambarec.experiments.fusion import (
     DEFAULT_NORMALISATION,
     DEFAULT_SEARCH,
     Fused,
-    Part,
     Scores,
-    choose,
-    common_seeds,
     fuse,
 )
+from recbole_mambarec.experiments.fusion_parts import Part, choose, common_seeds
 from recbole_mambarec.experiments.fusion_search import SEARCHES
 from recbole_mambarec.experiments.group import DEFAULT_RUNS, termination_as_interrupt
 from recbole_mambarec.mistakes import user_errors_of_recbole

@@ -10,34 +10,29 @@ The test split is read once, with the weights that validation has chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.config import Config
-from recbole.evaluator import Evaluator
 from tqdm import tqdm
 
 from recbole_mambarec.allocator import keep_freed_memory
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
+from recbole_mambarec.experiments.evaluation import Ranking
+from recbole_mambarec.experiments.fusion_parts import Part
 from recbole_mambarec.experiments.fusion_search import SEARCHES, Candidates, candidates
 from recbole_mambarec.experiments.group import MEASURED_BY
 from recbole_mambarec.experiments.plan import effective_config
 from recbole_mambarec.experiments.provenance import git_state, versions
-from recbole_mambarec.experiments.run import unrounded, users_file
+from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.memory import peak_gib
-from recbole_mambarec.ranking import HitCollector
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.scoring.fused import NORMALISATIONS, FusedScorer, check_weights
 from recbole_mambarec.scoring.restore import FUSION, Restored, restore, write_fusion
-from recbole_mambarec.scoring.scorer import Scorer, ScorerModel
-from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec.value_checks import check_choice
 from recbole_mambarec_common.extras import need
 
@@ -46,14 +41,6 @@ DEFAULT_NORMALISATION, DEFAULT_SEARCH = "zscore", "coordinate"
 GIVEN = "given"
 # a larger difference from the recorded validation scores cannot come from rounding or another device
 _SAME_SCORE = 0.005
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished run: its checkpoint and, if there is one, its record."""
-
-    checkpoint: Path
-    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -84,77 +71,9 @@ class Fused:
     kept_items: float | None
 
 
-# ------------------------------------------------------------------------------------------------------------
-# which runs
-
-
-def choose(
-    records: Sequence[Record], names: Sequence[str], dataset: str, folder: str | Path = "saved", seed: int | None = None
-) -> list[Part]:
-    """The finished run of each model or label that is the best on validation, with its checkpoint.
-
-    Args:
-        records: of a file of runs.
-        names: labels, or models.
-        folder: has the checkpoints.
-        seed: only runs with this seed.
-
-    Raises:
-        UserError: there is no such run, or no checkpoint of it.
-    """
-    runs = [r for r in store.latest(list(records)) if r.is_finished and r.kind == "run"]
-    here = [r for r in runs if r.dataset == dataset]
-    if not here:
-        have = ", ".join(sorted({r.dataset for r in runs})) or "none"
-        raise UserError(f"there are no finished runs on '{dataset}' in these records (datasets: {have})")
-    if len(set(names)) < len(names):
-        raise UserError(f"a run cannot be fused with itself: {', '.join(names)} names one of them twice")
-    parts = []
-    for name in names:
-        found = [r for r in here if r.label == name] or [r for r in here if r.model == name]
-        found = [r for r in found if seed in (None, r.seed)]
-        if not found:
-            have = ", ".join(sorted({r.label for r in here}))
-            which = "" if seed is None else f" with seed {seed}"
-            raise UserError(f"there is no run of '{name}' on '{dataset}'{which} in these records: they have {have}")
-        best = max(found, key=_validation)
-        checkpoint = Path(folder) / f"{best.model}-{best.key[:16]}.pth"
-        if not checkpoint.is_file():
-            raise UserError(
-                f"the checkpoint of {best.label}, seed {best.seed}, is missing: there is no file {checkpoint} "
-                "(--checkpoint_dir names another folder)"
-            )
-        parts.append(Part(checkpoint, best))
-    return parts
-
-
-def common_seeds(records: Sequence[Record], names: Sequence[str], dataset: str) -> list[int]:
-    """The seeds with which there are finished runs of all names, in ascending order.
-
-    Raises:
-        UserError: there are none.
-    """
-    runs = [r for r in records if r.is_finished and r.kind == "run" and r.dataset == dataset]
-    seeds = [{r.seed for r in runs if name in (r.label, r.model)} for name in names]
-    common = sorted(set.intersection(*seeds)) if seeds else []
-    if not common:
-        raise UserError(f"{', '.join(names)} have no seed in common on '{dataset}': run them with the same seeds")
-    return common
-
-
 def default_label(labels: Sequence[str]) -> str:
     """How a fusion of runs with these labels is called in tables."""
     return f"{FUSION}: {' + '.join(labels)}"
-
-
-def _validation(record: Record) -> float:
-    value = record.valid.get(str(record.config.get("valid_metric", "")).lower())
-    sign = 1 if record.config.get("valid_metric_bigger", True) else -1
-    return -math.inf if value is None else sign * value
-
-
-# ------------------------------------------------------------------------------------------------------------
-# fusing them
 
 
 def fuse(
@@ -371,49 +290,3 @@ def _check_recorded(parts: Sequence[Part], scores: Sequence[Scores]) -> None:
                     f"{found.valid[metric]:.4f} instead of {value:.4f}): it is not the checkpoint of this run, or its "
                     "model draws random numbers"
                 )
-
-
-# ------------------------------------------------------------------------------------------------------------
-# evaluation
-
-
-class Ranking:
-    """Evaluates a scorer on validation and test with RecBole's loaders, collector and metrics, as a run is evaluated.
-
-    Attributes:
-        loaders: mask -> test loader.
-    """
-
-    def __init__(self, splits: Splits, scorer: Scorer, progress: bool = True) -> None:
-        config: Config = splits.config
-        self.evaluator, self.eval_collector = Evaluator(config), HitCollector(config)
-        self.eval_collector.data_collect(splits.train)
-        self._splits, self._model, self._progress = splits, ScorerModel(config, splits.dataset, scorer), progress
-        self.loaders: dict = {}
-
-    def valid(self) -> dict[str, float]:
-        """Metric -> value on validation, rounded as RecBole does."""
-        return self._evaluate(self._splits.valid, "Validation")
-
-    def test(self) -> tuple[dict[str, dict[str, float]], dict[str, users.TopK]]:
-        """Scores by mask, with six decimals, and recommendations by mask."""
-        self.loaders = self._splits.tests()
-        scores, tops = {}, {}
-        for mask, loader in self.loaders.items():
-            with users.captured(self) as captured, unrounded(self):
-                scores[mask] = self._evaluate(loader, f"Test, mask {mask}")
-            if captured:
-                (tops[mask],) = captured
-        return scores, tops
-
-    @torch.no_grad()
-    def _evaluate(self, loader, title: str) -> dict[str, float]:
-        shown = partial(tqdm, desc=f"{title}, {self._model.scorer.name}", unit="block", delay=2)
-        for interaction, masked, rows, items in shown(loader, total=len(loader), disable=not self._progress):
-            scores = self._model.full_sort_predict(interaction).view(len(interaction), -1)
-            if masked is not None:
-                scores[tuple(part.to(scores.device) for part in masked)] = -torch.inf
-            self.eval_collector.eval_batch_collect(scores, interaction, rows, items)
-        self.eval_collector.model_collect(self._model)
-        result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
-        return {name: float(value) for name, value in result.items()}

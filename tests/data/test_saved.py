@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,16 @@ def test_values_come_back_as_they_were(value):
     back = unpack(packed, config=None)
     assert_same(back, value)
     assert digest(pack(back)) == digest(packed)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+@pytest.mark.parametrize("form", ["coo", "csr", "csc", "lil", "dok", "bsr", "dia"])
+def test_sparse_matrices_come_back_as_they_were(form, kind):
+    dense = np.array([[0, 1.5, 0], [2, 0, 0]], dtype=np.float32)
+    value = getattr(sp, f"{form}_{kind}")(dense)
+    back = unpack(pack({"w": value}), config=None)["w"]
+    assert type(back) is type(value) and back.dtype == value.dtype
+    np.testing.assert_array_equal(back.toarray(), dense)
 
 
 @given(values, values)

@@ -15,7 +15,8 @@ from recbole.utils import get_trainer
 from recbole_mambarec.compat.checkpoints import TRUST_VARIABLE
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import fuse_cli, run, store, users
-from recbole_mambarec.experiments.fusion import Part, choose, fuse
+from recbole_mambarec.experiments.fusion import fuse
+from recbole_mambarec.experiments.fusion_parts import Part, choose
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.significance import over_users
 from recbole_mambarec.report import load
