@@ -118,6 +118,8 @@ def fuse(
     if per_user:
         need("polars", "compare")
     _check_distinct(parts)
+    if out is not None:
+        _check_free(Path(out))  # now, not after minutes of reading
     restored = _restored(parts, data_path, progress)
     splits = restored[0].splits
     metric = metric or splits.config["valid_metric"]
@@ -254,9 +256,13 @@ def _with_weights(plan: Record, weights: Sequence[float]) -> Record:
     return replace(plan, config=config, key=run_key(FUSION, config, plan.seed, plan.data_hash))
 
 
-def _check_new(plan: Record, file: Path, runs: Path) -> None:
+def _check_free(file: Path) -> None:
     if file.exists():
         raise UserError(f"{file} exists: delete it, or name another file with --out")
+
+
+def _check_new(plan: Record, file: Path, runs: Path) -> None:
+    _check_free(file)
     try:
         store.check_writable(runs)
     except OSError as error:

@@ -25,8 +25,10 @@ MOST_USERS = 50_000
 # weights of a part that are tried, as multiples of the sum of the others
 _GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 _MOST_ROUNDS = 10
-# into which the candidates of a block of users are divided
-_ARRAYS = 16
+# scores of one part that are read at a time, at least
+_BLOCK_PAIRS = 1 << 22
+# arrays into which the candidates of a block are divided, and the fewest users of one
+_ARRAYS, _FEWEST_USERS = 16, 32
 # members of a greedy ensemble, so that weights are multiples of a twentieth at the finest
 _MEMBERS = 20
 
@@ -91,7 +93,7 @@ class Candidates:
         wanted[positives] = True
         # rows of equal length: users with about as many kept items share an array
         order = kept.sum(dim=1).argsort()
-        for rows in order.tensor_split(min(_ARRAYS, len(order))):
+        for rows in order.tensor_split(max(1, min(_ARRAYS, len(order) // _FEWEST_USERS))):
             self._keep(scores[:, rows], kept[rows], wanted[rows])
 
     def _keep(self, scores: Tensor, kept: Tensor, wanted: Tensor) -> None:
@@ -137,9 +139,11 @@ def candidates(fused: FusedScorer, splits: Splits, metric: str, progress: bool =
     users = np.arange(len(loader.uid_list))
     if len(users) > MOST_USERS:
         users = np.sort(np.random.default_rng(0).choice(users, MOST_USERS, replace=False))
-    starts = range(0, len(users), loader.step)
+    # RecBole's default is a user or two at a time, which would be as many arrays
+    step = max(loader.step, _BLOCK_PAIRS // len(splits.items), 1)
+    starts = range(0, len(users), step)
     for start in tqdm(starts, desc="Scores of validation", unit="block", delay=2, disable=not progress):
-        block, masked, rows, items = loader.collate_fn(users[start : start + loader.step])
+        block, masked, rows, items = loader.collate_fn(users[start : start + step])
         scored = block[loader.uid_field].numpy() - 1
         scores = torch.stack([fused.normalised(part, scored) for part in range(len(fused.parts))])
         pairs = tuple(part.to(scores.device) for part in (*masked, rows, items))

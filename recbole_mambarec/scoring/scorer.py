@@ -103,7 +103,8 @@ class ModelScorer:
             scores = self.model.full_sort_predict(interaction)
         except NotImplementedError:
             scores = self._of_pairs(interaction)
-        return scores.view(len(ids), -1)[:, 1:]
+        # models that compute with numpy leave them on the CPU
+        return scores.view(len(ids), -1)[:, 1:].to(self._device)
 
     def _of_pairs(self, interaction: Interaction) -> Tensor:
         """Scores of a model that only scores pairs, ``(B * (n_items + 1),)``, the padding item included."""
