@@ -476,6 +476,13 @@ CHECKS: dict[str, Check] = {
     **dict.fromkeys(("temperature", "user_temperature", "ssl_temperature"), unset_or(ABOVE_ZERO)),
     **dict.fromkeys(("inter_temperature", "intra_temperature", "align_temperature"), ABOVE_ZERO),
     "mmd_bandwidth": ABOVE_ZERO,
+    # models in closed form
+    "feature_reg": ABOVE_ZERO,
+    **dict.fromkeys(("user_discount", "item_discount", "history_discount", "popularity", "shrink"), number(0)),
+    **dict.fromkeys(("feature_weight", "neighbour_weight", "spread_weight"), number(0)),
+    "feature_width": whole(0),
+    **dict.fromkeys(("sparse_k", "dense_items"), whole(1)),
+    "filter": list_of(number(), "a list of numbers, the weights of one, two, ... hops", empty=False, tuples=False),
     "knn_search": unset_or(one_of("exact", "approximate")),
     "cache_dir": unset_or(_PATH),
     "resume_from": unset_or(_PATH),

@@ -92,6 +92,8 @@ _BUILT_IN = {
     "REARM": "recbole_mambarec.models.rearm:REARM",
     "ItemKNNCBF": "recbole_mambarec.models.itemknncbf:ItemKNNCBF",
     "ItemFeatureKNN": "recbole_mambarec.models.itemfeatureknn:ItemFeatureKNN",
+    "MultiEASE": "recbole_mambarec.models.multiease:MultiEASE",
+    "GraphFilter": "recbole_mambarec.models.graphfilter:GraphFilter",
     "DGMRec": "recbole_mambarec.models.dgmrec:DGMRec",
 }
 

@@ -50,6 +50,8 @@ def shares_by_regression(matrices: dict[str, np.ndarray], history: np.ndarray) -
         slope = x @ joint / (x @ x)
         found[name] = slope**2 * (x @ x) if slope > 0 else 0.0
     total = sum(found.values())
+    if total == 0:  # equal shares, where similar items have fewer users in common
+        return dict.fromkeys(matrices, 1 / len(matrices))
     return {name: value / total for name, value in found.items()}
 
 

@@ -1,0 +1,76 @@
+"""GraphFilter: a polynomial filter on a graph of items, from interactions and features; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_mambarec.data.graphs.bipartite import normalised_interactions
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.closed_forms import (
+    SOLVERS,
+    largest_of_rows,
+    memory_of_matrices,
+    neighbour_lists,
+    row_blocks,
+    symmetric_graph,
+)
+from recbole_mambarec.models.item_to_item import ItemToItem, Weights, memory_of_lists
+from recbole_mambarec.value_checks import check_choice, check_share
+
+
+class GraphFilter(ItemToItem):
+    """Graph filtering without training on interactions and features, our own form of GF-CF (CIKM 2021, arXiv
+    2108.07567) and of its multimodal relative MM-GF (arXiv 2503.04406).
+
+    With R the interactions, each ``1 / sqrt(d_u d_i)``, and S the symmetrically normalised graph of items that are each
+    other's nearest by features, items form the graph ``A = (1 - feature_share) R'R + feature_share S``. The weights
+    from a user's items to all items are ``D^-history_discount (c_1 A + c_2 A^2 + ...) D^popularity``, where D counts
+    the users of an item (1 for an item without any) and ``filter`` has the coefficients c.
+
+    With the coefficients ``[0, 1]``, a user's items reach items that are used together with items like them, and items
+    like those that are used together with them. MM-GF adds filters of one graph each, in which nothing crosses from one
+    graph to the other. Modalities count as ``modality_weights`` says or, by default, as much as each explains of which
+    items are used together. Items without a training interaction are reached over S.
+
+    ``solver: dense`` holds the weights of all pairs of items; ``sparse`` keeps the ``sparse_k`` largest of each row.
+    """
+
+    def weights(self, config) -> Sequence[Weights]:
+        """The filter, dense or sparse."""
+        data, coefficients = self.data, config["filter"]
+        share = check_share("feature_share", config["feature_share"])
+        normalised = normalised_interactions(data.users, data.items, data.n_users, data.n_items)
+        lists = neighbour_lists(data, config["n_neighbors"], config["modality_weights"], data.history)
+        graph = sp.csr_array((1 - share) * (normalised.T @ normalised) + share * symmetric_graph(lists))
+        counts = np.maximum(data.history.sum(axis=0), 1.0)
+        before, after = counts ** -config["history_discount"], counts ** config["popularity"]
+
+        def filtered() -> Iterator[tuple[slice, sp.csr_array]]:
+            for rows in row_blocks(data.n_items):
+                hops = graph[rows]
+                total = coefficients[0] * hops
+                for coefficient in coefficients[1:]:
+                    hops = hops @ graph
+                    total = total + coefficient * hops
+                yield rows, sp.csr_array(sp.diags_array(before[rows]) @ total @ sp.diags_array(after))
+
+        if check_choice("solver", config["solver"], SOLVERS) == "sparse":
+            return [largest_of_rows((block for _, block in filtered()), config["sparse_k"])]
+        weights = np.empty((data.n_items, data.n_items), dtype=np.float32)
+        for rows, block in filtered():
+            weights[rows] = block.toarray()
+        return [weights]
+
+    @classmethod
+    def memory_of(cls, config, data) -> StepMemory:
+        """That of the matrix of all pairs of items or, with ``solver: sparse``, of the listed scores.
+
+        Raises:
+            UserError: there are more than ``dense_items`` items, and the solver is not sparse.
+        """
+        if config["solver"] == "sparse":
+            return memory_of_lists(config, config["sparse_k"])
+        return memory_of_matrices(cls.__name__, config, data, 1.0)

@@ -1,0 +1,135 @@
+"""MultiEASE: the linear model EASE with the features of several modalities; nothing is trained by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.closed_forms import (
+    SOLVERS,
+    LinearFeatures,
+    balanced,
+    balanced_features,
+    centred_features,
+    ease,
+    largest_of_rows,
+    linear_features,
+    memory_of_matrices,
+    neighbour_lists,
+    row_blocks,
+    sparse_ease,
+    symmetric_graph,
+    weighted_history,
+)
+from recbole_mambarec.models.item_to_item import Factors, ItemToItem, Weights, memory_of_lists
+from recbole_mambarec.value_checks import check_choice
+
+FORMS = ("additive", "collective", "prior")
+# float64 matrices of all pairs of items at the peak: the system, its factor and inverse, what weights are drawn to
+_MATRICES = {"additive": 2.2, "collective": 2.2, "prior": 5.2}
+
+
+class MultiEASE(ItemToItem):
+    """EASE (Steck, WWW 2019) with item features, in the published closed forms and in our own combination of them.
+
+    A user's scores are the sum of W's rows of their training items. With X the interactions, in which a user with n of
+    them weighs ``n^-user_discount``, and F the features (unit rows of each modality, less their mean), the key ``form``
+    decides how F enters the solution B, whose diagonal is zero:
+
+    * ``additive``: ``|X - XB|^2 + reg |B|^2``, and a second such model L of the columns of F, with the penalty
+      ``feature_reg`` and the weight ``feature_weight`` (Add-EASE in "Closed-Form Models for Collaborative Filtering
+      with Side-Information", Jeunen et al., RecSys 2020).
+    * ``collective``: the columns of F are further users, each of weight ``feature_weight`` (CEASE, there).
+    * ``prior``: ``|X - XB|^2 + reg |B - feature_weight L|^2`` (L3AE, CIKM 2025, arXiv 2508.13500; FEASE, arXiv
+      2504.02288, with another L).
+
+    Our own additions are independent of the form, and 0 switches each off. B and L are balanced: a row, what an item of
+    the user says, is divided by its length to the power ``item_discount``, so that popular items do not decide alone.
+    With N the lists of each item's nearest by features and S the symmetric graph of them, ``spread_weight * (SB + BS)``
+    lets an item speak for its neighbours and gives them a part of what it gets, and ``neighbour_weight * N`` is added.
+    B, L and N have rows of mean length 1 before they are weighed. Modalities count as ``modality_weights`` says or, by
+    default, as much as each explains of which items are used together.
+
+    Items without a training interaction get their scores from L, from N and from the neighbours that BS reaches.
+
+    ``solver: dense`` holds matrices of all pairs of items and takes time with the cube of the items. ``sparse``
+    predicts an item from the ``sparse_k`` items it shares most users with, keeps as many of the largest entries of
+    ``B + SB + BS`` in each row, and L as factors; it has the form ``additive`` alone.
+    """
+
+    def weights(self, config) -> Sequence[Weights]:
+        """W: a dense matrix, or a sparse one and factors."""
+        form, solver = check_choice("form", config["form"], FORMS), check_choice("solver", config["solver"], SOLVERS)
+        if solver == "sparse" and form != "additive":
+            raise UserError(f"solver=sparse has the form additive alone: use solver=dense with form={form}")
+        if not config["reg_weight"] > 0:
+            raise UserError(f"reg_weight must be above 0, got {config['reg_weight']}: the solution would not be unique")
+        data, given = self.data, config["modality_weights"]
+        history = weighted_history(data, config["user_discount"])
+        features = centred_features(data, config["feature_width"], given, history)
+        lists = neighbour_lists(data, config["n_neighbors"], given, history)
+        linear = balanced_features(linear_features(features, config["feature_reg"]), config["item_discount"])
+        if solver == "sparse":
+            return self._sparse(config, history, lists, linear)
+        return [self._dense(config, self._solution(config, history, features), lists, linear)]
+
+    def _solution(self, config, history: sp.csr_array, features: np.ndarray) -> np.ndarray:
+        """B of the configured form, float32 ``(n_items, n_items)``."""
+        reg, weight = config["reg_weight"], config["feature_weight"]
+        gram, target = (history.T @ history).toarray(), None
+        if config["form"] == "collective":
+            gram += weight * (features @ features.T)
+        if config["form"] == "prior":
+            source, other = linear_features(features, config["feature_reg"]).factors
+            target = weight * (source @ other.T)
+            np.fill_diagonal(target, 0.0)
+        return ease(gram, reg, target, config["device"])
+
+    @staticmethod
+    def _dense(config, solution: np.ndarray, lists: sp.csr_array, linear: LinearFeatures) -> np.ndarray:
+        """W, float32 ``(n_items, n_items)``."""
+        solution = balanced(solution, config["item_discount"])
+        own = (config["neighbour_weight"] * balanced(lists, config["item_discount"])).tocsr()
+        graph, spread = symmetric_graph(lists), config["spread_weight"]
+        source, target = (part.astype(np.float32) for part in linear.factors)
+        weights = solution.copy()
+        for rows in row_blocks(len(weights)):
+            weights[rows] += own[rows].toarray()
+            if spread:
+                weights[rows] += spread * (graph[rows] @ solution + solution[rows] @ graph)
+            if config["form"] == "additive":
+                weights[rows] += config["feature_weight"] * (source[rows] @ target.T)
+        np.fill_diagonal(weights, 0.0)
+        return weights
+
+    def _sparse(self, config, history: sp.csr_array, lists: sp.csr_array, linear: LinearFeatures) -> Sequence[Weights]:
+        """W as a sparse matrix and factors."""
+        k, spread, n_items = config["sparse_k"], config["spread_weight"], self.data.n_items
+        candidates = self.data.co_items(k)
+        predictors = sp.csr_array(
+            (np.ones(len(candidates.nodes)), candidates.nodes, candidates.starts), shape=(n_items, n_items)
+        )
+        solution = balanced(sparse_ease(history, predictors, config["reg_weight"]), config["item_discount"])
+        graph = symmetric_graph(lists)
+        rows = (solution[r] + spread * (graph[r] @ solution + solution[r] @ graph) for r in row_blocks(n_items))
+        kept = largest_of_rows(rows, k)
+        kept += config["neighbour_weight"] * balanced(lists, config["item_discount"])
+        diagonal = kept.diagonal() + config["feature_weight"] * linear.own
+        source, target = linear.factors
+        factors = Factors((config["feature_weight"] * source).astype(np.float32), target.astype(np.float32))
+        return [sp.csr_array(kept - sp.diags_array(diagonal.astype(np.float32))), factors]
+
+    @classmethod
+    def memory_of(cls, config, data) -> StepMemory:
+        """That of the matrices of all pairs of items or, with ``solver: sparse``, of the listed scores and the factors.
+
+        Raises:
+            UserError: there are more than ``dense_items`` items, and the solver is not sparse.
+        """
+        if config["solver"] == "sparse":
+            return memory_of_lists(config, config["sparse_k"] + config["n_neighbors"] * len(data.modalities))
+        return memory_of_matrices(cls.__name__, config, data, _MATRICES[check_choice("form", config["form"], FORMS)])
