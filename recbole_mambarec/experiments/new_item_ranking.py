@@ -27,9 +27,13 @@ def _evaluate(original: Callable, trainer: Trainer, eval_data, *args, **kwargs):
     if new is None:
         return original(trainer, eval_data, *args, **kwargs)
     trainer.items_not_ranked = torch.from_numpy(~new) if trainer.config["rank_items"] == "new" else None
+    # lists of items take time to collect, which validations would spend in every epoch
+    is_test = getattr(getattr(eval_data, "_sampler", None), "phase", None) == "test"
+    if not is_test or not trainer.config["single_spec"]:
+        return original(trainer, eval_data, *args, **kwargs)
     with users.captured(trainer) as tops:
         result = original(trainer, eval_data, *args, **kwargs)
-    if tops and trainer.config["single_spec"] and getattr(eval_data._sampler, "phase", None) == "test":
+    if tops:
         getLogger().info("test by items:\n" + by_newness(tops[-1], eval_data, new, trainer.config))
     return result
 
