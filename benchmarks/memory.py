@@ -182,7 +182,7 @@ def run_cell(folder: Path, cell: Cell) -> dict:
     train, valid, test = data_preparation(config, create_dataset(config))
     found = cell._asdict()
 
-    def check(name: str, use: memory.StepMemory, config, data) -> None:
+    def check(name: str, use: memory.StepMemory, config, data, changed_use: object = None) -> None:
         """Replaces the check, to record the estimate at the same point without refusing anything."""
         found["data"] = {"n_users": data.n_users, "n_items": data.n_items, "pairs": len(data.users)}
         found["data"]["features"] = {m: (*data.features(m).shape, data.in_memory(m)) for m in data.modalities}

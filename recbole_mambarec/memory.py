@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -127,8 +127,13 @@ def _block(config, data, phase: str) -> int:
     return scores + (3 * config["embedding_size"] * users * candidates if isinstance(negatives, int) else 0)
 
 
-def check(model: str, use: StepMemory, config, data) -> None:
+def check(
+    model: str, use: StepMemory, config, data, changed_use: Callable[[Mapping], StepMemory] | None = None
+) -> None:
     """Refuse a run that does not fit in memory.
+
+    Args:
+        changed_use: the model's memory under a changed configuration, where it depends on that.
 
     Raises:
         UserError: the estimate exceeds ``memory_limit`` or, if that key is unset, the free memory.
@@ -144,7 +149,12 @@ def check(model: str, use: StepMemory, config, data) -> None:
     wanted = need(use, config, data)
     if free is None or wanted.total <= free:
         return
-    advice = _advice(lambda changed: need(use, ChainMap(changed, config), data).total, config, wanted, free)
+
+    def total(changed: dict) -> int:
+        mixed = ChainMap(changed, config)
+        return need(changed_use(mixed) if changed_use else use, mixed, data).total
+
+    advice = _advice(total, config, wanted, free)
     raise UserError(
         f"{model} on {data.n_users} users and {data.n_items} items will need about {_gib(wanted.total)} more "
         f"(features {_gib(wanted.features)}, training step {_gib(wanted.step)}, evaluation {_gib(wanted.evaluation)}) "
@@ -166,6 +176,8 @@ def _advice(total: Callable[[dict], int], config, wanted: Need, free: float) -> 
         options["freeze_features=True"] = total({"freeze_features": True})
     elif config["device"].type == "cpu":
         options["a smaller feature_memory, which leaves features on disk"] = wanted.total - wanted.features
+    if config["solver"] == "dense":
+        options["solver=sparse"] = total({"solver": "sparse"})
     for key, smallest in (("train_batch_size", 1), ("eval_batch_size", 1), ("embedding_size", 16)):
         left, value = wanted.total, config[key]
         while left > free and value > smallest:

@@ -107,6 +107,15 @@ def test_a_batch_that_is_too_large_is_refused_with_one_that_fits(monkeypatch):
     check("MambaRec", use, model_config("MambaRec", train_batch_size=size), data)
 
 
+def test_a_closed_form_that_is_too_large_is_refused_with_the_sparse_solver(monkeypatch):
+    """Not with another width of embeddings, of which there are none."""
+    monkeypatch.setattr(memory, "available", lambda device: (4 * GIB, "free memory of the machine"))
+    dataset = random_dataset(n_users=300, n_items=16_000, dims={"text": 4})
+    with pytest.raises(UserError, match="but 4 GiB are available") as caught:
+        get_model("MultiEASE")(model_config("MultiEASE"), dataset)
+    assert "use solver=sparse" in str(caught.value) and "embedding_size" not in str(caught.value)
+
+
 def advice(monkeypatch, free, use=None, data=None, **overrides):
     monkeypatch.setattr(memory, "available", lambda device: (free, "free memory of the machine"))
     config = model_config("MambaRec", **overrides)

@@ -84,7 +84,13 @@ class MultimodalRecommender(GeneralRecommender):
             "popularity",
         ):
             raise UserError(f"{type(self).__name__} learns without negative items: leave train_neg_sample_args unset")
-        memory.check(type(self).__name__, self.memory_of(config, self.data), config, self.data)
+        memory.check(
+            type(self).__name__,
+            self.memory_of(config, self.data),
+            config,
+            self.data,
+            lambda changed: self.memory_of(changed, self.data),
+        )
         self.embedding_size = config["embedding_size"]
         self.batch_size = config["train_batch_size"]
         self.modality_dropout = config["modality_dropout"] or 0.0
