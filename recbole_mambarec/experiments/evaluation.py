@@ -52,6 +52,8 @@ class Ranking:
             scores = self._model.full_sort_predict(interaction).view(len(interaction), -1)
             if masked is not None:
                 scores[tuple(part.to(scores.device) for part in masked)] = -torch.inf
+            if self._splits.not_ranked is not None:
+                scores[:, 1:][:, self._splits.not_ranked.to(scores.device)] = -torch.inf
             self.eval_collector.eval_batch_collect(scores, interaction, rows, items)
         self.eval_collector.model_collect(self._model)
         result = self.evaluator.evaluate(self.eval_collector.get_data_struct())

@@ -65,7 +65,7 @@ class Candidates:
         self._metric.decimal_place = 16
         self._blocks: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, scores: Tensor, masked: tuple[Tensor, Tensor] | None, positives: tuple[Tensor, Tensor]) -> None:
+    def add(self, scores: Tensor, left_out: Tensor, positives: tuple[Tensor, Tensor]) -> None:
         """Add a block of users.
 
         An item is left out if k others have at least its score in *every* part: whatever the weights, as none is
@@ -74,12 +74,12 @@ class Candidates:
 
         Args:
             scores: ``(P, B, n_items)``, float64.
-            masked: rows and items to be left out of the ranking.
+            left_out: items that are not ranked, bool ``(B, n_items)``.
             positives: rows and items that should be found.
         """
         worst = torch.stack([zscore(part) for part in scores]).amin(dim=0)
-        if masked is not None:
-            scores[:, masked[0], masked[1]] = worst[masked] = -torch.inf
+        worst.masked_fill_(left_out, -torch.inf)
+        scores.masked_fill_(left_out, -torch.inf)
         k = min(self.k, scores.shape[2])
         kept = torch.ones_like(scores[0], dtype=torch.bool)
         tops = torch.zeros_like(kept)
@@ -147,9 +147,13 @@ def candidates(fused: FusedScorer, splits: Splits, metric: str, progress: bool =
         scored = block[loader.uid_field].numpy() - 1
         scores = torch.stack([fused.normalised(part, scored) for part in range(len(fused.parts))])
         pairs = tuple(part.to(scores.device) for part in (*masked, rows, items))
+        left_out = torch.zeros_like(scores[0], dtype=torch.bool)
         # without the padding item
         real = pairs[1] > 0
-        found.add(scores, (pairs[0][real], pairs[1][real] - 1), (pairs[2], pairs[3] - 1))
+        left_out[pairs[0][real], pairs[1][real] - 1] = True
+        if splits.not_ranked is not None:
+            left_out |= splits.not_ranked.to(scores.device)
+        found.add(scores, left_out, (pairs[2], pairs[3] - 1))
     return found
 
 

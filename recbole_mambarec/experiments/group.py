@@ -36,7 +36,14 @@ DEFAULT_RUNS = "results/runs.jsonl"
 #: keys that decide what is measured: rows with different values do not belong in one table
 MEASURED_BY = (
     *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "rm_dup_inter", "threshold"),
-    *("filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "val_interval"),
+    *(
+        "new_items",
+        "rank_items",
+        "filter_inter_by_user_or_item",
+        "user_inter_num_interval",
+        "item_inter_num_interval",
+        "val_interval",
+    ),
 )
 # --seeds=999 would be a thousand runs of each model, which nobody wants
 _MOST_SEEDS = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, create_samplers, data_preparation
 from recbole.data.dataset import Dataset
@@ -11,6 +12,7 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mambarec.data.fingerprint import config_data_hash
+from recbole_mambarec.data.new_items import items_without_training
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.store import MASKS, UNMASKED
 from recbole_mambarec.resume import training_data_key
@@ -30,6 +32,8 @@ class Splits:
         mask: under which the configuration tests, one of :data:`~recbole_mambarec.experiments.store.MASKS` or
             :data:`~recbole_mambarec.experiments.store.UNMASKED`.
         data_hash: fingerprint of the dataset's files.
+        not_ranked: items that the configuration leaves out of every ranking (``rank_items: new``), bool ``(n_items,)``;
+            None if there are none.
 
     Raises:
         UserError: the data are not ranked as a whole for each user, or the split has no validation or test part.
@@ -47,6 +51,8 @@ class Splits:
         self.users = Ids("user", dataset.field2id_token[dataset.uid_field][1:])
         self.items = Ids("item", dataset.field2id_token[dataset.iid_field][1:])
         self.mask = UNMASKED if config["repeatable"] else mask_of(config)
+        new = items_without_training(dataset)
+        self.not_ranked = None if new is None or config["rank_items"] != "new" else torch.from_numpy(~new[1:])
 
     @property
     def dataset(self) -> Dataset:
@@ -83,6 +89,8 @@ class Splits:
             return f"their files of '{self.config['dataset']}' differ"
         if self.mask != other.mask:
             return f"they are tested under different masks ({self.mask} and {other.mask})"
+        if (self.not_ranked is None) != (other.not_ranked is None):
+            return "one of them ranks new items alone (rank_items), and the other one all"
         for own, theirs in ((self.items, other.items), (self.users, other.users)):
             if not own.has_same(theirs):
                 return f"they know different {own.what}s ({len(own)} and {len(theirs)})"

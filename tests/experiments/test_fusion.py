@@ -131,6 +131,17 @@ def test_one_weight_gives_exactly_the_scores_of_that_run(root, number, normalisa
     assert frames[0].sort("user").equals(frames[1].sort("user").select(frames[0].columns))
 
 
+def test_a_ranking_of_new_items_alone(root):
+    records = [trained(root, model, new_items=0.2, rank_items="new", runs="new.jsonl") for model in ("BPR", "MambaRec")]
+    parts = [Part(checkpoint_of(root, record).checkpoint, record) for record in records]
+    alone = fuse(parts, runs=root / "a.jsonl", out=root / "a.pth", weights=[0, 1], data_path=root, progress=False)
+    assert (alone.record.valid, alone.record.test) == (records[1].valid, records[1].test)
+    of_all = Part(parts_of(root, "BPR", "EASE")[0].checkpoint)
+    refused(root, [parts[0], of_all], "one of them ranks new items alone")
+    both = fuse(parts, runs=root / "b.jsonl", out=root / "b.pth", data_path=root, progress=False)
+    assert both.record.valid["recall@5"] >= max(record.valid["recall@5"] for record in records) - 1e-4
+
+
 def test_the_parts_alone_are_evaluated_as_their_runs_were(root):
     result = fused(root, *MODELS)
     for found, part in zip(result.parts, parts_of(root, *MODELS)):

@@ -47,11 +47,10 @@ def of(scores, masked, positive, metric, config):
     found = Candidates(metric, config)
     half = N_USERS // 2
     for first, last in ((0, half), (half, N_USERS)):  # in two blocks
-        pairs = []
-        for rows, items in (masked, positive):
-            here = (rows >= first) & (rows < last)
-            pairs.append((rows[here] - first, items[here]))
-        found.add(scores[:, first:last].clone(), *pairs)
+        left_out = torch.zeros(N_USERS, N_ITEMS, dtype=torch.bool)
+        left_out[masked] = True
+        here = (positive[0] >= first) & (positive[0] < last)
+        found.add(scores[:, first:last].clone(), left_out[first:last], (positive[0][here] - first, positive[1][here]))
     return found
 
 
