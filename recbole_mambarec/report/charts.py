@@ -10,6 +10,8 @@ from recbole_mambarec.report import plots
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import Chart, count, listing, number, slug
 from recbole_mambarec.report.load import Row, mean
+from recbole_mambarec.report.metrics import smaller_is_better
+from recbole_mambarec.report.reached import minutes_to
 from recbole_mambarec.report.style import DPI, Look, drawing, png, svg
 from recbole_mambarec.report.sweeps import Sweep
 
@@ -48,8 +50,44 @@ def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart |
         "Line chart",
         f"Validation {metric} by epoch on {dataset}",
         _extremes(shown, lambda row: row.valid(metric)),
-        f"one line per run ({_seeds(shown)}), with a marker at the epoch that was chosen.",
+        f"one line per run ({_seeds(shown)}), with a marker at the epoch that was chosen{_greyed(shown)}.",
         partial(plots.curves, shown, metric, looks),
+    )
+
+
+def each_curve(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
+    """A small chart for each model; None where one chart can hold them all."""
+    metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
+    shown = [row for row in rows if plots.has_curve(row, metric)]
+    if len(shown) <= plots.MOST_COLOURED:
+        return None
+    return _draw(
+        f"curves-each-{slug(dataset)}",
+        "Small line charts",
+        f"Validation {metric} by epoch on {dataset}, model by model",
+        _extremes(shown, lambda row: row.valid(metric)),
+        f"in the order of their test scores, one line per run ({_seeds(shown)}); grey: {shown[0].label}. "
+        "Across: epochs trained.",
+        partial(plots.each_curve, shown, metric),
+    )
+
+
+def speed(dataset: str, rows: Sequence[Row], mask: str, metric: str, looks: dict[str, Look]) -> Chart | None:
+    """Time to 95 % and 100 % of the final validation score, and accuracy; None if fewer than two rows have both."""
+    times = {row.label: (minutes_to(row, 0.95), minutes_to(row, 1.0)) for row in rows if row.test(mask, metric)}
+    shown = [row for row in rows if None not in times.get(row.label, (None,))]
+    if len(shown) < 2:
+        return None
+    devices = list(dict.fromkeys(record.device for row in shown for record in row.records))
+    mixed = f" The runs were made on {listing(devices)}: compare times of one device." if len(devices) > 1 else ""
+    return _draw(
+        f"speed-{slug(dataset)}",
+        "Line chart",
+        f"Test {metric} on {dataset} against the minutes to 95 % and to all of the final validation score",
+        _extremes(shown, lambda row: row.test(mask, metric)),
+        f"means over seeds ({_seeds(shown)}): a line from 95 % (open marker) to the score that was chosen (filled)."
+        f"{_lacking(rows, shown)}{_below(shown, mask, metric)} Mask: {mask}.{mixed}",
+        partial(plots.speed, shown, [times[row.label] for row in shown], metric, mask, looks),
     )
 
 
@@ -66,7 +104,8 @@ def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, 
         f"Test {metric} against {name.replace(',', ' in')} on {dataset}",
         _extremes(shown, lambda row: row.test(mask, metric)),
         f"means over seeds ({_seeds(shown)}{_spread(shown, 'bars')}). Filled and joined: the Pareto front, whose "
-        f"models no other one beats in one respect without losing in the other.{_lacking(rows, shown)} Mask: {mask}.",
+        f"models no other one beats in one respect without losing in the other.{_lacking(rows, shown)}"
+        f"{_below(shown, mask, metric)} Mask: {mask}.",
         partial(plots.cost, shown, field, name, metric, mask, looks),
     )
 
@@ -120,6 +159,20 @@ def _seeds(rows: Sequence[Row]) -> str:
     if len(numbers) == 1:
         return f"n = {count(numbers[0], 'seed')}"
     return f"n = {numbers[0]} to {numbers[-1]} seeds"
+
+
+def _greyed(shown: Sequence[Row]) -> str:
+    return f"; coloured: the best {plots.MOST_COLOURED} at test" if len(shown) > plots.MOST_COLOURED else ""
+
+
+def _below(rows: Sequence[Row], mask: str, metric: str) -> str:
+    """Which models a chart of many leaves out, because they lie below its axis."""
+    if len(rows) <= plots.MOST_COLOURED or smaller_is_better(metric):
+        return ""
+    scores = {row.label: mean(row.test(mask, metric)) or 0.0 for row in rows}
+    least = plots.LEAST_SHARE * max(scores.values())
+    below = [label for label, score in scores.items() if score < least]
+    return f" Below the axis: {listing(below)}." if below else ""
 
 
 def _spread(rows: Sequence[Row], marks: str) -> str:

@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
     add("--metrics", help="columns, separated by commas (default: all recorded)")
     add("--reference", help="model or label to which others are compared (default: the best of the others)")
     add("--published", choices=("True", "False"), default="True", help="show published scores (default %(default)s)")
+    add(
+        "--variants", action="store_true", help="a row for each configuration of a model (default: validation's choice)"
+    )
     add("--sections", help=f"only some of {', '.join(SECTIONS)} (default: all that have data)")
     add("--title", help="title of the report")
     given = parser.parse_args(argv)
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec.
         published=given.published == "True",
         brief=bool(given.page),
         sections=_names(given.sections),
+        variants=given.variants,
         title=title,
     )
     if not given.page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 MISSING = "–"
@@ -27,10 +28,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows under a common heading, such as a dataset; the first cell of a row is its name."""
+    """Rows under a common heading, such as a dataset; the first cell of a row is its name.
+
+    Attributes:
+        kinds: what each row belongs to; a writer puts a line before the first row of each kind. Empty: all are alike.
+    """
 
     heading: str
     rows: list[list[Cell]]
+    kinds: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[tuple[str, list[Cell]]]:
+        """The rows, each with the name of its kind if it is the first of it, else ""."""
+        before = ""
+        for row, kind in zip(self.rows, self.kinds or [""] * len(self.rows)):
+            yield (kind if kind != before else ""), row
+            before = kind
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class Table:
         words: number of leading columns that hold words rather than numbers.
         notes: sentences to be written under it.
         origin: a sentence on commands, data and versions.
+        folded: a page shows it when its caption is clicked.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Table:
     words: int = 1
     notes: list[str] = field(default_factory=list)
     origin: str = ""
+    folded: bool = False
 
     def padding(self, column: int, cell: Cell) -> str:
         """The longest spread in the column, whose width keeps values aligned if this cell has none; else ""."""

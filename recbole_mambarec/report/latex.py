@@ -69,7 +69,9 @@ def _table(table: Table) -> str:
         if block.heading:
             lines += [r"\midrule"] * (number > 0)
             lines.append(_row([f"\\multicolumn{{{columns}}}{{l}}{{\\textit{{{escape(block.heading)}}}}}"]))
-        lines += [_row([_cell(cell, table.padding(n, cell)) for n, cell in enumerate(row)]) for row in block.rows]
+        for kind, row in block.lines():
+            lines += [_row([f"\\multicolumn{{{columns}}}{{l}}{{\\quad {escape(kind)}}}"])] if kind else []
+            lines.append(_row([_cell(cell, table.padding(n, cell)) for n, cell in enumerate(row)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes:
         lines.append(r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize")

@@ -41,6 +41,11 @@ class Row:
     records: tuple[Record, ...] = field(repr=False)
 
     @property
+    def recorded_label(self) -> str:
+        """The label of its records, which rows of other configurations may share."""
+        return self.records[0].label
+
+    @property
     def seeds(self) -> list[int]:
         return [record.seed for record in self.records]
 
@@ -251,6 +256,34 @@ def _with_unique_labels(found: list[Row]) -> list[Row]:
         else row
         for row in found
     ]
+
+
+def chosen_by_validation(found: Sequence[Row], metric: str, smaller: bool) -> tuple[list[Row], list[str]]:
+    """One row for each label of a dataset, the one of the best mean validation score, and a sentence on each choice.
+
+    Args:
+        metric: the validation metric; rows without it are chosen only where none has it.
+        smaller: whether a smaller score is better.
+    """
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        alike.setdefault((row.dataset, row.recorded_label), []).append(row)
+
+    def score(row: Row) -> float:
+        value = mean(row.valid(metric))
+        return -math.inf if value is None else -value if smaller else value
+
+    chosen, notes = [], []
+    for (dataset, label), namesakes in alike.items():
+        best = max(namesakes, key=score)
+        chosen.append(replace(best, label=label))
+        if len(namesakes) > 1:
+            which = best.label.removeprefix(f"{label} (").removesuffix(")")
+            notes.append(
+                f"{label} on {dataset}: {which}, the best of {len(namesakes)} configurations by validation {metric}; "
+                "--variants shows all."
+            )
+    return chosen, notes
 
 
 def _distinction(row: Row, namesakes: list[Row]) -> str:

@@ -69,8 +69,10 @@ def _table(table: Table, only_dataset: str) -> list[str]:
     parts = [f"**{_escape(_caption(table))}**"]
     rule = ["---" if number < table.words else "---:" for number in range(len(table.header))]
     for block in table.blocks:
-        lines = [table.header, rule, *([_cell(cell) for cell in row] for row in block.rows)]
-        lines[0] = [_escape(name) for name in lines[0]]
+        lines = [[_escape(name) for name in table.header], rule]
+        for kind, row in block.lines():
+            lines += [[f"*{_escape(kind)}*", *[""] * (len(table.header) - 1)]] if kind else []
+            lines.append([_cell(cell) for cell in row])
         parts += [f"### {_escape(block.heading)}"] if block.heading not in ("", only_dataset) else []
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return parts + [_escape(note) for note in table.notes]

@@ -24,6 +24,12 @@ _MOST_TICKS = 8
 _MOST_POINTS = 12
 # characters in a line of a legend
 _LABEL = 24
+# models that are told apart by colour in one chart, and panels in a line of small charts
+MOST_COLOURED, _PANELS = 8, 5
+# of many models, those with a smaller share of the best score lie below the axis
+LEAST_SHARE = 0.6
+# models that are only background
+_PALE = "#b5b5b5"
 # bars and points of one model; the point that validation chose
 _LIGHT, _DARK, _CHOSEN = "#9ecae1", "#08519c", "#D55E00"
 
@@ -52,25 +58,75 @@ def _curve(record: Record, metric: str) -> tuple[list[int], list[float]]:
 
 
 def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
-    """Validation score after each epoch, one line per run; a marker where validation was best."""
+    """Validation score after each epoch, one line per run; a marker where validation was best.
+
+    Of more models than :data:`MOST_COLOURED`, the first are coloured and the others grey.
+    """
     figure = new_figure()
     axes = figure.subplots()
     shown = [row for row in rows if has_curve(row, metric)]
+    coloured = shown[:MOST_COLOURED]
     for row in shown:
-        look = styles[row.label]
         for record in row.records:
-            epochs, scores = _curve(record, metric)
-            if not epochs:
-                continue
-            # a single epoch is not a line and shows as its marker only
-            axes.plot(epochs, scores, color=look.colour, linestyle=look.line, linewidth=1.2)
-            best = (record.best_epoch or 0) + 1
-            at = epochs.index(best) if best in epochs else len(epochs) - 1
-            axes.plot(epochs[at], scores[at], look.marker, color=look.colour, markeredgecolor="white", zorder=4)
+            if row in coloured:
+                _draw_curve(axes, record, metric, styles[row.label])
+            else:
+                epochs, scores = _curve(record, metric)
+                axes.plot(epochs, scores, color=_PALE, linewidth=0.7, zorder=1)
     axes.set(xlabel="epochs trained", ylabel=f"validation {metric}")
     axes.margins(x=0.03)
-    add_legend(figure, [_handle(row.label, styles[row.label]) for row in shown])
+    if len(coloured) < len(shown):
+        _plain_log(axes)
+        _cut_below(
+            axes, [score for row in coloured for record in row.records for score in _curve(record, metric)[1]], metric
+        )
+    add_legend(figure, [*(_handle(row.label, styles[row.label]) for row in coloured), *_others(shown, coloured, "-")])
     return figure
+
+
+def each_curve(rows: Sequence[Row], metric: str) -> Figure:
+    """A panel per model with the curves of its runs, beside that of the first model in grey."""
+    from matplotlib.lines import Line2D
+
+    shown = [row for row in rows if has_curve(row, metric)]
+    lines = -(-len(shown) // _PANELS)
+    figure = new_figure(0.6 + 1.05 * lines)
+    panels = figure.subplots(lines, _PANELS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    for axes, row in zip(panels, shown):
+        for record in shown[0].records[:1]:
+            axes.plot(*_curve(record, metric), color=_PALE, linewidth=1.2)
+        for record in row.records:
+            epochs, scores = _curve(record, metric)
+            # a single epoch is not a line
+            axes.plot(epochs, scores, color=_DARK, linewidth=1, marker="o" if len(epochs) == 1 else "", markersize=3)
+        axes.set_title("\n".join(wrap(row.label, 16)[:2]), fontsize=7, pad=2)
+        axes.tick_params(labelsize=6)
+    figure.supylabel(f"validation {metric}", fontsize=8)
+    best = Line2D([], [], color=_PALE, linewidth=1.2, label=_short(shown[0].label))
+    add_legend(figure, [Line2D([], [], color=_DARK, linewidth=1, label="the model"), best])
+    return figure
+
+
+def _draw_curve(axes: Axes, record: Record, metric: str, look: Look) -> None:
+    epochs, scores = _curve(record, metric)
+    if not epochs:
+        return
+    # a single epoch is not a line and shows as its marker only
+    axes.plot(epochs, scores, color=look.colour, linestyle=look.line, linewidth=1.2)
+    best = (record.best_epoch or 0) + 1
+    at = epochs.index(best) if best in epochs else len(epochs) - 1
+    axes.plot(epochs[at], scores[at], look.marker, color=look.colour, markeredgecolor="white", zorder=4)
+
+
+def _others(shown: Sequence[Row], coloured: Sequence[Row], line: str) -> list:
+    """The entry of a legend for the models that are not coloured."""
+    from matplotlib.lines import Line2D
+
+    rest = len(shown) - len(coloured)
+    marks = {"marker": "" if line else "o", "markerfacecolor": "white", "markersize": 4}
+    return [Line2D([], [], color=_PALE, linestyle=line, label=f"{rest} others", **marks)] if rest else []
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -105,7 +161,13 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
     figure = new_figure()
     axes = figure.subplots()
     axes.step(*zip(*(points[n] for n in front)), where="post", color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+    # the front, and the best of the others
+    coloured = shown[:MOST_COLOURED]
+    coloured += [shown[n] for n in front if shown[n] not in coloured]
     for position, (row, (x, y)) in enumerate(zip(shown, points)):
+        if row not in coloured:
+            axes.plot(x, y, "o", color=_PALE, markerfacecolor="white", markersize=4, zorder=1)
+            continue
         look = styles[row.label]
         fill = look.colour if position in front else "white"
         error = spread(row.test(mask, metric))
@@ -115,6 +177,8 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
         _plain_log(axes)
     axes.set(xlabel=name, ylabel=f"test {metric}")
     axes.margins(0.12)
+    if len(shown) > MOST_COLOURED:
+        _cut_below(axes, [y for _, y in points], metric)
     handles = [
         _handle(
             row.label,
@@ -123,17 +187,56 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
             markerfacecolor=styles[row.label].colour if n in front else "white",
         )
         for n, row in enumerate(shown)
+        if row in coloured
     ]
-    add_legend(figure, [*handles, Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="Pareto front")])
+    joined = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="Pareto front")
+    add_legend(figure, [*handles, *_others(shown, coloured, ""), joined])
     return figure
 
 
+def speed(rows: Sequence[Row], times: Sequence[tuple[float, float]], metric: str, mask: str, styles: Looks) -> Figure:
+    """Test score against the minutes until 95 % and until all of the validation score that was chosen, joined."""
+    figure = new_figure()
+    axes = figure.subplots()
+    score = {id(row): mean(row.test(mask, metric)) for row in rows}
+    coloured = list(rows[:MOST_COLOURED])
+    for row, (early, late) in zip(rows, times):
+        y = score[id(row)]
+        if row in coloured:
+            look = styles[row.label]
+            axes.plot([early, late], [y, y], color=look.colour, linewidth=1.6, zorder=3)
+            axes.plot(early, y, look.marker, color=look.colour, markerfacecolor="white", zorder=4)
+            axes.plot(late, y, look.marker, color=look.colour, zorder=4)
+        else:
+            axes.plot([early, late], [y, y], color=_PALE, linewidth=1, marker=".", markersize=4, zorder=1)
+    least, most = min(min(pair) for pair in times), max(max(pair) for pair in times)
+    if least > 0 and most > 8 * least:
+        _plain_log(axes)
+    axes.set(xlabel="minutes of training and validation", ylabel=f"test {metric}")
+    axes.margins(0.08)
+    if len(rows) > MOST_COLOURED:
+        _cut_below(axes, list(score.values()), metric)
+    add_legend(
+        figure,
+        [*(_handle(row.label, styles[row.label], linestyle="-") for row in coloured), *_others(rows, coloured, "-")],
+    )
+    return figure
+
+
+def _cut_below(axes: Axes, scores: Sequence[float], metric: str) -> None:
+    """Begin the axis of scores at a share of the best, so that models that are far behind do not flatten the others."""
+    if not smaller_is_better(metric):
+        best = max(scores)
+        axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHARE * best), 1.04 * best)
+
+
 def _plain_log(axes: Axes) -> None:
-    """A logarithmic axis with labels such as 0.5, 10, 200."""
+    """A logarithmic axis with labels such as 0.5, 10, 200; of a wide range, only the powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

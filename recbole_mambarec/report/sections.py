@@ -12,7 +12,18 @@ from tqdm import tqdm
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.group import measurement_differences
 from recbole_mambarec.experiments.store import MASKS, UNMASKED
-from recbole_mambarec.report import buckets, charts, metrics, provenance, published, sweeps, tables
+from recbole_mambarec.report import (
+    buckets,
+    charts,
+    findings,
+    kinds,
+    load,
+    metrics,
+    provenance,
+    published,
+    sweeps,
+    tables,
+)
 from recbole_mambarec.report.document import (
     Chart,
     Omission,
@@ -43,6 +54,9 @@ SECTIONS = {
     "runs": "Runs",
 }
 
+# rows of a table that a page shows without a click
+_LONGEST_OPEN = 12
+
 
 class NoData(Exception):
     """A section has no data; the message says why."""
@@ -60,6 +74,8 @@ class Options:
         published: also show published scores.
         brief: tables only, for a page about one dataset: both masks, significance only of the leading metric.
         sections: names of the sections; None for all.
+        variants: a row for each configuration of a label, instead of the one that validation chooses; always so for a
+            chosen group.
         title: the title of the report.
     """
 
@@ -70,7 +86,16 @@ class Options:
     published: bool = True
     brief: bool = False
     sections: Sequence[str] | None = None
+    variants: bool = False
     title: str = "Comparison of models"
+
+
+def _folded(section: Section) -> Section:
+    """Long tables besides the main one are folded on a page."""
+    if section.name == "main":
+        return section
+    long = [sum(len(block.rows) for block in table.blocks) > _LONGEST_OPEN for table in section.tables]
+    return replace(section, tables=[replace(table, folded=fold) for table, fold in zip(section.tables, long)])
 
 
 def _configured(rows: Iterable[Row]) -> set[tuple[str, str, str]]:
@@ -102,14 +127,25 @@ class Builder:
         self.ablations = self._without_grids(ablations)
         if options.group is not None:
             self.sweeps = [sweep for sweep in self.sweeps if self._is_in_group(sweep)]
+        self.choices: list[str] = []
+        if not options.variants and options.group is None:
+            self._choose()
         self.everything = self._shown()
         self.metrics, self.other_metrics = metrics.choose(self.everything, self.mask, options.metrics)
         self.leading = metrics.leading(self.everything, self.metrics)
+        self.rows = kinds.ordered(self.rows, self.mask, self.leading)
         if options.reference is not None and tables.find(self.rows, options.reference) is None:
             available = listing(list(dict.fromkeys(row.label for row in self.rows))) or "nothing"
             raise UserError(f"--reference={options.reference} is not in the main table: it has {available}")
         self.provenance = provenance.trace(self.everything)
-        self.looks = looks(list(dict.fromkeys(row.label for row in self.rows)))
+        # the best models of the first dataset, whatever their kind, get the colours that differ most
+        by_score = kinds.ordered(self.rows, self.mask, self.leading, by_kind=False)
+        self.looks = looks(list(dict.fromkeys(row.label for row in by_score)))
+
+    def _choose(self) -> None:
+        """Keep the configuration of each label that validation chooses."""
+        metric = next((row.metric for row in self.rows), "")
+        self.rows, self.choices = load.chosen_by_validation(self.rows, metric, metrics.smaller_is_better(metric))
 
     def _is_in_group(self, sweep: sweeps.Sweep) -> bool:
         """Whether it is a search, or a grid that contains a run of the chosen group."""
@@ -156,6 +192,7 @@ class Builder:
                     omissions.append(Omission(title, str(reason)))
                 self._step()
         names = list(datasets(self.everything))
+        sections = sections if self.options.brief else [_folded(section) for section in sections]
         return Report(self.options.title, names, self._summary(), with_unique_names(sections), omissions, self.command)
 
     def _step(self) -> None:
@@ -165,10 +202,13 @@ class Builder:
         runs = count(sum(len(row.records) for row in self.everything), "finished run")
         names = listing(list(dict.fromkeys(row.records[0].dataset for row in self.everything)))
         seeds = sorted({seed for row in self.everything for seed in row.seeds})
+        tested = self.tests if "main" in (self.options.sections or SECTIONS) else None
         return [
+            *findings.sentences(self.rows, self.mask, self.leading, tested),
             f"{runs} on {names}, {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
             "Epochs were chosen on the validation split.",
             *([f"{count(len(self.failed), 'run')} failed and are in no table; see Runs."] if self.failed else []),
+            *self.choices,
             *(f"{note}." for note in measurement_differences(self.rows)),
         ]
 
@@ -235,7 +275,11 @@ class Builder:
 
     def curves(self, title: str) -> Section:
         self._need_rows()
-        made = self._drawn((charts.curves(name, here, self.looks), here) for name, here in self._by_dataset())
+        made = self._drawn(
+            (chart(name, here, self.looks), here)
+            for name, here in self._best_first()
+            for chart in (charts.curves, charts.each_curve)
+        )
         if not made:
             raise NoData("no record holds the validation scores of its epochs")
         return Section("curves", title, charts=made)
@@ -245,11 +289,14 @@ class Builder:
         rows = [row for row in self.rows if any(row.field(field) for field in charts.COSTS)]
         if not rows:
             raise NoData("no record holds seconds or memory")
-        drawn = [] if self.options.brief or self.leading is None else self._by_dataset()
+        drawn = [] if self.options.brief or self.leading is None else list(self._best_first())
         made = self._drawn(
             (charts.cost(name, here, field, self.mask, self.leading, self.looks), here)
             for name, here in drawn
             for field in charts.COSTS
+        )
+        made += self._drawn(
+            (charts.speed(name, here, self.mask, self.leading, self.looks), here) for name, here in drawn
         )
         return Section("cost", title, tables=[self._traced(tables.cost(rows), rows)], charts=made)
 
@@ -333,6 +380,10 @@ class Builder:
 
     def _by_dataset(self) -> Iterable[tuple[str, list[Row]]]:
         return datasets(self.rows).items()
+
+    def _best_first(self) -> Iterable[tuple[str, list[Row]]]:
+        """The rows of each dataset by score, whatever their kind: charts colour the first."""
+        return datasets(kinds.ordered(self.rows, self.mask, self.leading, by_kind=False)).items()
 
     def _traced(self, part: Part, rows: Sequence[Row]) -> Part:
         """A table or chart with its origin, which a brief page only gives at its end."""

@@ -9,10 +9,12 @@ from recbole_mambarec.experiments.significance import Family
 from recbole_mambarec.experiments.store import UNMASKED
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
+from recbole_mambarec.report.kinds import kind
 from recbole_mambarec.report.load import Row, datasets, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.paired import Paired
 from recbole_mambarec.report.published import Published
+from recbole_mambarec.report.reached import minutes_to
 from recbole_mambarec.report.significance import INTERVAL, limits, method
 from recbole_mambarec.report.sweeps import Point, Sweep
 
@@ -67,6 +69,7 @@ def scores(
     tests: Paired | None = None,
     published: Callable[[str], dict[str, Published]] = lambda dataset: {},
     ranked: bool = True,
+    by_kind: bool = True,
 ) -> Table:
     """Test scores of the rows: mean and standard deviation over seeds.
 
@@ -74,18 +77,21 @@ def scores(
         tests: decide about stars; without them there are none.
         published: dataset -> model -> scores to show below the measured ones.
         ranked: whether to mark best and second.
+        by_kind: whether to name the kinds of models; the rows come in their order (:func:`~.kinds.ordered`).
     """
     blocks: list[Block] = []
     sources: dict[str, dict[str, None]] = {}
     for dataset, here in datasets(rows).items():
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
+        kinds = [kind(row) for row in here]
         published_scores = published(here[0].records[0].dataset)
         for model in dict.fromkeys(row.model for row in here if row.model in published_scores):
             cells = [Cell(number(published_scores[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
+            kinds.append("Published, other features")
             sources.setdefault(published_scores[model].source, {})[model] = None
-        blocks.append(Block(dataset, lines))
+        blocks.append(Block(dataset, lines, kinds if by_kind and len(set(kinds)) > 1 else []))
     notes = [f"Test split; {MASKED[mask]} (mask: {mask}).{_about_spread(blocks)}"]
     unmasked = [row.label for row in rows if mask != UNMASKED and any(UNMASKED in r.test for r in row.records)]
     if unmasked:
@@ -259,6 +265,7 @@ def cost(rows: Sequence[Row]) -> Table:
                     _cell([epoch + 1 for epoch in row.field("best_epoch")], 0),
                     _cell(row.field("epochs"), 0),
                     Cell(number(mean(per_epoch), 1)),
+                    *(Cell(number(minutes_to(row, share), 1)) for share in (0.95, 1.0)),
                     _cell([seconds / 60 for seconds in row.field("seconds")], 1),
                     _cell(row.field("peak_memory_gib"), 2),
                     Cell(number(mean([parameters / 1e6 for parameters in row.field("parameters")]), 2)),
@@ -272,13 +279,16 @@ def cost(rows: Sequence[Row]) -> Table:
         "best after",
         "epochs",
         "s / epoch",
+        "min to 95 %",
+        "min to best",
         "minutes",
         "peak GiB",
         "million parameters",
     ]
     notes = [
         "Time of training and validation in all epochs as recorded, whatever else the machine was doing; best after: "
-        "number of epochs up to the chosen one; peak: memory of the process, or of the GPU if one was used."
+        "number of epochs up to the chosen one; to best, to 95 %: until the validation score that was chosen, and 95 % "
+        "of it, were first reached, mean over seeds; peak: memory of the process, or of the GPU if one was used."
         + _about_spread(blocks),
     ]
     return Table("cost", "Training cost and size.", header, blocks, words=2, notes=notes)
@@ -303,7 +313,7 @@ def grouping(dataset: str, groups: Grouping, mask: str) -> Table:
 
 def ablation(group: str, rows: Sequence[Row], metrics: Sequence[str], mask: str, leading: str) -> Table:
     """Scores of a group, and the difference of each row from the first."""
-    table = scores(f"ablation-{slug(group)}", f"Ablation {group}.", rows, metrics, mask)
+    table = scores(f"ablation-{slug(group)}", f"Ablation {group}.", rows, metrics, mask, by_kind=False)
     for block, here in zip(table.blocks, datasets(rows).values()):
         full = mean(here[0].test(mask, leading))
         for line, row in zip(block.rows, here):

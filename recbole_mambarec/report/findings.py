@@ -1,0 +1,57 @@
+"""What a comparison found, in two sentences for each dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_mambarec.report.document import count, listing, number
+from recbole_mambarec.report.kinds import ordered
+from recbole_mambarec.report.load import Row, datasets, mean
+from recbole_mambarec.report.paired import Paired
+
+# models that a sentence names
+_MOST_NAMES = 4
+
+
+def sentences(rows: Sequence[Row], mask: str, metric: str | None, tests: Paired | None) -> list[str]:
+    """For each dataset with several models: which is the best, by how much, and whether the difference is significant.
+
+    Args:
+        tests: paired tests of the rows; without them, nothing is said about significance.
+    """
+    found = []
+    for dataset, here in datasets(rows).items():
+        scored = [row for row in here if metric and row.test(mask, metric)]
+        if metric is None or len(scored) < 2:
+            continue
+        best, second = ordered(scored, mask, metric, by_kind=False)[:2]
+        score, next_score = mean(best.test(mask, metric)), mean(second.test(mask, metric))
+        assert score is not None and next_score is not None
+        ahead = f"{number(100 * abs(score - next_score) / next_score, 1)} % ahead of " if next_score else "ahead of "
+        place = f"is the best of {len(scored)} models" if score != next_score else "shares the first place"
+        sentence = (
+            f"On {dataset}, {best.label} {place} in test {metric} with {number(score)} "
+            f"({count(len(best.seeds), 'seed')}), {ahead}{second.label} ({number(next_score)})."
+        )
+        found.append(f"{sentence} {_tested(best, tests, dataset, metric)}".rstrip())
+    return found
+
+
+def _tested(best: Row, tests: Paired | None, dataset: str, metric: str) -> str:
+    """Which of the others the best model is significantly better than."""
+    if tests is None:
+        return ""
+    family = tests.by_user.get((dataset, metric)) or tests.by_seed.get((dataset, metric))
+    if family is None:
+        return "The differences could not be tested; the main table says why."
+    how = f"By {family.unit} (Wilcoxon's test, Holm's correction)"
+    if family.best != best.label:
+        how += f", and among the {len(family.comparisons) + 1} models that could be compared, {family.best}"
+    else:
+        how += ", it"
+    alike = [each.label for each in family.comparisons if not each.significant]
+    total = len(family.comparisons)
+    if not alike:
+        return f"{how} is better than {'each of the others' if total > 1 else 'the other'}."
+    shown = alike if len(alike) <= _MOST_NAMES else [*alike[:_MOST_NAMES], f"{len(alike) - _MOST_NAMES} more"]
+    return f"{how} is better than {total - len(alike)} of the {total} others, and cannot be told from {listing(shown)}."

@@ -1,0 +1,49 @@
+"""The kinds of models in a table, and the order of its rows: by kind, and within a kind by the leading metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from recbole.utils import ModelType, get_model
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.registry import entry, names
+from recbole_mambarec.report.load import Row, datasets, mean
+from recbole_mambarec.report.metrics import smaller_is_better
+from recbole_mambarec.yaml_files import read_yaml_mapping
+
+GENERAL, CLOSED_FORM, MULTIMODAL, FUSION = "General", "Closed form", "Multimodal", "Fusions of runs"
+#: in the order of a table
+KINDS = (GENERAL, CLOSED_FORM, MULTIMODAL, FUSION)
+
+
+def kind(row: Row) -> str:
+    """The kind of a row: that of its model, unless it is a fusion."""
+    return FUSION if row.records[0].fusion is not None else _kind_of(row.model)
+
+
+@cache
+def _kind_of(model: str) -> str:
+    """A registered model is multimodal unless its defaults say that it reads no modality."""
+    try:
+        if getattr(get_model(model), "type", None) == ModelType.TRADITIONAL:
+            return CLOSED_FORM
+    except (ValueError, ImportError, UserError):
+        return GENERAL  # recorded where another package was installed
+    if model not in names():
+        return GENERAL
+    defaults = entry(model).defaults
+    reads_none = defaults is not None and read_yaml_mapping(defaults).get("modalities") == []
+    return GENERAL if reads_none else MULTIMODAL
+
+
+def ordered(rows: Sequence[Row], mask: str, metric: str | None, by_kind: bool = True) -> list[Row]:
+    """The rows by dataset, kind and score in ``metric``, best first; those without a score come last in their kind."""
+
+    def place(row: Row) -> tuple:
+        score = mean(row.test(mask, metric)) if metric else None
+        sign = 1 if metric and smaller_is_better(metric) else -1
+        return by_kind and KINDS.index(kind(row)), score is None, sign * (score or 0.0)
+
+    return [row for here in datasets(rows).values() for row in sorted(here, key=place)]
