@@ -161,9 +161,11 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
     figure = new_figure()
     axes = figure.subplots()
     axes.step(*zip(*(points[n] for n in front)), where="post", color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-    # the front, and the best of the others
+    # the best, and those of the front that can be seen
     coloured = shown[:MOST_COLOURED]
-    coloured += [shown[n] for n in front if shown[n] not in coloured]
+    least = LEAST_SHARE * max(y for _, y in points)
+    seen = [n for n in front if points[n][1] >= least or len(shown) <= MOST_COLOURED or sign < 0]
+    coloured += [shown[n] for n in seen if shown[n] not in coloured]
     for position, (row, (x, y)) in enumerate(zip(shown, points)):
         if row not in coloured:
             axes.plot(x, y, "o", color=_PALE, markerfacecolor="white", markersize=4, zorder=1)

@@ -78,7 +78,7 @@ def build(paths, **options):
 def test_every_chart_has_marks_and_whole_text(files, figures):
     report = build(files)
     kinds = {name.partition("-")[0] for name in figures}
-    assert kinds == {"curves", "cost", "activity", "popularity", "modality", "ablation", "sweep"}
+    assert kinds == {"curves", "cost", "speed", "activity", "popularity", "modality", "ablation", "sweep"}
     assert len(figures) == sum(len(section.charts) for section in report.sections)
     for figure in figures.values():
         check(figure)
@@ -95,6 +95,23 @@ def test_many_models_of_long_names_fit(tmp_path, figures):
     assert len(figures) > 6
     for figure in figures.values():
         check(figure)
+
+
+def test_of_many_models_the_best_are_coloured_and_those_far_behind_are_named(tmp_path, figures):
+    made = Synthetic(tmp_path, users=0.05)
+    for number in range(12):
+        made.add(
+            "MambaRec", "baby", 999, 0.09 - 0.0005 * number, f"model {number}", overrides={"mmd_weight": 1.0 + number}
+        )
+    made.add("BPR", "baby", 999, 0.001)
+    report = build([made.runs])
+    for name in ("curves-baby", "speed-baby", "cost-seconds-baby"):
+        labels = [text.get_text() for text in figures[name].legends[0].get_texts()]
+        named = [label for label in labels if label.startswith("model ") or label == "BPR"]
+        assert len(named) <= 9 and any(label.endswith(" others") for label in labels), labels
+    captions = {chart.name: chart.caption for section in report.sections for chart in section.charts}
+    assert "BPR. Mask" in captions["speed-baby"].partition("Below the axis: ")[2]
+    assert len([axes for axes in figures["curves-each-baby"].axes if axes.axison]) == 13
 
 
 def test_a_single_epoch_can_be_seen(figures):

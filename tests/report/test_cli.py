@@ -91,7 +91,7 @@ def test_options_choose_mask_metrics_reference_and_title(files):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--reference=FOO"], "--reference=FOO is not in the main table: it has BPR"),
+        (["--reference=FOO"], "--reference=FOO is not in the main table: it has LightGCN, BPR"),
         (["--metrics=mrr@3"], "no record has the metric 'mrr@3'"),
         (["--dataset=toys"], "no runs on 'toys' in these records: there are some on baby, sports"),
         (["--group=foo"], "no group 'foo'"),

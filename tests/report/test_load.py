@@ -47,6 +47,18 @@ def test_different_data_of_one_name_are_different_datasets():
     assert [row.dataset for row in rows] == ["d (data aaaaaaaa)", "d (data bbbbbbbb)", "e"]
 
 
+@pytest.mark.parametrize(("smaller", "chosen"), [(False, 0.5), (True, 0.1)])
+def test_validation_chooses_one_configuration_of_a_label(smaller, chosen):
+    scores = {0.1: 0.2, 0.5: 0.4}
+    records = [replace(run("BPR", lr=lr), valid={"recall@20": score}) for lr, score in scores.items()]
+    records.append(replace(run("VBPR"), valid={"recall@20": 0.1}))
+    rows, notes = load.chosen_by_validation(load.rows(records), "recall@20", smaller)
+    assert [(row.label, row.config.get("lr")) for row in rows] == [("BPR", chosen), ("VBPR", None)]
+    assert notes == [
+        f"BPR on d: lr={chosen}, the best of 2 configurations by validation recall@20; --variants shows all."
+    ]
+
+
 def test_a_group_of_one_model_is_an_ablation(tmp_path):
     path = write(
         tmp_path / "runs.jsonl",

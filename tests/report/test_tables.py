@@ -7,9 +7,10 @@ import pytest
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import significance
-from recbole_mambarec.report import load, metrics, published, tables
+from recbole_mambarec.report import findings, kinds, load, metrics, published, tables
 from recbole_mambarec.report.document import count, number
 from recbole_mambarec.report.paired import Paired, compare_all
+from recbole_mambarec.report.reached import minutes_to
 from recbole_mambarec.report.sweeps import find
 from tests.report.synthetic import Synthetic
 from tests.report.test_load import run
@@ -131,6 +132,53 @@ def test_shipped_published_scores_are_plausible_and_under_one_mask():
     assert published.read("baby", "train")["DAMRS"].scores == {"recall@20": 0.0994, "ndcg@20": 0.0435}
     assert published.read("baby", "train")["MambaRec"].scores["recall@20"] == 0.1013
     assert published.read("baby", "train+valid") == {} and published.read("ml-100k", "train") == {}
+
+
+def test_rows_are_ordered_by_kind_and_score_and_each_kind_is_named():
+    made = [scored(*each) for each in (("VBPR", 0.2), ("BPR", 0.1), ("PGL", 0.4), ("EASE", 0.3), ("LayerGCN", 0.15))]
+    rows = load.rows([r for part in made for r in part])
+    by_kind = kinds.ordered(rows, "train", "recall@20")
+    assert [row.label for row in by_kind] == ["LayerGCN", "BPR", "EASE", "PGL", "VBPR"]
+    by_score = kinds.ordered(rows, "train", "recall@20", by_kind=False)
+    assert [row.label for row in by_score] == ["PGL", "EASE", "VBPR", "LayerGCN", "BPR"]
+    table = tables.scores("main", "", by_kind, METRICS, "train")
+    heads = [(kind, row[0].text) for kind, row in table.blocks[0].lines() if kind]
+    assert heads == [("General", "LayerGCN"), ("Closed form", "EASE"), ("Multimodal", "PGL")]
+    assert not main_table(scored("a", 0.1), scored("b", 0.2)).blocks[0].kinds
+
+
+def test_a_smaller_score_can_be_the_better_and_rows_without_a_score_come_last():
+    made = [scored(name, value, metric="averagepopularity@20") for name, value in (("a", 3.0), ("b", 2.0))]
+    rows = load.rows([r for part in made for r in part] + scored("c", 0.1))
+    assert [row.label for row in kinds.ordered(rows, "train", "averagepopularity@20")] == ["b", "a", "c"]
+
+
+def test_the_finding_names_the_best_its_lead_and_what_it_cannot_be_told_from():
+    rows = load.rows([r for part in (scored("a", 0.2), scored("b", 0.25), scored("c", 0.1)) for r in part])
+    (plain,) = findings.sentences(rows, "train", "recall@20", None)
+    assert (
+        plain == "On d, b is the best of 3 models in test recall@20 with 0.2500 (1 seed), 25.0 % ahead of a (0.2000)."
+    )
+    (untested,) = findings.sentences(rows, "train", "recall@20", compare_all(rows, "train", METRICS))
+    assert untested == f"{plain} The differences could not be tested; the main table says why."
+    many = [scored("a", *(0.2 + 0.001 * n for n in range(9))), scored("b", *(0.25 + 0.002 * n for n in range(9)))]
+    many.append(scored("c", *(0.25 + 0.002 * n + 0.001 * (-1) ** n for n in range(9))))
+    rows = load.rows([r for part in many for r in part])
+    (tested,) = findings.sentences(rows, "train", "recall@20", compare_all(rows, "train", METRICS))
+    assert "By seed (Wilcoxon's test, Holm's correction), it is better than 1 of the 2 others" in tested
+    assert tested.startswith("On d, c ") and tested.endswith("cannot be told from b.")
+
+
+def test_minutes_to_a_share_of_the_best_validation_score():
+    entries = [
+        {"epoch": n, "valid": {"recall@20": score}, "train_seconds": 50.0, "valid_seconds": 10.0}
+        for n, score in enumerate((0.05, 0.096, 0.1, 0.09))
+    ]
+    (row,) = load.rows([replace(run("a"), curve=entries)])
+    assert [minutes_to(row, share) for share in (0.5, 0.95, 1.0)] == [1, 2, 3]
+    (old,) = load.rows([replace(run("a"), curve=[entries[0] | {"train_seconds": None}])])
+    (bare,) = load.rows([replace(run("a"), curve=[])])
+    assert minutes_to(old, 1.0) is None and minutes_to(bare, 1.0) is None
 
 
 def test_differences_from_the_best_other_model_and_from_a_reference():
