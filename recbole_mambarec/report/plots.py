@@ -80,7 +80,7 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
         _cut_below(
             axes, [score for row in coloured for record in row.records for score in _curve(record, metric)[1]], metric
         )
-    add_legend(figure, [*(_handle(row.label, styles[row.label]) for row in coloured), *_others(shown, coloured, "-")])
+    add_legend(figure, [*(_handle(row.label, styles[row.label]) for row in coloured), *_others(shown, coloured)])
     return figure
 
 
@@ -120,13 +120,15 @@ def _draw_curve(axes: Axes, record: Record, metric: str, look: Look) -> None:
     axes.plot(epochs[at], scores[at], look.marker, color=look.colour, markeredgecolor="white", zorder=4)
 
 
-def _others(shown: Sequence[Row], coloured: Sequence[Row], line: str) -> list:
+def _others(shown: Sequence[Row], coloured: Sequence[Row], lines: bool = True) -> list:
     """The entry of a legend for the models that are not coloured."""
     from matplotlib.lines import Line2D
 
     rest = len(shown) - len(coloured)
-    marks = {"marker": "" if line else "o", "markerfacecolor": "white", "markersize": 4}
-    return [Line2D([], [], color=_PALE, linestyle=line, label=f"{rest} others", **marks)] if rest else []
+    marks = Line2D([], [], color=_PALE, label=f"{rest} others", marker="o", markerfacecolor="white", markersize=4)
+    marks.set_linestyle("")
+    handle = Line2D([], [], color=_PALE, label=f"{rest} others") if lines else marks
+    return [handle] if rest else []
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
         if row in coloured
     ]
     joined = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="Pareto front")
-    add_legend(figure, [*handles, *_others(shown, coloured, ""), joined])
+    add_legend(figure, [*handles, *_others(shown, coloured, lines=False), joined])
     return figure
 
 
@@ -220,7 +222,7 @@ def speed(rows: Sequence[Row], times: Sequence[tuple[float, float]], metric: str
         _cut_below(axes, list(score.values()), metric)
     add_legend(
         figure,
-        [*(_handle(row.label, styles[row.label], linestyle="-") for row in coloured), *_others(rows, coloured, "-")],
+        [*(_handle(row.label, styles[row.label], linestyle="-") for row in coloured), *_others(rows, coloured)],
     )
     return figure
 
