@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import reduce
+from logging import getLogger
 from operator import add
 from typing import NamedTuple, TypeAlias
 
@@ -49,7 +51,11 @@ class ItemToItem(MultimodalRecommender):
         super().__init__(config, dataset)
         # optimizers refuse a model without parameters; no score depends on it
         self.placeholder = nn.Parameter(torch.zeros(2))
+        started = time.perf_counter()
         self.summands = ModuleList(_scores_of(part, self.data) for part in self.weights(config))
+        # what RecBole reports as training is empty
+        seconds = time.perf_counter() - started
+        getLogger().info(f"{type(self).__name__} was computed in {seconds:.1f} s; there is nothing to train")
 
     @abstractmethod
     def weights(self, config) -> Sequence[Weights]:
