@@ -33,24 +33,22 @@ def sentences(rows: Sequence[Row], mask: str, metric: str | None, tests: Paired 
             f"On {dataset}, {best.label} {place} in test {metric} with {number(score)} "
             f"({count(len(best.seeds), 'seed')}), {ahead}{second.label} ({number(next_score)})."
         )
-        found.append(f"{sentence} {_tested(best, tests, dataset, metric)}".rstrip())
+        found.append(f"{sentence} {_tested(best, len(scored), tests, dataset, metric)}".rstrip())
     return found
 
 
-def _tested(best: Row, tests: Paired | None, dataset: str, metric: str) -> str:
+def _tested(best: Row, n_models: int, tests: Paired | None, dataset: str, metric: str) -> str:
     """Which of the others the best model is significantly better than."""
     if tests is None:
         return ""
     family = tests.by_user.get((dataset, metric)) or tests.by_seed.get((dataset, metric))
     if family is None:
         return "The differences could not be tested; the main table says why."
-    how = f"By {family.unit} (Wilcoxon's test, Holm's correction)"
-    if family.best != best.label:
-        how += f", and among the {len(family.comparisons) + 1} models that could be compared, {family.best}"
-    else:
-        how += ", it"
     alike = [each.label for each in family.comparisons if not each.significant]
     total = len(family.comparisons)
+    how = f"By {family.unit} (Wilcoxon's test, Holm's correction), "
+    how += f"and among the {total + 1} models that could be compared, " if total + 1 < n_models else ""
+    how += "it" if family.best == best.label else family.best
     if not alike:
         return f"{how} is better than {'each of the others' if total > 1 else 'the other'}."
     shown = alike if len(alike) <= _MOST_NAMES else [*alike[:_MOST_NAMES], f"{len(alike) - _MOST_NAMES} more"]
