@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from recbole_mambarec.report import plots
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import Chart, count, listing, number, slug
+from recbole_mambarec.report.kinds import untimed
 from recbole_mambarec.report.load import Row, mean
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.reached import minutes_to
@@ -86,7 +87,7 @@ def speed(dataset: str, rows: Sequence[Row], mask: str, metric: str, looks: dict
         f"Test {metric} on {dataset} against the minutes to 95 % and to all of the final validation score",
         _extremes(shown, lambda row: row.test(mask, metric)),
         f"means over seeds ({_seeds(shown)}): a line from 95 % (open marker) to the score that was chosen (filled)."
-        f"{_lacking(rows, shown)}{_below(shown, mask, metric)} Mask: {mask}.{mixed}",
+        f"{_lacking(rows, shown)}{_below(shown, mask, metric)}{untimed(shown)} Mask: {mask}.{mixed}",
         partial(plots.speed, shown, [times[row.label] for row in shown], metric, mask, looks),
     )
 
@@ -105,7 +106,7 @@ def cost(dataset: str, rows: Sequence[Row], field: str, mask: str, metric: str, 
         _extremes(shown, lambda row: row.test(mask, metric)),
         f"means over seeds ({_seeds(shown)}{_spread(shown, 'bars')}). Filled and joined: the Pareto front, whose "
         f"models no other one beats in one respect without losing in the other.{_lacking(rows, shown)}"
-        f"{_below(shown, mask, metric)} Mask: {mask}.",
+        f"{_below(shown, mask, metric)}{untimed(shown) if field == 'seconds' else ''} Mask: {mask}.",
         partial(plots.cost, shown, field, name, metric, mask, looks),
     )
 

@@ -9,6 +9,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.registry import entry, names
+from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, datasets, mean
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.yaml_files import read_yaml_mapping
@@ -47,3 +48,10 @@ def ordered(rows: Sequence[Row], mask: str, metric: str | None, by_kind: bool = 
         return by_kind and KINDS.index(kind(row)), score is None, sign * (score or 0.0)
 
     return [row for here in datasets(rows).values() for row in sorted(here, key=place)]
+
+
+def untimed(rows: Sequence[Row]) -> str:
+    """A sentence on the rows whose computation is in no recorded time; "" if there are none."""
+    labels = list(dict.fromkeys(row.label for row in rows if kind(row) == CLOSED_FORM))
+    built = "computed when it is built" if len(labels) == 1 else "computed when they are built"
+    return f" {listing(labels)}: {built}, which is not in these times." if labels else ""

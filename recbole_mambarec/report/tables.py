@@ -9,7 +9,7 @@ from recbole_mambarec.experiments.significance import Family
 from recbole_mambarec.experiments.store import UNMASKED
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
-from recbole_mambarec.report.kinds import kind
+from recbole_mambarec.report.kinds import kind, untimed
 from recbole_mambarec.report.load import Row, datasets, mean, spread, text
 from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.paired import Paired
@@ -289,6 +289,7 @@ def cost(rows: Sequence[Row]) -> Table:
         "Time of training and validation in all epochs as recorded, whatever else the machine was doing; best after: "
         "number of epochs up to the chosen one; to best, to 95 %: until the validation score that was chosen, and 95 % "
         "of it, were first reached, mean over seeds; peak: memory of the process, or of the GPU if one was used."
+        + untimed(rows)
         + _about_spread(blocks),
     ]
     return Table("cost", "Training cost and size.", header, blocks, words=2, notes=notes)

@@ -169,6 +169,13 @@ def test_the_finding_names_the_best_its_lead_and_what_it_cannot_be_told_from():
     assert tested.startswith("On d, c ") and tested.endswith("cannot be told from b.")
 
 
+def test_the_cost_table_says_which_computation_its_times_leave_out():
+    rows = load.rows([run("BPR"), run("EASE")])
+    (note,) = tables.cost(rows).notes
+    assert "EASE: computed when it is built, which is not in these times." in note
+    assert "computed when" not in tables.cost(rows[:1]).notes[0]
+
+
 def test_minutes_to_a_share_of_the_best_validation_score():
     entries = [
         {"epoch": n, "valid": {"recall@20": score}, "train_seconds": 50.0, "valid_seconds": 10.0}
