@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def config_data_hash(config: Config) -> str:
     """:func:`data_hash` of the dataset that a configuration names."""
     suffixes = tuple(config["additional_feat_suffix"] or ())
     return data_hash(Path(config["data_path"]), config["dataset"], suffixes)
+
+
+def hashed_file(name: str, given: Mapping, folder: Path) -> dict[str, str]:
+    """The file that a configuration key names, and the hash of its contents, which belongs to the key of a run.
+
+    Args:
+        name: of the configuration key, for messages.
+        given: ``file``, a path here or in ``folder``, and perhaps ``sha256``.
+
+    Raises:
+        UserError: there is no such file, or its contents are not those whose hash is given.
+    """
+    path = next((path for path in (Path(given["file"]), folder / given["file"]) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{name}: there is no file {given['file']}, neither here nor in {folder}")
+    found = sha256_file(path)
+    if given.get("sha256") not in (None, found):
+        raise UserError(f"{path} has changed since its hash was recorded: leave sha256 out to use it as it is")
+    return {"file": str(path), "sha256": found}
 
 
 def _hash_of(path: Path) -> str:

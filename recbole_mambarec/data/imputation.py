@@ -28,7 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from recbole_mambarec.data.graphs.bipartite import interaction_matrix
 from recbole_mambarec.data.graphs.neighbours import LargestSoFar, unit_rows
-from recbole_mambarec.data.graphs.sparse import inverse_sqrt
+from recbole_mambarec.data.graphs.sparse import inverse_sqrt, largest_entries, product_blocks
 from recbole_mambarec.data.modality import ItemFeatures
 from recbole_mambarec.data.rows import Rows, blocks
 from recbole_mambarec.data.training import TrainingData
@@ -212,17 +212,11 @@ def from_interactions(matrix: sp.csr_array, features: Rows, present: np.ndarray,
     scaled = (matrix @ sp.diags_array(np.where(present, inverse_sqrt(popularity), 0.0))).tocsr()
     scaled.eliminate_zeros()
     wanted = np.flatnonzero(~present & (popularity > 0))
-    # entries of each row of the product before equal ones are merged
-    work = np.cumsum((users_of @ np.diff(scaled.indptr).astype(np.float64))[wanted])
-    edges = np.flatnonzero(np.diff((work // _BLOCK_VALUES).astype(np.int64), prepend=-1))
     lists: list[np.ndarray] = []
     rows_of_lists: list[np.ndarray] = []
-    for start, stop in zip(edges, [*edges[1:], len(wanted)]):
-        shared = (users_of[wanted[start:stop]] @ scaled).tocoo()
-        rows, columns, values = shared.coords[0], shared.coords[1], shared.data
-        order = np.lexsort((columns, -values, rows))
-        rows, columns = rows[order], columns[order]
-        kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
+    for start, shared in product_blocks(users_of[wanted], scaled, _BLOCK_VALUES):
+        rows, columns = shared.coords
+        kept = largest_entries(rows, columns, shared.data, k)
         rows_of_lists.append(rows[kept] + start)
         lists.append(columns[kept])
     if not lists:

@@ -14,10 +14,10 @@ from recbole.config import Config
 
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import default_cache_folder
+from recbole_mambarec.data.fingerprint import hashed_file
 from recbole_mambarec.data.folder import modality_files, read_atomic
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.card import read_card
-from recbole_mambarec_common.files import sha256_file
 from recbole_mambarec_common.masks import (
     DEFAULT_SEED,
     Mask,
@@ -53,13 +53,7 @@ def accept(value: object, folder: Path) -> object:
             {"seed": rule.seed} if rule.seed != DEFAULT_SEED else {}
         )
         return {"rate": rule.rate, **more} if more else rule.rate
-    path = next((path for path in (Path(given["file"]), folder / given["file"]) if path.is_file()), None)
-    if path is None:
-        raise UserError(f"missing_modalities: there is no file {given['file']}, neither here nor in {folder}")
-    found = sha256_file(path)
-    if given.get("sha256") not in (None, found):
-        raise UserError(f"{path} has changed since its hash was recorded: leave sha256 out to use it as it is")
-    return {"file": str(path), "sha256": found}
+    return hashed_file("missing_modalities", given, folder)
 
 
 def hidden_items(

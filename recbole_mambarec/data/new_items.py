@@ -21,10 +21,11 @@ from recbole.sampler import Sampler
 
 from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.atomic import Layout
+from recbole_mambarec.data.fingerprint import hashed_file
 from recbole_mambarec.data.folder import item_tokens
 from recbole_mambarec.data.missing import is_numbered
 from recbole_mambarec.errors import UserError
-from recbole_mambarec_common.files import sha256_file, what_it_is
+from recbole_mambarec_common.files import what_it_is
 from recbole_mambarec_common.ids import mismatch
 from recbole_mambarec_common.masks import DEFAULT_SEED, ids_of_numbers, popularity_groups
 
@@ -63,13 +64,7 @@ def accept(value: object, folder: Path) -> object:
         return given["share"] if seed in (None, DEFAULT_SEED) else {"share": given["share"], "seed": seed}
     if "since" in given:
         return {"since": _seconds(given["since"])}
-    path = next((path for path in (Path(given["file"]), folder / given["file"]) if path.is_file()), None)
-    if path is None:
-        raise UserError(f"new_items: there is no file {given['file']}, neither here nor in {folder}")
-    found = sha256_file(path)
-    if given.get("sha256") not in (None, found):
-        raise UserError(f"{path} has changed since its hash was recorded: leave sha256 out to use it as it is")
-    return {"file": str(path), "sha256": found}
+    return hashed_file("new_items", given, folder)
 
 
 def _seconds(value: object) -> float:

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from recbole_mambarec.data.graphs.neighbours import Neighbours
-from recbole_mambarec.data.graphs.sparse import inverse_sqrt
+from recbole_mambarec.data.graphs.sparse import inverse_sqrt, largest_entries
 from recbole_mambarec.data.rows import blocks
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
@@ -256,9 +256,7 @@ def row_blocks(n_items: int) -> Iterator[slice]:
 
 def _largest(block: sp.csr_array, k: int) -> sp.csr_array:
     block = block.tocsr()
-    order = np.lexsort((-block.data, np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))))
-    place = np.arange(block.nnz) - np.repeat(block.indptr[:-1], np.diff(block.indptr))
-    keep = order[place < k]
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[keep]
-    entries = block.data[keep].astype(np.float32), (rows, block.indices[keep])
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    keep = largest_entries(rows, block.indices, block.data, k)
+    entries = block.data[keep].astype(np.float32), (rows[keep], block.indices[keep])
     return sp.coo_array(entries, shape=block.shape).tocsr()

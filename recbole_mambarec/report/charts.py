@@ -11,7 +11,6 @@ from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import Chart, count, listing, number, slug
 from recbole_mambarec.report.kinds import untimed
 from recbole_mambarec.report.load import Row, mean
-from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.report.reached import minutes_to
 from recbole_mambarec.report.style import DPI, Look, drawing, png, svg
 from recbole_mambarec.report.sweeps import Sweep
@@ -42,8 +41,7 @@ def _draw(name: str, kind: str, what: str, seen: str, detail: str, make: Callabl
 
 def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
     """Validation scores by epoch; None if the records have none."""
-    metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
-    shown = [row for row in rows if plots.has_curve(row, metric)]
+    metric, shown = _with_curves(rows)
     if not shown:
         return None
     return _draw(
@@ -58,8 +56,7 @@ def curves(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart |
 
 def each_curve(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Chart | None:
     """A small chart for each model; None where one chart can hold them all."""
-    metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), None)
-    shown = [row for row in rows if plots.has_curve(row, metric)]
+    metric, shown = _with_curves(rows)
     if len(shown) <= plots.MOST_COLOURED:
         return None
     return _draw(
@@ -71,6 +68,12 @@ def each_curve(dataset: str, rows: Sequence[Row], looks: dict[str, Look]) -> Cha
         "Across: epochs trained.",
         partial(plots.each_curve, shown, metric),
     )
+
+
+def _with_curves(rows: Sequence[Row]) -> tuple[str, list[Row]]:
+    """The validation metric of the rows, and those that have its curve."""
+    metric = next((row.metric for row in rows if plots.has_curve(row, row.metric)), "")
+    return metric, [row for row in rows if plots.has_curve(row, metric)]
 
 
 def speed(dataset: str, rows: Sequence[Row], mask: str, metric: str, looks: dict[str, Look]) -> Chart | None:
@@ -168,11 +171,9 @@ def _greyed(shown: Sequence[Row]) -> str:
 
 def _below(rows: Sequence[Row], mask: str, metric: str) -> str:
     """Which models a chart of many leaves out, because they lie below its axis."""
-    if len(rows) <= plots.MOST_COLOURED or smaller_is_better(metric):
-        return ""
     scores = {row.label: mean(row.test(mask, metric)) or 0.0 for row in rows}
-    least = plots.LEAST_SHARE * max(scores.values())
-    below = [label for label, score in scores.items() if score < least]
+    least = plots.least_shown(list(scores.values()), metric)
+    below = [label for label, score in scores.items() if least is not None and score < least]
     return f" Below the axis: {listing(below)}." if below else ""
 
 

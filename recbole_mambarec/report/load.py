@@ -247,15 +247,21 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 def _with_unique_labels(found: list[Row]) -> list[Row]:
     """Rows of the same dataset and label get labels with the keys in which they differ."""
-    alike: dict[tuple[str, str], list[Row]] = {}
-    for row in found:
-        alike.setdefault((row.dataset, row.label), []).append(row)
+    alike = _namesakes(found)
     return [
         replace(row, label=f"{row.label} ({_distinction(row, namesakes)})")
-        if len(namesakes := alike[row.dataset, row.label]) > 1
+        if len(namesakes := alike[row.dataset, row.recorded_label]) > 1
         else row
         for row in found
     ]
+
+
+def _namesakes(found: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """(dataset, recorded label) -> its rows, one per configuration."""
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        alike.setdefault((row.dataset, row.recorded_label), []).append(row)
+    return alike
 
 
 def chosen_by_validation(found: Sequence[Row], metric: str, smaller: bool) -> tuple[list[Row], list[str]]:
@@ -265,16 +271,13 @@ def chosen_by_validation(found: Sequence[Row], metric: str, smaller: bool) -> tu
         metric: the validation metric; rows without it are chosen only where none has it.
         smaller: whether a smaller score is better.
     """
-    alike: dict[tuple[str, str], list[Row]] = {}
-    for row in found:
-        alike.setdefault((row.dataset, row.recorded_label), []).append(row)
 
     def score(row: Row) -> float:
         value = mean(row.valid(metric))
         return -math.inf if value is None else -value if smaller else value
 
     chosen, notes = [], []
-    for (dataset, label), namesakes in alike.items():
+    for (dataset, label), namesakes in _namesakes(found).items():
         best = max(namesakes, key=score)
         chosen.append(replace(best, label=label))
         if len(namesakes) > 1:

@@ -77,9 +77,8 @@ def curves(rows: Sequence[Row], metric: str, styles: Looks) -> Figure:
     axes.margins(x=0.03)
     if len(coloured) < len(shown):
         _plain_log(axes)
-        _cut_below(
-            axes, [score for row in coloured for record in row.records for score in _curve(record, metric)[1]], metric
-        )
+        drawn = [score for row in coloured for record in row.records for score in _curve(record, metric)[1]]
+        _cut_below(axes, drawn, least_shown(drawn, metric, n_models=len(shown)))
     add_legend(figure, [*(_handle(row.label, styles[row.label]) for row in coloured), *_others(shown, coloured)])
     return figure
 
@@ -165,8 +164,8 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
     axes.step(*zip(*(points[n] for n in front)), where="post", color=GREY, linestyle="--", linewidth=1.2, zorder=1)
     # the best, and those of the front that can be seen
     coloured = shown[:MOST_COLOURED]
-    least = LEAST_SHARE * max(y for _, y in points)
-    seen = [n for n in front if points[n][1] >= least or len(shown) <= MOST_COLOURED or sign < 0]
+    lowest = least_shown([y for _, y in points], metric)
+    seen = [n for n in front if lowest is None or points[n][1] >= lowest]
     coloured += [shown[n] for n in seen if shown[n] not in coloured]
     for position, (row, (x, y)) in enumerate(zip(shown, points)):
         if row not in coloured:
@@ -176,13 +175,10 @@ def cost(rows: Sequence[Row], field: str, name: str, metric: str, mask: str, sty
         fill = look.colour if position in front else "white"
         error = spread(row.test(mask, metric))
         axes.errorbar(x, y, error, color=look.colour, marker=look.marker, markerfacecolor=fill, markersize=8, capsize=3)
-    least, most = min(points)[0], max(points)[0]
-    if least > 0 and most > 8 * least:
-        _plain_log(axes)
+    _log_if_wide(axes, [x for x, _ in points])
     axes.set(xlabel=name, ylabel=f"test {metric}")
     axes.margins(0.12)
-    if len(shown) > MOST_COLOURED:
-        _cut_below(axes, [y for _, y in points], metric)
+    _cut_below(axes, [y for _, y in points], lowest)
     handles = [
         _handle(
             row.label,
@@ -202,10 +198,9 @@ def speed(rows: Sequence[Row], times: Sequence[tuple[float, float]], metric: str
     """Test score against the minutes until 95 % and until all of the validation score that was chosen, joined."""
     figure = new_figure()
     axes = figure.subplots()
-    score = {id(row): mean(row.test(mask, metric)) for row in rows}
+    scores = [mean(row.test(mask, metric)) for row in rows]
     coloured = list(rows[:MOST_COLOURED])
-    for row, (early, late) in zip(rows, times):
-        y = score[id(row)]
+    for row, y, (early, late) in zip(rows, scores, times):
         if row in coloured:
             look = styles[row.label]
             axes.plot([early, late], [y, y], color=look.colour, linewidth=1.6, zorder=3)
@@ -213,13 +208,10 @@ def speed(rows: Sequence[Row], times: Sequence[tuple[float, float]], metric: str
             axes.plot(late, y, look.marker, color=look.colour, zorder=4)
         else:
             axes.plot([early, late], [y, y], color=_PALE, linewidth=1, marker=".", markersize=4, zorder=1)
-    least, most = min(min(pair) for pair in times), max(max(pair) for pair in times)
-    if least > 0 and most > 8 * least:
-        _plain_log(axes)
+    _log_if_wide(axes, [minutes for pair in times for minutes in pair])
     axes.set(xlabel="minutes of training and validation", ylabel=f"test {metric}")
     axes.margins(0.08)
-    if len(rows) > MOST_COLOURED:
-        _cut_below(axes, list(score.values()), metric)
+    _cut_below(axes, scores, least_shown(scores, metric))
     add_legend(
         figure,
         [*(_handle(row.label, styles[row.label], linestyle="-") for row in coloured), *_others(rows, coloured)],
@@ -227,11 +219,27 @@ def speed(rows: Sequence[Row], times: Sequence[tuple[float, float]], metric: str
     return figure
 
 
-def _cut_below(axes: Axes, scores: Sequence[float], metric: str) -> None:
-    """Begin the axis of scores at a share of the best, so that models that are far behind do not flatten the others."""
-    if not smaller_is_better(metric):
-        best = max(scores)
-        axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHARE * best), 1.04 * best)
+def least_shown(scores: Sequence[float], metric: str, n_models: int | None = None) -> float | None:
+    """Where the axis of a chart of many models begins, so that those far behind do not flatten the others.
+
+    Args:
+        n_models: how many models the chart has; None: one per score.
+
+    Returns:
+        None for a chart of few models, or if smaller scores are better.
+    """
+    many = (len(scores) if n_models is None else n_models) > MOST_COLOURED
+    return LEAST_SHARE * max(scores) if many and not smaller_is_better(metric) else None
+
+
+def _cut_below(axes: Axes, scores: Sequence[float], least: float | None) -> None:
+    if least is not None:
+        axes.set_ylim(max(axes.get_ylim()[0], least), 1.04 * max(scores))
+
+
+def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    if min(values) > 0 and max(values) > 8 * min(values):
+        _plain_log(axes)
 
 
 def _plain_log(axes: Axes) -> None:

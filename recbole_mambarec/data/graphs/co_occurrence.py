@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.graphs.sparse import SparseGraph, largest_entries, product_blocks
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,12 @@ def co_occurrences(matrix: sp.csr_array, k: int, block_entries: int = 1 << 24) -
         k: neighbours per node.
         block_entries: upper bound, up to one node's share, on the entries of a block of the product.
     """
-    transposed = matrix.T.tocsr()
-    popularity = np.diff(transposed.indptr)
-    # entries of each row of the product before equal ones are merged
-    work = np.cumsum(matrix @ popularity.astype(np.float64))
-    block_of = (work // block_entries).astype(np.int64)
-    edges = np.flatnonzero(np.diff(block_of, prepend=-1))
     parts = []
-    for start, stop in zip(edges, [*edges[1:], matrix.shape[0]]):
-        shared = (matrix[start:stop] @ transposed).tocoo()
+    for start, shared in product_blocks(matrix, matrix.T.tocsr(), block_entries):
         rows, columns, counts = shared.coords[0] + start, shared.coords[1], shared.data
         off_diagonal = rows != columns
         rows, columns, counts = rows[off_diagonal], columns[off_diagonal], counts[off_diagonal]
-        order = np.lexsort((columns, -counts, rows))
-        rows, columns, counts = rows[order], columns[order], counts[order]
-        kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
+        kept = largest_entries(rows, columns, counts, k)
         parts.append((rows[kept], columns[kept], counts[kept]))
     rows, columns, counts = (np.concatenate(arrays) for arrays in zip(*parts))
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))])

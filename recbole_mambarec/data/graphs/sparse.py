@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +142,25 @@ class Propagate(torch.autograd.Function):
 def weighted_sum(graphs: Sequence[SparseGraph], weights: Sequence[float]) -> SparseGraph:
     """``sum_k weights[k] * graphs[k]``; all graphs have the same shape."""
     return SparseGraph(sum(weight * graph.scipy() for graph, weight in zip(graphs, weights, strict=True)))
+
+
+def product_blocks(left: sp.csr_array, right: sp.csr_array, block_entries: int) -> Iterator[tuple[int, sp.coo_array]]:
+    """``left @ right`` in blocks of rows: the number of the first row of each, and the block.
+
+    Args:
+        block_entries: upper bound, up to one row's share, on the entries of a block before equal ones are merged.
+    """
+    work = np.cumsum(left @ np.diff(right.indptr).astype(np.float64))
+    edges = np.flatnonzero(np.diff((work // block_entries).astype(np.int64), prepend=-1))
+    for start, stop in zip(edges, [*edges[1:], left.shape[0]]):
+        yield int(start), (left[start:stop] @ right).tocoo()
+
+
+def largest_entries(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest entries of each row of a matrix: row by row, largest first, ties by column."""
+    order = np.lexsort((columns, -values, rows))
+    ordered = rows[order]
+    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < k]
 
 
 def inverse_sqrt(degrees: np.ndarray) -> np.ndarray:
