@@ -1,4 +1,5 @@
 # make run: environment, install, train MambaRec on the embedded data. make test: environment, install, test suite.
+# make docs: environment, install, the documentation site in build/site (open build/site/index.html).
 # make install EXTRAS=report,ray: environment, install with extras of setup.cfg.
 # With any of them: PYTHON=python3.13, another Python; TORCH_INDEX=https://download.pytorch.org/whl/cpu, another torch.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ INSTALL = $(PYTHON) tools/install.py --venv=$(VENV) --make="$(AGAIN)" $(if $(ASK
 STARTS = $(PYTHON) -c pass 2> /dev/null || { echo "error: there is no $(PYTHON) that starts: install it, or name" \
 	"another Python (make $@ PYTHON=python3.12)" >&2; exit 2; }
 
-.PHONY: install run test lint matrix clean
+.PHONY: install run test lint docs matrix clean
 
 install:
 	@$(STARTS)
@@ -38,6 +39,12 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# any warning is an error: a dead link, a page that no table of contents names, a docstring that cannot be parsed
+docs:
+	@$(STARTS)
+	@$(INSTALL) --extras=dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/site-doctrees -c docs . build/site
 
 # the wheel on every Python that is found, with the lowest and the newest releases, and all tests on this one; a part:
 # make matrix SESSIONS='suite-3.12 table'. Needs about 10 GB per Python where torch comes with CUDA.

@@ -1,4 +1,4 @@
-"""docs/models.md and the README's table say what docstrings, YAML files and records of measurements say today."""
+"""docs/models.md and docs/models/ say what docstrings, YAML files and records of measurements say today."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ if not (ROOT / "docs").is_dir():
 from tools import markdown, models_page  # noqa: E402
 
 
-def test_the_page_is_what_the_tool_writes():
-    assert models_page.PAGE.read_text(encoding="utf-8") == models_page.page(), "run python -m tools.models_page"
+@pytest.fixture(scope="module")
+def pages():
+    return models_page.pages()
 
 
-def test_the_readme_has_todays_parity_of_every_model():
-    text = models_page.README.read_text(encoding="utf-8")
-    assert text == models_page.readme(text), "run python -m tools.models_page"
-    rows = re.findall(r"^\| (\w+) \|.*\| (\S+)[^|]*\|[^|]*\|$", text.partition("\n## Models\n")[2], re.MULTILINE)
+def test_the_pages_are_what_the_tool_writes(pages):
+    written = {path: path.read_text(encoding="utf-8") for path in pages if path.exists()}
+    assert written == pages, "run python -m tools.models_page"
+    assert {path for path in pages if path != models_page.INDEX} == set(models_page.CARDS.glob("*.md"))
+
+
+def test_the_index_names_every_model_with_todays_parity(pages):
+    row = re.compile(r"^\| \[(\w+)\]\(models/\1\.md\) \|.*\| (\S+) \| [\d.]* \|$", re.MULTILINE)
+    rows = row.findall(pages[models_page.INDEX])
     files = models_page.Records().parity
-    assert sorted(name for name, _ in rows) == sorted(registry.built_in())
     assert dict(rows) == {name: models_page.parity(name, files) for name in registry.built_in()}
-    wrong = text.replace("| MMRec | 0.01 |", "| MMRec | 0.77 |", 1)
-    assert wrong != text and models_page.readme(wrong) == text
 
 
-def test_every_model_has_a_card_with_all_of_its_keys():
-    cards = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", models_page.page(), re.MULTILINE | re.DOTALL))
+def test_every_model_has_a_card_with_all_of_its_keys(pages):
+    cards = {path.stem: text for path, text in pages.items() if path != models_page.INDEX}
     assert list(cards) == registry.built_in()
     for name, card in cards.items():
         written = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \| \w", card, re.MULTILINE))
         assert written.keys() == read_yaml_mapping(registry.entry(name).defaults).keys(), name
-        assert "**Parity**" in card and "**Accuracy**" in card and "**Cost**" in card
+        assert "## Parity" in card and "## Cost" in card
         # what it does comes first, in more than a line
-        assert len(card.partition("**Parity**")[0].split()) > 50, name
+        assert len(card.partition("## Accuracy")[0].split()) > 50, name
 
 
 def test_the_record_of_parity_is_about_the_files_of_today():
@@ -68,8 +71,8 @@ def test_the_record_of_parity_is_written_by_the_comparison(tmp_path):
 def test_what_was_not_measured_is_blank():
     records = models_page.Records()
     records.cost, records.rows, records.published = {}, [], {}
-    card = models_page._card("FREEDOM", records)
-    assert "**Cost**: not measured" in card and "**Accuracy**: neither measured nor published" in card
+    card = models_page.card("FREEDOM", records)
+    assert "## Cost\n\nNot measured" in card and "## Accuracy\n\nNeither measured nor published" in card
     assert models_page._scores({"recall@20": 0.1, "ndcg@10": None}) == ["", "0.1000", "", ""]
 
 

@@ -37,7 +37,7 @@ TORCH_SIZES = {
     ("Windows", "AMD64"): (135, False),
 }
 CPU_SIZE = 200
-OTHER_SIZE, DEV_SIZE = 110, 360
+OTHER_SIZE, DEV_SIZE = 110, 380
 
 NO_NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|name resolution|Name or service not known|getaddrinfo failed|"

@@ -1,4 +1,4 @@
-"""A card of every model: ``python -m tools.models_page`` writes docs/models.md and the README's column of parity.
+"""The cards of the models: ``python -m tools.models_page`` writes docs/models.md and the pages in docs/models/.
 
 Everything is taken from where it is kept: docstrings, YAML files, published scores, and the records of what was
 measured. What was not measured stays blank.
@@ -21,7 +21,7 @@ from recbole_mambarec.testing.data import model_config, random_dataset
 from tools.markdown import from_docstring, table
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
+INDEX, CARDS = ROOT / "docs" / "models.md", ROOT / "docs" / "models"
 RESULTS = ROOT / "results"
 PARITY, COST = RESULTS / "parity.json", RESULTS / "models.md"
 RUNS = RESULTS / "runs.jsonl", RESULTS / "lfm2k.jsonl"
@@ -31,22 +31,47 @@ METRICS, MASK = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"), "train"
 _HEAD = """\
 # Models
 
-A card of every model of this package: what it does, the code that it is held against, its keys, what it costs and how
-well it ranks. `python -m tools.models_page` writes this page from the docstrings, the YAML files and the records of
-measurements; the tests compare. What was not measured is blank.
+Each model has a card: what it computes, how well it ranks, what a training step costs, its keys, and the published code
+that it is checked against. To use one, name it: `recbole-mambarec run --model=FREEDOM --dataset=baby`. RecBole's own
+models work in the same way and have no card here.
 
-* **Parity**: the largest error of any array against golden numbers, as a share of the tolerance
-  ([their origin](../tests/parity/fixtures/README.md); `python -m tests.parity --json results/parity.json`).
-* **Cost**: a training step at Amazon Baby's size, on random data, under the conditions of
-  [results/models.md](../results/models.md).
-* **Accuracy**: test split, validation items ranked as in published tables; means over seeds. Measured scores are those
-  of [results/runs.jsonl](../results/runs.jsonl) and [results/lfm2k.jsonl](../results/lfm2k.jsonl); on baby with
-  stand-ins for the public features ([results/amazon-baby.md](../results/amazon-baby.md)), on lfm2k with real ones
-  ([results/lfm2k.md](../results/lfm2k.md)).
-* **New items**: how the model can score items without training interactions
-  ([Recommending items nobody has bought yet](new-items.md)).
-* **Citation**: please cite the paper of the model, RecBole and this package ([CITATION.cff](../CITATION.cff)).
+"""
 
+_TAIL = """
+* **Computation**: whose computation the model reproduces. Where the published code and the paper differ, the model has
+  the key `variant`: `released` is what the code computes, `paper` what the text describes. `released` is the default,
+  except for LGMRec, whose published code gives other scores on every call, and for CRANE. CRANE's formulas were not
+  available and its released code has none of the paper's parts, so its default is a design of our own within the
+  abstract and the figure.
+* **Parity**: the largest error of any array against numbers that the published code produced on small data, as a share
+  of the tolerance, which is 2e-5 of the array's largest value ([where they come
+  from](../tests/parity/fixtures/README.md)). "none": there is no published code, and tests compare the model with its
+  plain formula in float64.
+* **R@20**: Recall@20 on the test split of Amazon Baby, with validation items ranked as in published tables and features
+  that stand in for the public ones ([Amazon Baby](../results/amazon-baby.md)). It is that of the default form, the mean
+  where there are several seeds. Blank: not measured.
+
+What was not measured is blank here and on the cards. They are generated, by `python -m tools.models_page`, from the
+docstrings, the YAML files and the records of measurements.
+
+```{toctree}
+:hidden:
+:glob:
+
+models/*
+```
+"""
+
+_CONDITIONS = """\
+Scores on the test split, with validation items ranked as in published tables; means over seeds. On baby, the features
+stand in for the public ones ([Amazon Baby](../../results/amazon-baby.md)); on lfm2k they are real
+([Last.fm-2K](../../results/lfm2k.md)).
+"""
+
+_CITATION = """\
+## Citation
+
+Please cite the paper of the model, RecBole, and this package ([CITATION.cff](../../CITATION.cff)).
 """
 
 
@@ -59,29 +84,31 @@ class Key(NamedTuple):
     meaning: str
 
 
-def page() -> str:
-    """The page, Markdown."""
+def pages() -> dict[Path, str]:
+    """Every page that this tool writes, and its text."""
     records = Records()
     names = registry.built_in()
-    index = [
-        (f"[{name}](#{name.lower()})", paper(name).removeprefix(f"{name}, "), parity(name, records.parity))
-        for name in names
-    ]
-    return _HEAD + table(("Model", "Paper", "Parity"), index) + "".join(_card(name, records) for name in names)
+    return {INDEX: _index(names, records)} | {CARDS / f"{name}.md": card(name, records) for name in names}
 
 
-def readme(text: str) -> str:
-    """The README with today's parity in its table of models."""
-    files = Records().parity
-    head, title, rest = text.partition("\n## Models\n")
+def _index(names: list[str], records: Records) -> str:
+    chosen, _ = load.chosen_by_validation(records.rows, "recall@20", smaller=False)
+    # other labels of a model are other forms of it
+    mine = [row for row in chosen if row.dataset == "baby" and row.label == row.model]
+    scores = {row.model: load.mean(row.test(MASK, "recall@20")) for row in mine}
     rows = []
-    for line in rest.split("\n"):
-        cells = line.split(" | ")
-        name = cells[0].removeprefix("| ")
-        if len(cells) == 5 and name in registry.built_in():
-            cells[3] = re.sub(r"^(none|<?[\d.]*)", parity(name, files), cells[3])
-        rows.append(" | ".join(cells))
-    return head + title + "\n".join(rows)
+    for name in sorted(names, key=str.lower):
+        title = paper(name).removeprefix(f"{name}, ")
+        score = scores.get(name)
+        cells = (_computed_by(name, records.parity), parity(name, records.parity), f"{score:.4f}" if score else "")
+        rows.append((f"[{name}](models/{name}.md)", title, *cells))
+    return _HEAD + table(("Model", "Paper", "Computation", "Parity", "R@20"), rows) + _TAIL
+
+
+def _computed_by(model: str, files: dict[str, dict]) -> str:
+    """The repositories whose computation the golden numbers of a model are."""
+    found = {file["reference"].partition("@")[0]: None for file in files.values() if file["model"] == model}
+    return ", ".join(found) or "our own"
 
 
 class Records:
@@ -125,27 +152,31 @@ def keys(model: str) -> tuple[str, list[Key]]:
     return " ".join(comment), found
 
 
-def _card(model: str, records: Records) -> str:
+def card(model: str, records: Records) -> str:
+    """The page of one model, Markdown."""
     comment, settings = keys(model)
     body = from_docstring("\n\n".join(_docstring(model)[1:]))
-    parts = [f"\n## {model}\n", paper(model) + "\n", body + "\n"]
+    parts = [f"# {model}\n", paper(model) + "\n", body + "\n"]
     forms = next((key.meaning for key in settings if key.name == "variant"), None)
     if forms:
         parts.append(f"**Forms**, key `variant`: {forms}\n")
     parts.append(_new_items(model))
-    parts.append(_parity(model, records.parity))
     parts.append(_accuracy(model, records))
     if model in records.cost:
-        parts.append("**Cost**\n\n" + table(*records.cost[model]))
+        conditions = "At Amazon Baby's size, under the conditions of [Cost of every model](../../results/models.md).\n"
+        header, rows = records.cost[model]
+        turned = [(name, *(row[number] for row in rows)) for number, name in enumerate(header)]
+        parts.append(f"## Cost\n\n{conditions}\n" + table(("Quantity", *[""] * (len(rows) - 1), "Value"), turned))
     else:
-        parts.append("**Cost**: not measured yet.\n")
+        parts.append("## Cost\n\nNot measured yet.\n")
     entry = registry.entry(model)
     files = {"defaults": entry.defaults, "search space": entry.search_space, "presets": entry.presets}
-    links = ", ".join(f"[{what}](../{file.relative_to(ROOT).as_posix()})" for what, file in files.items() if file)
+    links = ", ".join(f"[{what}](../../{file.relative_to(ROOT).as_posix()})" for what, file in files.items() if file)
     rows = [(f"`{key.name}`", f"`{key.default}`", _cell(f"{key.kind}: {key.meaning}")) for key in settings]
-    listed = table(("Key", "Default", "Meaning"), rows)
-    parts.append(f"**Keys**: {comment} Files: {links}.\n")
-    parts.append(f"<details><summary>{len(rows)} keys</summary>\n\n{listed}\n</details>\n")
+    parts.append(f"## Keys\n\n{comment}\n\n" + table(("Key", "Default", "Meaning"), rows))
+    parts.append(f"Files: {links}.\n")
+    parts.append(_parity(model, records.parity))
+    parts.append(_CITATION)
     return "\n".join(parts)
 
 
@@ -168,8 +199,9 @@ def _parity(model: str, files: dict[str, dict]) -> str:
             link = f"[{repository}](https://github.com/{repository}/tree/{commit})"
             rows.append((name, link, str(file["arrays"]), f"{file['largest_error']:.3g}"))
     if not rows:
-        return "**Parity**: there is no published code; the tests compare with the plain formula in float64.\n"
-    return "**Parity**\n\n" + table(("Golden numbers", "Computed by", "Arrays", "Largest error"), rows)
+        return "## Parity\n\nThere is no published code; the tests compare with the plain formula in float64.\n"
+    header = ("Golden numbers", "Computed by", "Arrays", "Largest error")
+    return "## Parity\n\nErrors are shares of the tolerance.\n\n" + table(header, rows)
 
 
 def _accuracy(model: str, records: Records) -> str:
@@ -182,8 +214,8 @@ def _accuracy(model: str, records: Records) -> str:
         if given := records.published.get(dataset, {}).get(model):
             rows.append([dataset, f"published: {_cell(given.source)}", "", *_scores(given.scores)])
     if not rows:
-        return "**Accuracy**: neither measured nor published on these data.\n"
-    return "**Accuracy**\n\n" + table(("Dataset", "Scores", "Seeds", *METRICS), rows)
+        return "## Accuracy\n\nNeither measured nor published on these data.\n"
+    return f"## Accuracy\n\n{_CONDITIONS}\n" + table(("Dataset", "Scores", "Seeds", *METRICS), rows)
 
 
 def _scores(scores: dict[str, float | None]) -> list[str]:
@@ -215,5 +247,9 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    CARDS.mkdir(exist_ok=True)
+    written = pages()
+    for stale in set(CARDS.glob("*.md")) - set(written):
+        stale.unlink()
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
