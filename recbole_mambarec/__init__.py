@@ -1,11 +1,26 @@
 """Multimodal recommendation models for RecBole; importing this package registers them and patches RecBole."""
 
+from __future__ import annotations
+
 import sys
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from recbole_mambarec_command import __version__, requirements
 
-__all__ = ["__version__", "register", "start"]
+if TYPE_CHECKING:
+    from recbole_mambarec.recommend.recommender import Recommender
+
+__all__ = ["Recommender", "__version__", "register", "start"]
+
+
+def __getattr__(name: str) -> object:
+    # what recommends is imported when it is used
+    if name == "Recommender":
+        from recbole_mambarec.recommend.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def start() -> None:

@@ -26,7 +26,10 @@ RECBOLE = "1.2.1"
 #: without its requirements: RecBole's metadata asks for a ray without a build for current Pythons, and this package
 #: declares the others itself
 INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE}"
-OUR_PACKAGES = ("recbole_mambarec", "recbole_mambarec_command", "recbole_mambarec_common", "dataset_prep")
+OUR_PACKAGES = (
+    *("recbole_mambarec", "recbole_mambarec_command", "recbole_mambarec_common", "recbole_mambarec_serving"),
+    "dataset_prep",
+)
 
 # distribution -> its module, where the names differ
 _MODULES = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,45 +15,7 @@ from recbole.utils import InputType, ModelType
 from torch import Tensor, nn
 
 from recbole_mambarec.errors import UserError
-
-
-class Ids:
-    """Raw ids, in the order of a scorer's rows or columns.
-
-    Args:
-        what: ``user`` or ``item``, for messages.
-        tokens: distinct raw ids, ``(n,)``.
-    """
-
-    def __init__(self, what: str, tokens: Sequence[str] | np.ndarray) -> None:
-        self.what = what
-        self.tokens = np.asarray(tokens).astype(str)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {token: place for place, token in enumerate(self.tokens.tolist())}
-
-    def positions(self, tokens: Iterable[str]) -> np.ndarray:
-        """Rows or columns of raw ids, int64 ``(n,)``.
-
-        Raises:
-            UserError: an id is unknown.
-        """
-        tokens = list(tokens)
-        for token in tokens:
-            if token not in self._places:
-                raise UserError(
-                    f"{self.what} '{token}' is not in the data that the model was trained on: it knows "
-                    f"{len(self)} {self.what}s, such as '{self.tokens[0]}'"
-                )
-        return np.fromiter((self._places[token] for token in tokens), dtype=np.int64, count=len(tokens))
-
-    def has_same(self, other: Ids) -> bool:
-        """Whether both have the same ids, in any order."""
-        return len(self) == len(other) and np.array_equal(np.sort(self.tokens), np.sort(other.tokens))
+from recbole_mambarec_serving.ids import Ids
 
 
 class Scorer(Protocol):
@@ -89,7 +49,7 @@ class ModelScorer:
 
     def __init__(self, model: AbstractRecommender, config: Config, dataset: Dataset) -> None:
         self.model, self.name = model.eval(), str(config["model"])
-        self._device, self._pairs = config["device"], int(config["eval_batch_size"])
+        self.config, self._device, self._pairs = config, config["device"], int(config["eval_batch_size"])
         self._dataset = dataset
         self.users = Ids("user", dataset.field2id_token[dataset.uid_field][1:])
         self.items = Ids("item", dataset.field2id_token[dataset.iid_field][1:])
@@ -118,6 +78,10 @@ class ModelScorer:
 class Reordered:
     """A scorer with its rows and columns in another order.
 
+    Attributes:
+        base: the scorer.
+        rows, columns: of the base, for each row and column here.
+
     Raises:
         UserError: the ids are not the same.
     """
@@ -128,14 +92,14 @@ class Reordered:
                 raise UserError(
                     f"{scorer.name} knows other {own.what}s ({len(own)}) than the model beside it ({len(other)})"
                 )
-        self.name, self.users, self.items, self._scorer = scorer.name, users, items, scorer
-        self._rows = scorer.users.positions(users.tokens.tolist())
-        self._columns = torch.from_numpy(scorer.items.positions(items.tokens.tolist()))
+        self.name, self.users, self.items, self.base = scorer.name, users, items, scorer
+        self.rows = scorer.users.positions(users.tokens.tolist())
+        self.columns = torch.from_numpy(scorer.items.positions(items.tokens.tolist()))
 
     def scores(self, users: np.ndarray) -> Tensor:
         """See :meth:`Scorer.scores`."""
-        scores = self._scorer.scores(self._rows[users])
-        return scores[:, self._columns.to(scores.device)]
+        scores = self.base.scores(self.rows[users])
+        return scores[:, self.columns.to(scores.device)]
 
 
 def in_order(scorer: Scorer, users: Ids, items: Ids) -> Scorer:

@@ -1,0 +1,64 @@
+"""The function that gives new users of an inner-product model an embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_mambarec_serving.bundle import training_history
+from recbole_mambarec_serving.ranking import BLOCK_VALUES, largest
+from recbole_mambarec_serving.recommender import Recommender
+from recbole_mambarec_serving.scoring import FoldIn
+
+# ridge penalty, as a share of the mean square of the inputs
+_PENALTY = 1e-3
+_BLOCK_USERS = 1 << 16
+
+
+def fitted(users: np.ndarray, items: np.ndarray, history: sp.csr_array) -> FoldIn:
+    """The least-squares fit to all users who have training interactions.
+
+    Args:
+        users, items: final embeddings, float32 ``(n_users, d)`` and ``(n_items, d)``.
+        history: training interactions, float32 ``(n_users, n_items)``.
+    """
+    width = items.shape[1]
+    roots = np.sqrt(np.maximum(history.sum(axis=0), 1.0)).astype(np.float32)
+    empty = FoldIn(np.zeros((2 * width, width), np.float32), np.zeros(width, np.float32), roots)
+    known = np.flatnonzero(np.diff(history.indptr) > 0)
+    gram, target = np.zeros((2 * width + 1,) * 2), np.zeros((2 * width + 1, width))
+    for start in range(0, len(known), _BLOCK_USERS):
+        rows = known[start : start + _BLOCK_USERS]
+        inputs = empty.inputs(history[rows], items).astype(np.float64)
+        inputs = np.concatenate([inputs, np.ones((len(rows), 1))], axis=1)
+        gram += inputs.T @ inputs
+        target += inputs.T @ users[rows].astype(np.float64)
+    penalty = np.full(len(gram), _PENALTY * np.trace(gram[:-1, :-1]) / (2 * width))
+    penalty[-1] = 0.0
+    solution = np.linalg.lstsq(gram + np.diag(penalty), target, rcond=None)[0].astype(np.float32)
+    return FoldIn(solution[:-1], solution[-1], roots)
+
+
+def overlap(recommender: Recommender, k: int = 20, n_users: int = 500) -> dict[str, float | int]:
+    """How much of a known user's list remains when the user is folded in by their training items.
+
+    Users are drawn, and their training items are left out of both lists.
+
+    Returns:
+        ``overlap@20``, the mean share of the first 20 items, and ``users``, how many were drawn; empty if the model
+        knows no other users.
+    """
+    scoring, history = recommender.scoring, training_history(recommender.seen)
+    if scoring.fold_in_by is None:
+        return {}
+    known = np.flatnonzero(np.diff(history.indptr) > 0)
+    users = np.sort(np.random.default_rng(0).permutation(known)[:n_users])
+    shares: list[float] = []
+    for rows in np.array_split(users, max(1, len(users) * len(recommender) // BLOCK_VALUES)):
+        mine = history[rows]
+        found = []
+        for scores in (scoring.scores(rows), scoring.fold_in(mine)):
+            scores[np.repeat(np.arange(len(rows)), np.diff(mine.indptr)), mine.indices] = -np.inf
+            found.append(largest(scores, min(k, len(recommender)))[0])
+        shares += [len({*a} & {*b} - {-1}) / max(1, len({*a} - {-1})) for a, b in zip(*(f.tolist() for f in found))]
+    return {f"overlap@{k}": float(np.mean(shares)), "users": len(users)}

@@ -1,0 +1,147 @@
+"""What a trained model ranks by, as arrays: embeddings, weights between items, or neither.
+
+Nothing is assumed: whatever a model seems to rank by is compared with its own scores first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
+
+from recbole_mambarec.models.base import MultimodalRecommender
+from recbole_mambarec.models.item_to_item import Factors as ModelFactors
+from recbole_mambarec.models.item_to_item import ItemToItem
+from recbole_mambarec.recommend.fold_in import fitted
+from recbole_mambarec.scoring.fused import FusedScorer
+from recbole_mambarec.scoring.scorer import ModelScorer, Reordered, Scorer
+from recbole_mambarec_serving.scoring import (
+    Dense,
+    Factors,
+    Fused,
+    InnerProducts,
+    ItemWeights,
+    Listed,
+    PopularityForColdUsers,
+    Scoring,
+)
+
+# users whose scores are compared, and the largest difference that is rounding, as a share of the largest score
+_COMPARED, _ROUNDING = 64, 2e-5
+# what RecBole's models call their final embeddings, and a matrix of weights between items
+_TABLES = (("user_embedding", "item_embedding"), ("user_embeddings", "item_embeddings"))
+_WEIGHTS = ("item_similarity", "w")
+
+
+def portable(scorer: Scorer, history: sp.csr_array) -> Scoring | None:
+    """The scores of a model without the model; None if it ranks by neither embeddings nor weights between items.
+
+    Args:
+        history: training interactions, float32 ``(n_users, n_items)``, in the order of the scorer's users and items.
+    """
+    if isinstance(scorer, FusedScorer):
+        parts = [(part, weight) for part, weight in zip(scorer.parts, scorer.weights) if weight]
+        scorings = [portable(part, history) for part, _ in parts]
+        if any(scoring is None for scoring in scorings):
+            return None
+        fused = Fused([s for s in scorings if s is not None], [weight for _, weight in parts], scorer.normalisation)
+        return fused if is_same(scorer, fused) else None
+    if isinstance(scorer, Reordered):
+        return _reordered(scorer, history)
+    if not isinstance(scorer, ModelScorer):
+        return None
+    cold = np.diff(history.indptr) == 0
+    for scoring in _candidates(scorer, history):
+        popular = getattr(scorer.model, "_cold_users", None)
+        if popular is not None:
+            scoring = PopularityForColdUsers(scoring, cold, popular.popularity[1:].cpu().numpy())
+        if is_same(scorer, scoring):
+            return scoring
+    return None
+
+
+def is_same(scorer: Scorer, scoring: Scoring) -> bool:
+    """Whether both give the same scores to a sample of users, but for rounding."""
+    users = np.random.default_rng(0).permutation(len(scorer.users))[:_COMPARED]
+    wanted, found = scorer.scores(users).double().cpu().numpy(), scoring.scores(users).astype(np.float64)
+    if not np.isfinite(wanted).all():
+        return False
+    return bool((np.abs(wanted - found) <= _ROUNDING * np.abs(wanted).max(axis=1, keepdims=True) + 1e-12).all())
+
+
+def _candidates(scorer: ModelScorer, history: sp.csr_array) -> Iterator[Scoring]:
+    """What the model may rank by."""
+    model = scorer.model
+    if isinstance(model, ItemToItem):
+        yield ItemWeights([_part(each) for each in model.weights(scorer.config)], history)
+        return
+    for users, items in _embeddings(model):
+        if len(users) == history.shape[0] + 1 and len(items) == history.shape[1] + 1:
+            of_users, of_items = (np.ascontiguousarray(x[1:].detach().float().cpu().numpy()) for x in (users, items))
+            yield InnerProducts(of_users, of_items, fitted(of_users, of_items, history))
+    for name in _WEIGHTS:
+        matrix = getattr(model, name, None)
+        if getattr(matrix, "shape", None) == (history.shape[1] + 1,) * 2:
+            listed = sp.issparse(matrix)
+            array = sp.csr_array(matrix) if listed else np.asarray(matrix)
+            array = array[1:, 1:].astype(np.float32)
+            yield ItemWeights([Listed(sp.csr_array(array)) if listed else Dense(array)], history)
+
+
+def _embeddings(model: AbstractRecommender) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs that may be the final embeddings of users and items, in RecBole's numbering."""
+    if isinstance(model, MultimodalRecommender):
+        with torch.no_grad():
+            yield model.scored_embeddings()
+        return
+    if all(p.default is not p.empty for p in inspect.signature(model.forward).parameters.values()):
+        with torch.no_grad():
+            found = model.forward()
+        if isinstance(found, (tuple, list)) and len(found) >= 2 and all(_is_table(x) for x in found[:2]):
+            yield found[0], found[1]
+    for names in _TABLES:
+        tables = [getattr(model, name, None) for name in names]
+        weights = [getattr(table, "weight", table) for table in tables]
+        if all(_is_table(weight) for weight in weights):
+            yield weights[0], weights[1]
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
+def _part(weights: np.ndarray | sp.csr_array | ModelFactors) -> Factors | Listed | Dense:
+    if isinstance(weights, ModelFactors):
+        return Factors(*weights)
+    return Listed(sp.csr_array(weights).astype(np.float32)) if sp.issparse(weights) else Dense(weights)
+
+
+def _reordered(scorer: Reordered, history: sp.csr_array) -> Scoring | None:
+    """Of a part of a fusion whose users or items are in another order."""
+    rows, columns = np.argsort(scorer.rows), np.argsort(scorer.columns.numpy())
+    base = portable(scorer.base, sp.csr_array(history[rows][:, columns]))
+    if isinstance(base, PopularityForColdUsers):
+        inner = _in_order(base.base, scorer, history)
+        return PopularityForColdUsers(inner, np.diff(history.indptr) == 0, history.sum(axis=0).astype(np.float32))
+    return None if base is None else _in_order(base, scorer, history)
+
+
+def _in_order(base: Scoring, scorer: Reordered, history: sp.csr_array) -> Scoring:
+    rows, columns = scorer.rows, scorer.columns.numpy()
+    if isinstance(base, InnerProducts):
+        function = base.function._replace(roots=base.function.roots[columns])
+        return InnerProducts(base.users[rows], base.items[columns], function)
+    assert isinstance(base, ItemWeights)  # a fusion is no part of another one
+    return ItemWeights([_columns_in_order(part, columns) for part in base.parts], history)
+
+
+def _columns_in_order(part: Factors | Listed | Dense, columns: np.ndarray) -> Factors | Listed | Dense:
+    if isinstance(part, Factors):
+        return Factors(part.source[columns], part.target[columns])
+    matrix = part.matrix[columns][:, columns]
+    return Listed(sp.csr_array(matrix)) if isinstance(part, Listed) else Dense(matrix)

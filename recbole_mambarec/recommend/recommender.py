@@ -1,0 +1,127 @@
+"""A :class:`~recbole_mambarec_serving.recommender.Recommender` over a trained model itself."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.recommend.catalogue import ModelFeatures, catalogue_of, item_features
+from recbole_mambarec.recommend.portable import portable
+from recbole_mambarec.scoring.restore import Restored, restore
+from recbole_mambarec.scoring.scorer import Scorer
+from recbole_mambarec.scoring.splits import Splits
+from recbole_mambarec_serving import recommender as serving
+from recbole_mambarec_serving.bundle import training_history
+from recbole_mambarec_serving.recommender import SEEN_BITS
+from recbole_mambarec_serving.scoring import Scoring
+
+
+class ModelScoring:
+    """Scores of known users are the model's own; everything else is computed from what it ranks by.
+
+    Args:
+        scorer: the model or fusion.
+        history: training interactions, float32 ``(n_users, n_items)``.
+    """
+
+    depth: int | None = None
+
+    def __init__(self, scorer: Scorer, history: sp.csr_array) -> None:
+        self.scorer, self._history = scorer, history
+
+    @cached_property
+    def parts(self) -> Scoring | None:
+        """What the model ranks by; None if that is neither embeddings nor weights between items."""
+        return portable(self.scorer, self._history)
+
+    @property
+    def _known_parts(self) -> Scoring:
+        if self.parts is None:
+            raise UserError(
+                f"{self.scorer.name} ranks by neither embeddings nor weights between items: it only knows the users "
+                "whom it was trained on, and does not compare items"
+            )
+        return self.parts
+
+    @property
+    def kind(self) -> str:
+        """See :class:`~recbole_mambarec_serving.scoring.Scoring`."""
+        return "scores" if self.parts is None else self.parts.kind
+
+    @property
+    def fold_in_by(self) -> str | None:
+        """See :class:`~recbole_mambarec_serving.scoring.Scoring`."""
+        return None if self.parts is None else self.parts.fold_in_by
+
+    @property
+    def is_exact(self) -> bool:
+        """See :class:`~recbole_mambarec_serving.scoring.Scoring`."""
+        return self.parts is not None and self.parts.is_exact
+
+    def scores(self, users: np.ndarray) -> np.ndarray:
+        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.scores`."""
+        return np.array(self.scorer.scores(users).cpu().numpy())
+
+    def fold_in(self, history: sp.csr_array) -> np.ndarray:
+        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.fold_in`."""
+        return self._known_parts.fold_in(history)
+
+    def similar(self, item: int) -> np.ndarray:
+        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.similar`."""
+        return self._known_parts.similar(item)
+
+    def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
+        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.effects`."""
+        return self._known_parts.effects(history, item, size)
+
+
+class Recommender(serving.Recommender):
+    """Recommendations from a checkpoint, a fusion or a bundle."""
+
+    @classmethod
+    def load(cls, path: str | Path, data_path: str | Path | None = None) -> serving.Recommender:
+        """Load a checkpoint of a general model of this package or of RecBole, a fusion's file, or a bundle.
+
+        Args:
+            data_path: the folder that has the dataset's folder; None: where it was when the file was written. A bundle
+                needs none.
+
+        Raises:
+            UserError: there is no such file, it is damaged, not trusted or of another kind, or the data have changed.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return serving.Recommender.load(path)
+        return over(restore(path, data_path))
+
+
+def over(run: Restored) -> serving.Recommender:
+    """The recommender over a trained model and its data."""
+    splits = run.splits
+    features = item_features(splits.dataset)
+    seen = seen_of(splits)
+    card: dict[str, Any] = {"model": run.scorer.name, "data": {"dataset": str(run.config["dataset"])}}
+    return serving.Recommender(
+        run.scorer.name,
+        ModelScoring(run.scorer, training_history(seen)),
+        splits.users,
+        catalogue_of(splits, features),
+        seen,
+        ModelFeatures(features) if features else None,
+        card,
+    )
+
+
+def seen_of(splits: Splits) -> sp.csr_array:
+    """What each user has, with the bits of :data:`~recbole_mambarec_serving.recommender.SEEN_BITS`."""
+    seen = sp.csr_array((len(splits.users), len(splits.items)), dtype=np.uint8)
+    for part, bit in SEEN_BITS.items():
+        seen = seen + splits.interactions(part).astype(bool).astype(np.uint8) * np.uint8(bit)
+    seen = sp.csr_array(seen, dtype=np.uint8)
+    seen.sort_indices()
+    return seen
