@@ -116,7 +116,7 @@ class Records:
 
     def __init__(self) -> None:
         self.parity: dict[str, dict] = json.loads(PARITY.read_text(encoding="utf-8"))["files"]
-        self.cost = _costs(COST.read_text(encoding="utf-8"))
+        self.cost = costs(COST.read_text(encoding="utf-8"))
         self.rows = load.read(RUNS).comparison(load.COMPARISON)
         folder = next(entry.published for entry in registry.entries().values() if entry.published)
         self.datasets = [file.stem for file in sorted(folder.glob("*.yaml"))]
@@ -164,9 +164,7 @@ def card(model: str, records: Records) -> str:
     parts.append(_accuracy(model, records))
     if model in records.cost:
         conditions = "At Amazon Baby's size, under the conditions of [Cost of every model](../../results/models.md).\n"
-        header, rows = records.cost[model]
-        turned = [(name, *(row[number] for row in rows)) for number, name in enumerate(header)]
-        parts.append(f"## Cost\n\n{conditions}\n" + table(("Quantity", *[""] * (len(rows) - 1), "Value"), turned))
+        parts.append(f"## Cost\n\n{conditions}\n" + table(("Quantity", "Value"), zip(*records.cost[model])))
     else:
         parts.append("## Cost\n\nNot measured yet.\n")
     entry = registry.entry(model)
@@ -222,16 +220,16 @@ def _scores(scores: dict[str, float | None]) -> list[str]:
     return ["" if scores.get(metric) is None else f"{scores[metric]:.4f}" for metric in METRICS]
 
 
-def _costs(text: str) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Header and row of each model in the table of results/models.md."""
-    found: dict[str, tuple[list[str], list[list[str]]]] = {}
+def costs(text: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Header and row of each model in the first table of results/models.md that has it."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
     header = None
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
         if cells and cells[0] == "model":
             header = cells[1:]
         elif header and len(cells) == len(header) + 1 and not cells[0].startswith("-"):
-            found.setdefault(cells[0], (header, [cells[1:]]))
+            found.setdefault(cells[0], (header, cells[1:]))
         elif not cells:
             header = None
     return found
