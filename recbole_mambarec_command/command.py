@@ -28,7 +28,7 @@ class Command(NamedTuple):
     group: str
 
 
-_DATA, _MODELS, _RESULTS, _HERE = "Data", "Models", "Results", "This installation"
+_DATA, _MODELS, _RESULTS, _USE, _HERE = "Data", "Models", "Results", "Recommendations", "This installation"
 
 COMMANDS: dict[str, Command] = {
     "prepare": Command("turn raw files into a dataset that models can run", "dataset_prep.__main__:main", _DATA),
@@ -51,6 +51,19 @@ COMMANDS: dict[str, Command] = {
         "test whether the best of the recorded models is better than each other one",
         "recbole_mambarec.report.significance_cli:main",
         _RESULTS,
+    ),
+    "recommend": Command(
+        "rank the catalogue for users of a trained model, into a file or the terminal",
+        "recbole_mambarec_serving.cli:recommend",
+        _USE,
+    ),
+    "similar": Command(
+        "list similar items, by what a model has learnt or by features", "recbole_mambarec_serving.cli:similar", _USE
+    ),
+    "export": Command(
+        "write a trained model as a bundle that needs neither torch nor RecBole, or for another store",
+        "recbole_mambarec.recommend.cli:export",
+        _USE,
     ),
     "doctor": Command(
         "what is installed, what works, and how to repair what does not", "recbole_mambarec_command.doctor:main", _HERE

@@ -7,6 +7,7 @@
 ``items.parquet``     ``item_id``, ``title``, ``image``, ``popularity``, and ``has_<modality>`` for each modality
 ``seen.npz``          what each user has, CSR of uint8: bit 1 in training, 2 in validation, 4 in test
 ``features.<n>.npy``  features of a modality as rows of length 1, float16, if they were exported
+``index.faiss``       an index for approximate search, if it was asked for
 ``README.md``         the card for people
 ====================  =================================================================================================
 """
@@ -23,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from recbole_mambarec_command.requirements import is_installed
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.files import atomic_folder
+from recbole_mambarec_serving.approximate import ItemIndex
 from recbole_mambarec_serving.catalogue import Catalogue
 from recbole_mambarec_serving.features import Features
 from recbole_mambarec_serving.ids import Ids
@@ -40,13 +43,14 @@ if TYPE_CHECKING:
 FORMAT = "recbole_mambarec.bundle/"
 #: of the bundles that are written; all up to it are read
 VERSION = 1
-CARD, MODEL, USERS, ITEMS, SEEN, README = (
+CARD, MODEL, USERS, ITEMS, SEEN, README, INDEX = (
     "card.json",
     "model.safetensors",
     "users.parquet",
     "items.parquet",
     "seen.npz",
     "README.md",
+    "index.faiss",
 )
 EXTRA = "serve"
 _HAS = "has_"
@@ -97,6 +101,8 @@ def write_bundle(path: str | Path, recommender: Recommender, card: Mapping[str, 
         _write_table(folder / ITEMS, _columns(recommender.catalogue))
         sp.save_npz(folder / SEEN, recommender.seen)
         named = _write_features(folder, recommender.features, len(recommender))
+        if recommender.index is not None:
+            recommender.index.write(folder / INDEX)
         (folder / README).write_text(readme, encoding="utf-8")
         files = {file.name: _described(file) for file in sorted(folder.iterdir())}
         counts = {"users": len(recommender.users), "items": len(recommender)}
@@ -226,11 +232,14 @@ def read_bundle(path: str | Path, cls: type[Recommender], verify: bool = True) -
         for modality, width in features.widths.items():
             if features.rows(modality, 0, len(catalogue) + 1).shape != (len(catalogue), width):
                 raise ValueError("features have another number of rows")
+        index = ItemIndex.read(folder / INDEX) if INDEX in card["files"] and is_installed("faiss") else None
     except UserError:
         raise
     except Exception as error:  # of half a dozen readers, for files that are whole but not what the card says
         raise UserError(f"{folder} is damaged ({type(error).__name__}): export the bundle again") from error
-    return cls(str(card["model"]), scoring, users, catalogue, seen, features if features.widths else None, card)
+    made = cls(str(card["model"]), scoring, users, catalogue, seen, features if features.widths else None, card)
+    made.index = index
+    return made
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping], verify: bool) -> None:

@@ -96,7 +96,7 @@ def unpack(
             unpack(part, arrays, history, popularity, name, f"{prefix}part.{number}.")
             for number, part in enumerate(plain["parts"])
         ]
-        scoring = Fused(of_parts, plain["weights"], plain["normalisation"])
+        scoring = Fused(of_parts, plain["weights"], plain["normalisation"], n_items)
     else:
         raise ValueError(f"scores of the kind '{plain['kind']}' are unknown")
     if plain.get("cold_users") == "popularity":

@@ -11,13 +11,16 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_serving.approximate import ItemIndex
 from recbole_mambarec_serving.catalogue import Catalogue
 from recbole_mambarec_serving.features import Features, MoreFeatures, check_new, cosines, means_of_nearest
 from recbole_mambarec_serving.ids import Ids
 from recbole_mambarec_serving.ranking import BLOCK_VALUES, largest
-from recbole_mambarec_serving.scoring import Scoring, WithNewItems
+from recbole_mambarec_serving.scoring import InnerProducts, Scoring, WithNewItems
 from recbole_mambarec_serving.types import Explanation, ItemInfo, Ranked, Recommendation
 
+# users whom an index is asked for at a time
+_SEARCHED_USERS = 256
 # known items whose mean a new item is; the default of impute_neighbours
 NEIGHBOURS = 10
 #: bit of an entry of ``seen`` -> the part of the split
@@ -37,6 +40,9 @@ class Recommender:
         seen: what each user has, uint8 ``(n_users, n_items)``, bits as in :data:`SEEN_BITS`.
         features: by which items can be compared; None if they are not at hand.
         card: what is known of the model, as plain values.
+
+    Attributes:
+        index: for approximate search; None if there is none.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Recommender:
         self.name, self.users, self.catalogue, self.features = name, users, catalogue, features
         self.card: dict[str, Any] = card or {}
         self.scoring, self.seen = scoring, seen
+        self.index: ItemIndex | None = None
 
     @classmethod
     def load(cls, path: str | Path, data_path: str | Path | None = None) -> Recommender:
@@ -87,6 +94,7 @@ class Recommender:
         exclude_seen: bool | str = True,
         among: Iterable[str] | None = None,
         filter: Callable[[ItemInfo], bool] | None = None,
+        approximate: bool = False,
     ) -> list[Recommendation]: ...
     @overload
     def recommend(
@@ -97,6 +105,7 @@ class Recommender:
         exclude_seen: bool | str = True,
         among: Iterable[str] | None = None,
         filter: Callable[[ItemInfo], bool] | None = None,
+        approximate: bool = False,
     ) -> Iterator[tuple[str, list[Recommendation]]]: ...
     def recommend(
         self,
@@ -106,6 +115,7 @@ class Recommender:
         exclude_seen: bool | str = True,
         among: Iterable[str] | None = None,
         filter: Callable[[ItemInfo], bool] | None = None,
+        approximate: bool = False,
     ) -> list[Recommendation] | Iterator[tuple[str, list[Recommendation]]]:
         """The best items of one user, or of many.
 
@@ -118,6 +128,9 @@ class Recommender:
                 evaluated, ``train`` or ``train+valid``.
             among: rank only these items.
             filter: rank only the items for which this is true; it is asked once for each item of the catalogue.
+            approximate: search the index of a bundle that was exported with one; a list may then miss an item
+                (``card["ann"]`` says how often), and equal scores at its end may be others. Not with ``among`` and
+                ``filter``.
 
         Returns:
             A list for one user; for several, an iterator of (user, list).
@@ -128,10 +141,12 @@ class Recommender:
             UserError: ``k`` is not from 1 to the number of items.
         """
         if isinstance(users, str):
-            (ranked,) = self.ranked([users], k, exclude_seen=exclude_seen, among=among, filter=filter)
-            return self._lists(ranked)[0]
-        blocks = self.ranked(users, k, exclude_seen=exclude_seen, among=among, filter=filter)
-        return ((str(user), found) for block in blocks for user, found in zip(block.users, self._lists(block)))
+            (ranked,) = self.ranked(
+                [users], k, exclude_seen=exclude_seen, among=among, filter=filter, approximate=approximate
+            )
+            return self.lists(ranked)[0]
+        blocks = self.ranked(users, k, exclude_seen=exclude_seen, among=among, filter=filter, approximate=approximate)
+        return ((str(user), found) for block in blocks for user, found in zip(block.users, self.lists(block)))
 
     def ranked(
         self,
@@ -141,11 +156,27 @@ class Recommender:
         exclude_seen: bool | str = True,
         among: Iterable[str] | None = None,
         filter: Callable[[ItemInfo], bool] | None = None,
+        approximate: bool = False,
     ) -> Iterator[Ranked]:
         """Like :meth:`recommend` for many users, as arrays, block by block."""
         self._check_k(k)
         bits, allowed = _bits(exclude_seen), self._allowed(among, filter)
+        if approximate:
+            if allowed is not None:
+                raise UserError("approximate search knows no among and filter: leave them out, or search exactly")
+            if self.index is None:
+                raise UserError(
+                    f"no index for approximate search of {self.name} is here: export a bundle with --ann, and install "
+                    "the extra [ann], with which it is read"
+                )
+            return self._found(self.index, iter(users), k, bits)
         return self._blocks(iter(users), k, bits, allowed)
+
+    def _found(self, index: ItemIndex, users: Iterator[str], k: int, bits: int) -> Iterator[Ranked]:
+        assert isinstance(self.scoring, InnerProducts)  # nothing else has an index
+        while block := list(islice(users, _SEARCHED_USERS)):
+            rows = self.users.positions(block)
+            yield Ranked(np.asarray(block, dtype=object), *index.ranked(self.scoring, rows, k, self._seen(rows, bits)))
 
     def _blocks(self, users: Iterator[str], k: int, bits: int, allowed: np.ndarray | None) -> Iterator[Ranked]:
         step = max(1, BLOCK_VALUES // max(1, len(self)))
@@ -153,7 +184,7 @@ class Recommender:
             rows = self.users.positions(block)
             scores = self.scoring.scores(rows)
             left_out = self._mask(scores, self._seen(rows, bits), allowed)
-            items, values = self._largest(scores, k)
+            items, values = largest(scores, k)
             if self.scoring.depth is not None:
                 self._check_complete(items, len(self) - left_out)
             yield Ranked(np.asarray(block, dtype=object), items, values)
@@ -178,9 +209,6 @@ class Recommender:
         scores[masked] = -np.inf
         return masked.sum(axis=1)
 
-    def _largest(self, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return largest(scores, k)
-
     def _check_complete(self, items: np.ndarray, eligible: np.ndarray) -> None:
         """Refuse lists that are short only because no more scores are known."""
         if ((items >= 0).sum(axis=1) < np.minimum(items.shape[1], eligible)).any():
@@ -189,7 +217,8 @@ class Recommender:
                 f"{items.shape[1]}: ask for fewer or among more items, or export with a larger depth"
             )
 
-    def _lists(self, ranked: Ranked) -> list[list[Recommendation]]:
+    def lists(self, ranked: Ranked) -> list[list[Recommendation]]:
+        """The lists of a block, without the places that are empty."""
         tokens, title = self.items.tokens, self.catalogue.title
         return [
             [Recommendation(str(tokens[i]), float(s), title(i)) for i, s in zip(items, scores) if i >= 0]
@@ -227,24 +256,37 @@ class Recommender:
             UserError: ``k`` is too large; there is no such modality, or the item lacks it; or the model does not
                 compare items.
         """
-        self._check_k(k)
-        (column,) = self.items.positions([item])
-        scores = self.scoring.similar(int(column)) if by == BY_MODEL else self._cosines(int(column), by)
-        scores = np.array(scores, dtype=np.float32)
-        scores[column] = -np.inf
-        found, values = largest(scores[None], k)
-        return self._lists(Ranked(np.array([item], dtype=object), found, values))[0]
+        (ranked,) = self.similar([item], k, by)
+        if by != BY_MODEL and by not in self.item(item).modalities:
+            raise UserError(f"item '{item}' lacks the modality {by}: compare by another")
+        return self.lists(ranked)[0]
 
-    def _cosines(self, column: int, modality: str) -> np.ndarray:
-        there = self.catalogue.modalities.get(modality)
-        if there is None:
+    def similar(self, items: Iterable[str], k: int = 10, by: str = BY_MODEL) -> Iterator[Ranked]:
+        """Like :meth:`similar_items` for many items, as arrays, block by block; an item stands for the user there.
+
+        An item that lacks the modality has an empty list here.
+        """
+        self._check_k(k)
+        if by != BY_MODEL and by not in self.catalogue.modalities:
             names = ", ".join([BY_MODEL, *self.catalogue.modalities])
-            raise UserError(f"items cannot be compared by '{modality}': use one of {names}")
-        features = self._features()
-        if not there[column]:
-            raise UserError(f"item '{self.items.tokens[column]}' lacks the modality {modality}: compare by another")
-        own = features.rows(modality, column, column + 1)
-        return np.where(there, cosines(features, modality, own, len(self))[0], -np.inf)
+            raise UserError(f"items cannot be compared by '{by}': use one of {names}")
+        return self._similar_blocks(iter(items), k, by)
+
+    def _similar_blocks(self, items: Iterator[str], k: int, by: str) -> Iterator[Ranked]:
+        step = max(1, BLOCK_VALUES // len(self))
+        while block := list(islice(items, step)):
+            columns = self.items.positions(block)
+            scores = self.scoring.similar(columns) if by == BY_MODEL else self._cosines(columns, by)
+            scores[np.arange(len(columns)), columns] = -np.inf
+            yield Ranked(np.asarray(block, dtype=object), *largest(scores, k))
+
+    def _cosines(self, columns: np.ndarray, modality: str) -> np.ndarray:
+        features, there = self._features(), self.catalogue.modalities[modality]
+        own = np.concatenate([features.rows(modality, column, column + 1) for column in columns.tolist()])
+        scores = cosines(features, modality, own, len(self))
+        scores[~there[columns]] = -np.inf
+        scores[:, ~there] = -np.inf
+        return scores
 
     def _features(self) -> Features:
         if self.features is None:
@@ -276,13 +318,10 @@ class Recommender:
         self._check_k(k)
         history = self._history(items)
         allowed = self._allowed(among, filter)
-        scores = self._folded_in(history)
+        scores = self.scoring.fold_in(history)
         self._mask(scores, history if exclude_seen else None, allowed)
         found, values = largest(scores, k)
-        return self._lists(Ranked(np.array([""], dtype=object), found, values))[0]
-
-    def _folded_in(self, history: sp.csr_array) -> np.ndarray:
-        return self.scoring.fold_in(history)
+        return self.lists(Ranked(np.array([""], dtype=object), found, values))[0]
 
     def _history(self, items: Sequence[str]) -> sp.csr_array:
         columns = np.unique(self.items.positions([items] if isinstance(items, str) else items))

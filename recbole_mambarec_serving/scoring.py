@@ -7,6 +7,7 @@ user has which item; it stands for users whom the model was not trained on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,8 +50,11 @@ class Scoring(Protocol):
         """Scores of users who have this history: floating-point ``(B, n_items)``, writable."""
         ...
 
-    def similar(self, item: int) -> np.ndarray:
-        """How similar all items are to one: floating-point ``(n_items,)``; that of itself has no meaning."""
+    def similar(self, items: np.ndarray) -> np.ndarray:
+        """How similar all items are to some ``(B,)``: floating-point ``(B, n_items)``, writable.
+
+        What an item is to itself has no meaning.
+        """
         ...
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
@@ -116,10 +120,13 @@ class InnerProducts:
         """See :meth:`Scoring.fold_in`."""
         return self.function.users(history, self.items) @ self.items.T
 
-    def similar(self, item: int) -> np.ndarray:
+    @cached_property
+    def _directions(self) -> np.ndarray:
+        return self.items / np.maximum(np.linalg.norm(self.items, axis=1, keepdims=True), 1e-12)
+
+    def similar(self, items: np.ndarray) -> np.ndarray:
         """Cosines of the embeddings."""
-        norms = np.maximum(np.linalg.norm(self.items, axis=1), 1e-12)
-        return (self.items @ self.items[item]) / (norms * norms[item])
+        return self._directions[items] @ self._directions.T
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """See :meth:`Scoring.effects`; they add up to the score of the folded-in user, less the bias."""
@@ -139,10 +146,6 @@ class Factors(NamedTuple):
         """``history @ W``, dense."""
         return (history @ self.source) @ self.target.T
 
-    def row(self, item: int) -> np.ndarray:
-        """A row of W, dense."""
-        return self.target @ self.source[item]
-
     def entries(self, rows: np.ndarray, column: int) -> np.ndarray:
         """Entries of one column."""
         return self.source[rows] @ self.target[column]
@@ -157,10 +160,6 @@ class Listed(NamedTuple):
         """As :meth:`Factors.of_histories`."""
         return (history @ self.matrix).toarray()
 
-    def row(self, item: int) -> np.ndarray:
-        """As :meth:`Factors.row`."""
-        return self.matrix[[item]].toarray()[0]
-
     def entries(self, rows: np.ndarray, column: int) -> np.ndarray:
         """As :meth:`Factors.entries`."""
         return self.matrix[rows][:, [column]].toarray()[:, 0]
@@ -174,10 +173,6 @@ class Dense(NamedTuple):
     def of_histories(self, history: sp.csr_array) -> np.ndarray:
         """As :meth:`Factors.of_histories`."""
         return history @ self.matrix
-
-    def row(self, item: int) -> np.ndarray:
-        """As :meth:`Factors.row`."""
-        return self.matrix[item].copy()
 
     def entries(self, rows: np.ndarray, column: int) -> np.ndarray:
         """As :meth:`Factors.entries`."""
@@ -211,9 +206,11 @@ class ItemWeights:
             first = first + scores
         return first
 
-    def similar(self, item: int) -> np.ndarray:
-        """What the item adds to the scores of all items."""
-        return np.sum([part.row(item) for part in self.parts], axis=0)
+    def similar(self, items: np.ndarray) -> np.ndarray:
+        """What an item adds to the scores of all items."""
+        n_items = self.history.shape[1]
+        alone = sp.csr_array((np.ones(len(items), np.float32), items, range(len(items) + 1)), (len(items), n_items))
+        return self.fold_in(alone)
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """See :meth:`Scoring.effects`; they add up to the score."""
@@ -253,7 +250,7 @@ class TopLists:
         """Refused: lists say nothing of other users."""
         raise self._refused()
 
-    def similar(self, item: int) -> np.ndarray:
+    def similar(self, items: np.ndarray) -> np.ndarray:
         """Refused, likewise."""
         raise self._refused()
 
@@ -294,13 +291,15 @@ class Fused:
         parts: of the same users and items, in one order.
         weights: one per part, positive.
         normalisation: a name in :data:`NORMALISATIONS`.
+        n_items: of the catalogue.
     """
 
     kind = "fusion"
     is_exact = False
     depth: int | None = None
 
-    def __init__(self, parts: Sequence[Scoring], weights: Sequence[float], normalisation: str) -> None:
+    def __init__(self, parts: Sequence[Scoring], weights: Sequence[float], normalisation: str, n_items: int) -> None:
+        self._n_items = n_items
         self.parts, self.weights, self.normalisation = list(parts), list(weights), normalisation
         self.fold_in_by = "the fusion of what its parts give a new user"
 
@@ -318,17 +317,16 @@ class Fused:
         """See :meth:`Scoring.fold_in`."""
         return self._sum([part.fold_in(history) for part in self.parts])
 
-    def similar(self, item: int) -> np.ndarray:
+    def similar(self, items: np.ndarray) -> np.ndarray:
         """The fusion of the parts' similarities."""
-        return self._sum([part.similar(item)[None] for part in self.parts])[0]
+        return self._sum([part.similar(items) for part in self.parts])
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """The parts' effects in standard deviations of their scores, weighted."""
-        n_items = self.parts[0].similar(item).shape[0]
-        row = sp.csr_array((np.ones(len(history)), history, [0, len(history)]), shape=(1, n_items))
         total = np.zeros(len(history))
+        row = sp.csr_array((np.ones(len(history)), history, [0, len(history)]), shape=(1, self._n_items))
         for part, weight in zip(self.parts, self.weights):
-            deviation = 1.0 if self.normalisation == "raw" else part.fold_in(row).std() or 1.0
+            deviation = 1.0 if self.normalisation == "raw" else float(part.fold_in(row).std()) or 1.0
             total += weight * part.effects(history, item, size) / deviation
         return total
 
@@ -373,12 +371,9 @@ class WithNewItems:
         new = (self._means.astype(scores.dtype) @ scores.T).T
         return np.concatenate([scores, new], axis=1)
 
-    def _weights(self, item: int) -> sp.csr_array:
-        """What the item is made of, as a row."""
-        known = self._means.shape[1]
-        if item >= known:
-            return self._means[[item - known]]
-        return sp.csr_array(([1.0], [item], [0, 1]), shape=(1, known))
+    def _made_of(self, items: np.ndarray) -> sp.csr_array:
+        """What items are made of: a row of weights of the known items for each, ``(B, n_items)``."""
+        return sp.csr_array(sp.vstack([sp.eye_array(self._means.shape[1]), self._means]).tocsr()[items])
 
     def scores(self, users: np.ndarray) -> np.ndarray:
         """See :meth:`Scoring.scores`."""
@@ -389,16 +384,18 @@ class WithNewItems:
         known = self._means.shape[1]
         return self._widened(self.base.fold_in(sp.csr_array(history[:, :known] + history[:, known:] @ self._means)))
 
-    def similar(self, item: int) -> np.ndarray:
+    def similar(self, items: np.ndarray) -> np.ndarray:
         """See :meth:`Scoring.similar`; means over what a new item is made of."""
-        made_of = self._weights(item)
-        rows = [weight * self.base.similar(int(part)) for part, weight in zip(made_of.indices, made_of.data)]
-        return self._widened(np.sum(rows, axis=0)[None])[0]
+        made_of = self._made_of(items)
+        parts, places = np.unique(made_of.indices, return_inverse=True)
+        weights = sp.csr_array((made_of.data, places, made_of.indptr), shape=(len(items), len(parts)))
+        found = self.base.similar(parts)
+        return self._widened(np.asarray(weights.astype(found.dtype) @ found))
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """See :meth:`Scoring.effects`; means, likewise."""
-        made_of = sp.csr_array(sp.vstack([self._weights(int(h)) for h in history]))
-        wanted, total = self._weights(item), np.zeros(made_of.nnz)
+        made_of, wanted = self._made_of(history), self._made_of(np.array([item]))
+        total = np.zeros(made_of.nnz)
         for part, weight in zip(wanted.indices, wanted.data):
             total += weight * self.base.effects(made_of.indices, int(part), size)
         return sp.csr_array((total * made_of.data, made_of.indices, made_of.indptr), shape=made_of.shape).sum(axis=1)

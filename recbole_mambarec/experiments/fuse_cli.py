@@ -17,10 +17,10 @@ from recbole_mambarec.experiments.fusion import (
 )
 from recbole_mambarec.experiments.fusion_parts import Part, choose, common_seeds
 from recbole_mambarec.experiments.fusion_search import SEARCHES
-from recbole_mambarec.experiments.group import DEFAULT_RUNS, termination_as_interrupt
+from recbole_mambarec.experiments.group import DEFAULT_RUNS
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.scoring.fused import NORMALISATIONS
-from recbole_mambarec_command.command_line import example
+from recbole_mambarec_command.command_line import example, termination_as_interrupt
 from recbole_mambarec_common.terminal import table
 
 EACH = "each"

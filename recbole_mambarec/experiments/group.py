@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +26,7 @@ from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.patience import FIRST_IS_BEST, first_is_best
 from recbole_mambarec.protocol import MULTIMODAL
 from recbole_mambarec_command.command import run_script
-from recbole_mambarec_command.command_line import example, typed
+from recbole_mambarec_command.command_line import example, termination_as_interrupt, typed
 from recbole_mambarec_common.extras import need
 from recbole_mambarec_common.terminal import table
 
@@ -286,20 +284,6 @@ def _mean(values: list[float], places: int, spread: bool = True) -> str:
         return "-"
     text = f"{statistics.fmean(values):.{places}f}"
     return f"{text} ± {statistics.stdev(values):.{places}f}" if spread and len(values) > 1 else text
-
-
-@contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which clusters end their jobs, stop a run cleanly, as Ctrl-C does."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def main(argv: list[str] | None = None, prog: str = "run_recbole_group.py") -> int:

@@ -15,7 +15,6 @@ import yaml
 from recbole_mambarec.cli import DEFAULT_DATASET, DEFAULT_MODEL, configuration, read_config_files
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.group import termination_as_interrupt
 from recbole_mambarec.experiments.plan import Run, resolve
 from recbole_mambarec.experiments.processes import call_apart
 from recbole_mambarec.experiments.run import execute_apart
@@ -26,7 +25,7 @@ from recbole_mambarec.experiments.trial import evaluate
 from recbole_mambarec.experiments.tuning import ALGORITHMS, Tuning, suggestion
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec_command.command import run_script
-from recbole_mambarec_command.command_line import example, typed
+from recbole_mambarec_command.command_line import example, termination_as_interrupt, typed
 from recbole_mambarec_common.files import atomic_file, locked
 
 if TYPE_CHECKING:

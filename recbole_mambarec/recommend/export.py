@@ -1,4 +1,4 @@
-"""Writes a trained model as a bundle."""
+"""Writes a trained model as a bundle, or its embeddings for another store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from recbole_mambarec.checkpoint import plain
 from recbole_mambarec.data.fingerprint import config_data_hash
 from recbole_mambarec.experiments.evaluation import Ranking
 from recbole_mambarec.experiments.provenance import versions
+from recbole_mambarec.recommend.arrays import write_arrays
 from recbole_mambarec.recommend.fold_in import overlap
 from recbole_mambarec.recommend.recommender import ModelScoring, over
 from recbole_mambarec.scoring.restore import Restored, restore
+from recbole_mambarec.value_checks import check_choice
 from recbole_mambarec_common.card import read_card
 from recbole_mambarec_serving import recommender as serving
+from recbole_mambarec_serving.approximate import ItemIndex
 from recbole_mambarec_serving.bundle import check_new_folder, lists_of, write_bundle
 from recbole_mambarec_serving.ranking import BLOCK_VALUES
 from recbole_mambarec_serving.scoring import Scoring, TopLists
 
+BUNDLE, NPY, ONNX = FORMS = ("bundle", "npy", "onnx")
 #: unseen items per user in the bundle of a model that ranks by neither embeddings nor weights
 DEPTH = 200
 _UNSTATED = "not stated"
@@ -37,13 +41,15 @@ def export(
     out: str | Path,
     data_path: str | Path | None = None,
     *,
+    form: str = BUNDLE,
     features: bool = True,
+    ann: bool = False,
     metrics: bool = True,
     licence: str | None = None,
     depth: int = DEPTH,
     progress: bool = True,
 ) -> Path:
-    """Write a bundle of a checkpoint or a fusion, whole or not at all.
+    """Write a checkpoint or a fusion in another form, whole or not at all.
 
     A model that ranks by embeddings, such as nearly all of this package, gives its final embeddings; a closed form, the
     weights between its items; a fusion, those of its parts. Of any other model, the bundle has the ``depth`` best
@@ -53,13 +59,17 @@ def export(
         model_file: the checkpoint.
         out: the folder, which must not exist.
         data_path: the folder that has the dataset's folder; None: where it was in training.
+        form: ``bundle``; or ``npy`` and ``onnx`` of a model that ranks by embeddings: these as arrays, or with the
+            ranking as a program for ONNX.
+        ann: add an index for the approximate search of items to a bundle; its recall is in the card.
         features: keep the items' features, by which items are compared and new ones are added.
         metrics: evaluate the model on validation and test for the card.
         licence: of the model and its data, for the card; None: what the dataset's card says, if it says something.
 
     Raises:
-        UserError: the folder exists, or the model cannot be loaded.
+        UserError: the folder exists, the model cannot be loaded or written in this form, or a package is missing.
     """
+    check_choice("format", form, FORMS)
     check_new_folder(Path(out))
     run = restore(model_file, data_path)
     live = over(run)
@@ -71,6 +81,11 @@ def export(
     )
     card = _card(run, made, licence)
     card["metrics"] = _metrics(run, progress) if metrics else None
+    if form != BUNDLE:
+        return write_arrays(out, made, card, as_onnx=form == ONNX)
+    if ann:
+        made.index = ItemIndex.of(made.scoring, made.name)
+        card["ann"] = made.index.described(made.scoring)
     return write_bundle(out, made, card, _readme(card, made))
 
 
@@ -126,6 +141,8 @@ def _readme(card: dict[str, Any], made: serving.Recommender) -> str:
         f"* New users: {_new_users(card, made)}.",
         f"* Licence: {card['licence']}.",
     ]
+    if "ann" in card:
+        lines.append(f"* Approximate search finds {card['ann']['recall@20']:.1%} of the exact 20 (`approximate=True`).")
     if numbers:
         lines += ["", "| split | " + " | ".join(numbers["valid"]) + " |", "|---|" + "---:|" * len(numbers["valid"])]
         rows = {"validation": numbers["valid"], **{f"test, mask {m}": v for m, v in numbers["test"].items()}}

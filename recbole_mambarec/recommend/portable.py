@@ -49,7 +49,8 @@ def portable(scorer: Scorer, history: sp.csr_array) -> Scoring | None:
         scorings = [portable(part, history) for part, _ in parts]
         if any(scoring is None for scoring in scorings):
             return None
-        fused = Fused([s for s in scorings if s is not None], [weight for _, weight in parts], scorer.normalisation)
+        weights, n_items = [weight for _, weight in parts], history.shape[1]
+        fused = Fused([s for s in scorings if s is not None], weights, scorer.normalisation, n_items)
         return fused if is_same(scorer, fused) else None
     if isinstance(scorer, Reordered):
         return _reordered(scorer, history)

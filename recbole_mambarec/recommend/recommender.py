@@ -71,9 +71,9 @@ class ModelScoring:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.fold_in`."""
         return self._known_parts.fold_in(history)
 
-    def similar(self, item: int) -> np.ndarray:
+    def similar(self, items: np.ndarray) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.similar`."""
-        return self._known_parts.similar(item)
+        return self._known_parts.similar(items)
 
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.effects`."""
