@@ -83,6 +83,11 @@ class Recommender:
         """Raw ids of the items."""
         return self.catalogue.ids
 
+    @property
+    def fold_in_by(self) -> str | None:
+        """How :meth:`recommend_for` scores a new user, as the end of a sentence; None if it cannot."""
+        return self.scoring.fold_in_by
+
     # ------------------------------------------------------------------ known users
 
     @overload  # a str is an iterable of str, too
@@ -304,7 +309,7 @@ class Recommender:
     ) -> list[Recommendation]:
         """The best items for a user of whom only some items are known: fold-in.
 
-        ``card["fold_in"]`` says how such a user is scored. For closed forms, it is what the model itself would give.
+        :attr:`fold_in_by` says how. For closed forms, the scores are what the model itself would give.
 
         Args:
             items: of the user; the order and repetitions have no meaning.

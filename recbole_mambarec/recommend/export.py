@@ -24,7 +24,7 @@ from recbole_mambarec.value_checks import check_choice
 from recbole_mambarec_common.card import read_card
 from recbole_mambarec_serving import recommender as serving
 from recbole_mambarec_serving.approximate import ItemIndex
-from recbole_mambarec_serving.bundle import check_new_folder, lists_of, write_bundle
+from recbole_mambarec_serving.bundle import check_new_folder, lists_of, training_history, write_bundle
 from recbole_mambarec_serving.ranking import BLOCK_VALUES
 from recbole_mambarec_serving.scoring import Scoring, TopLists
 
@@ -111,7 +111,7 @@ def _card(run: Restored, made: serving.Recommender, licence: str | None) -> dict
             "training": run.splits.fingerprint(),
             "interactions": {part: int(run.splits.interactions(part).nnz) for part in ("train", "valid", "test")},
         },
-        "fold_in": {"by": made.scoring.fold_in_by, **overlap(made)},
+        "fold_in": {"by": made.scoring.fold_in_by, **overlap(made.scoring, training_history(made.seen))},
         "versions": versions() | {"platform": platform.system()},
         "licence": licence or str(data_card.get("licence") or _UNSTATED),
     }

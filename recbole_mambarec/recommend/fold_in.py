@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_mambarec_serving.bundle import training_history
 from recbole_mambarec_serving.ranking import BLOCK_VALUES, largest
-from recbole_mambarec_serving.recommender import Recommender
-from recbole_mambarec_serving.scoring import FoldIn
+from recbole_mambarec_serving.scoring import FoldIn, Fused, InnerProducts, PopularityForColdUsers, Scoring
 
 # ridge penalty, as a share of the mean square of the inputs
 _PENALTY = 1e-3
@@ -39,26 +39,48 @@ def fitted(users: np.ndarray, items: np.ndarray, history: sp.csr_array) -> FoldI
     return FoldIn(solution[:-1], solution[-1], roots)
 
 
-def overlap(recommender: Recommender, k: int = 20, n_users: int = 500) -> dict[str, float | int]:
+def overlap(
+    scoring: Scoring, history: sp.csr_array, fold_in: Callable | None = None, k: int = 20, n_users: int = 500
+) -> dict[str, float | int]:
     """How much of a known user's list remains when the user is folded in by their training items.
 
-    Users are drawn, and their training items are left out of both lists.
+    Users are drawn, a fifth at most, and are left out when functions are fitted. Their training items are left out of
+    both lists.
+
+    Args:
+        scoring: of the model.
+        history: training interactions, float32 ``(n_users, n_items)``.
+        fold_in: scores of users with a history; None: those of ``scoring``, fitted again.
 
     Returns:
         ``overlap@20``, the mean share of the first 20 items, and ``users``, how many were drawn; empty if the model
         knows no other users.
     """
-    scoring, history = recommender.scoring, training_history(recommender.seen)
     if scoring.fold_in_by is None:
         return {}
     known = np.flatnonzero(np.diff(history.indptr) > 0)
-    users = np.sort(np.random.default_rng(0).permutation(known)[:n_users])
+    drawn = np.sort(np.random.default_rng(0).permutation(known)[: min(n_users, max(1, len(known) // 5))])
+    if fold_in is None:
+        fold_in = _fitted_without(drawn, scoring, history).fold_in
     shares: list[float] = []
-    for rows in np.array_split(users, max(1, len(users) * len(recommender) // BLOCK_VALUES)):
-        mine = history[rows]
-        found = []
-        for scores in (scoring.scores(rows), scoring.fold_in(mine)):
+    for rows in np.array_split(drawn, max(1, len(drawn) * history.shape[1] // BLOCK_VALUES)):
+        mine, found = history[rows], []
+        for scores in (scoring.scores(rows), fold_in(mine)):
             scores[np.repeat(np.arange(len(rows)), np.diff(mine.indptr)), mine.indices] = -np.inf
-            found.append(largest(scores, min(k, len(recommender)))[0])
+            found.append(largest(scores, min(k, history.shape[1]))[0])
         shares += [len({*a} & {*b} - {-1}) / max(1, len({*a} - {-1})) for a, b in zip(*(f.tolist() for f in found))]
-    return {f"overlap@{k}": float(np.mean(shares)), "users": len(users)}
+    return {f"overlap@{k}": float(np.mean(shares)), "users": len(drawn)}
+
+
+def _fitted_without(users: np.ndarray, scoring: Scoring, history: sp.csr_array) -> Scoring:
+    """The scoring with functions for new users that some known users have no part in."""
+    if isinstance(scoring, InnerProducts):
+        rest = np.setdiff1d(np.arange(history.shape[0]), users)
+        function = fitted(scoring.users[rest], scoring.items, history[rest])
+        return InnerProducts(scoring.users, scoring.items, function)
+    if isinstance(scoring, Fused):
+        parts = [_fitted_without(users, part, history) for part in scoring.parts]
+        return Fused(parts, scoring.weights, scoring.normalisation, history.shape[1])
+    if isinstance(scoring, PopularityForColdUsers):
+        return _fitted_without(users, scoring.base, history)
+    return scoring

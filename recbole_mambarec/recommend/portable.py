@@ -5,18 +5,14 @@ Nothing is assumed: whatever a model seems to rank by is compared with its own s
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from recbole.model.abstract_recommender import AbstractRecommender
-from torch import Tensor
 
-from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.models.item_to_item import Factors as ModelFactors
 from recbole_mambarec.models.item_to_item import ItemToItem
+from recbole_mambarec.recommend.embeddings import final_embeddings
 from recbole_mambarec.recommend.fold_in import fitted
 from recbole_mambarec.scoring.fused import FusedScorer
 from recbole_mambarec.scoring.scorer import ModelScorer, Reordered, Scorer
@@ -33,8 +29,7 @@ from recbole_mambarec_serving.scoring import (
 
 # users whose scores are compared, and the largest difference that is rounding, as a share of the largest score
 _COMPARED, _ROUNDING = 64, 2e-5
-# what RecBole's models call their final embeddings, and a matrix of weights between items
-_TABLES = (("user_embedding", "item_embedding"), ("user_embeddings", "item_embeddings"))
+# what RecBole's models call a matrix of weights between items
 _WEIGHTS = ("item_similarity", "w")
 
 
@@ -81,10 +76,9 @@ def _candidates(scorer: ModelScorer, history: sp.csr_array) -> Iterator[Scoring]
     if isinstance(model, ItemToItem):
         yield ItemWeights([_part(each) for each in model.weights(scorer.config)], history)
         return
-    for users, items in _embeddings(model):
-        if len(users) == history.shape[0] + 1 and len(items) == history.shape[1] + 1:
-            of_users, of_items = (np.ascontiguousarray(x[1:].detach().float().cpu().numpy()) for x in (users, items))
-            yield InnerProducts(of_users, of_items, fitted(of_users, of_items, history))
+    for users, items in final_embeddings(model):
+        if (len(users), len(items)) == history.shape:
+            yield InnerProducts(users, items, fitted(users, items, history))
     for name in _WEIGHTS:
         matrix = getattr(model, name, None)
         if getattr(matrix, "shape", None) == (history.shape[1] + 1,) * 2:
@@ -92,28 +86,6 @@ def _candidates(scorer: ModelScorer, history: sp.csr_array) -> Iterator[Scoring]
             array = sp.csr_array(matrix) if listed else np.asarray(matrix)
             array = array[1:, 1:].astype(np.float32)
             yield ItemWeights([Listed(sp.csr_array(array)) if listed else Dense(array)], history)
-
-
-def _embeddings(model: AbstractRecommender) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs that may be the final embeddings of users and items, in RecBole's numbering."""
-    if isinstance(model, MultimodalRecommender):
-        with torch.no_grad():
-            yield model.scored_embeddings()
-        return
-    if all(p.default is not p.empty for p in inspect.signature(model.forward).parameters.values()):
-        with torch.no_grad():
-            found = model.forward()
-        if isinstance(found, (tuple, list)) and len(found) >= 2 and all(_is_table(x) for x in found[:2]):
-            yield found[0], found[1]
-    for names in _TABLES:
-        tables = [getattr(model, name, None) for name in names]
-        weights = [getattr(table, "weight", table) for table in tables]
-        if all(_is_table(weight) for weight in weights):
-            yield weights[0], weights[1]
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2
 
 
 def _part(weights: np.ndarray | sp.csr_array | ModelFactors) -> Factors | Listed | Dense:

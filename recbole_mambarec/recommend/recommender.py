@@ -12,27 +12,29 @@ import scipy.sparse as sp
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.recommend.catalogue import ModelFeatures, catalogue_of, item_features
 from recbole_mambarec.recommend.portable import portable
+from recbole_mambarec.recommend.propagation import NotPropagated, user_embeddings
 from recbole_mambarec.scoring.restore import Restored, restore
-from recbole_mambarec.scoring.scorer import Scorer
 from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_serving import recommender as serving
 from recbole_mambarec_serving.bundle import training_history
 from recbole_mambarec_serving.recommender import SEEN_BITS
-from recbole_mambarec_serving.scoring import Scoring
+from recbole_mambarec_serving.scoring import InnerProducts, PopularityForColdUsers, Scoring
 
 
 class ModelScoring:
     """Scores of known users are the model's own; everything else is computed from what it ranks by.
 
+    New users get embeddings by the propagation of the model itself, if it is one that can be extended so.
+
     Args:
-        scorer: the model or fusion.
+        run: the model or fusion.
         history: training interactions, float32 ``(n_users, n_items)``.
     """
 
     depth: int | None = None
 
-    def __init__(self, scorer: Scorer, history: sp.csr_array) -> None:
-        self.scorer, self._history = scorer, history
+    def __init__(self, run: Restored, history: sp.csr_array) -> None:
+        self.scorer, self._run, self._history = run.scorer, run, history
 
     @cached_property
     def parts(self) -> Scoring | None:
@@ -56,7 +58,9 @@ class ModelScoring:
     @property
     def fold_in_by(self) -> str | None:
         """See :class:`~recbole_mambarec_serving.scoring.Scoring`."""
-        return None if self.parts is None else self.parts.fold_in_by
+        if self.parts is None:
+            return None
+        return self.parts.fold_in_by if self.not_propagated else "the propagation of the model over the user's items"
 
     @property
     def is_exact(self) -> bool:
@@ -69,7 +73,29 @@ class ModelScoring:
 
     def fold_in(self, history: sp.csr_array) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.fold_in`."""
-        return self._known_parts.fold_in(history)
+        parts = self._known_parts
+        if self.not_propagated:
+            return parts.fold_in(history)
+        products = _products(parts)
+        assert products is not None  # or not_propagated says so
+        return self._propagated(products, history) @ products.items.T
+
+    @cached_property
+    def not_propagated(self) -> str | None:
+        """Why new users do not get embeddings by propagation, as the end of a sentence; None if they do."""
+        products = _products(self.parts)
+        if products is None:
+            return "it does not rank by embeddings"
+        known = np.flatnonzero(np.diff(self._history.indptr) > 0)[:1]
+        try:
+            self._propagated(products, self._history[known])
+        except NotPropagated as reason:
+            return str(reason)
+        return None
+
+    def _propagated(self, parts: InnerProducts, new: sp.csr_array) -> np.ndarray:
+        run = self._run
+        return user_embeddings(run.model, run.config, run.splits.dataset, parts.users, parts.items, self._history, new)
 
     def similar(self, items: np.ndarray) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.similar`."""
@@ -78,6 +104,11 @@ class ModelScoring:
     def effects(self, history: np.ndarray, item: int, size: int) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.effects`."""
         return self._known_parts.effects(history, item, size)
+
+
+def _products(scoring: Scoring | None) -> InnerProducts | None:
+    base = scoring.base if isinstance(scoring, PopularityForColdUsers) else scoring
+    return base if isinstance(base, InnerProducts) else None
 
 
 class Recommender(serving.Recommender):
@@ -108,7 +139,7 @@ def over(run: Restored) -> serving.Recommender:
     card: dict[str, Any] = {"model": run.scorer.name, "data": {"dataset": str(run.config["dataset"])}}
     return serving.Recommender(
         run.scorer.name,
-        ModelScoring(run.scorer, training_history(seen)),
+        ModelScoring(run, training_history(seen)),
         splits.users,
         catalogue_of(splits, features),
         seen,
