@@ -18,13 +18,19 @@ import time
 from multiprocessing import context as contexts
 from pathlib import Path
 
-# with the first step of an optimiser torch would import it
+import psutil
+import torch._dynamo  # noqa: F401  (torch imports it with the first optimiser)
+
 # what runs and searches import
 from recbole_mambarec.experiments import group, hyper, processes, trial  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 # macOS has libraries that a forked process may not use
 CAN_FORK = sys.platform == "linux"
+
+# RecBole watches the processor for a second at the end of every run, to print how busy it is
+_cpu_percent = psutil.cpu_percent
+psutil.cpu_percent = lambda interval=None, percpu=False: _cpu_percent(None, percpu)
 
 if CAN_FORK:
 
