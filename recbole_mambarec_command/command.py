@@ -65,6 +65,11 @@ COMMANDS: dict[str, Command] = {
         "recbole_mambarec.recommend.cli:export",
         _USE,
     ),
+    "serve": Command(
+        "answer requests for recommendations over HTTP, with a page to look at them",
+        "recbole_mambarec_serving.server.cli:main",
+        _USE,
+    ),
     "doctor": Command(
         "what is installed, what works, and how to repair what does not", "recbole_mambarec_command.doctor:main", _HERE
     ),

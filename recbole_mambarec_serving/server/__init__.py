@@ -1,0 +1,1 @@
+"""Recommendations over HTTP: ``recbole-mambarec serve``; needs the extra ``[serve]`` (FastAPI, uvicorn)."""
