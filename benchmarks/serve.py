@@ -93,7 +93,7 @@ def serving(command: list[str], ready: str, **variables: str) -> Iterator[tuple[
     Args:
         ready: pattern of the line that says it listens, with groups for host and port.
     """
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         try:
             deadline = time.monotonic() + 120
@@ -186,7 +186,9 @@ def memory(process: subprocess.Popen) -> int:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, n_items: int, command: list[str], ready: str, paths: list[str], given, **variables) -> list[dict]:
+def measure(
+    name: str, n_items: int, command: list[str], ready: str, paths: list[str], given, **variables
+) -> list[dict]:
     """Start a server and load it with each number of connections."""
     found = []
     with serving(command, ready, **variables) as (host, port, process):
@@ -219,7 +221,13 @@ def swaps(folder: Path, n_items: int, paths: list[str], given) -> dict:
         finally:
             stop.set()
             thread.join()
-        return {"server": "ours, swapped", "items": n_items, "links replaced": count, **line, "memory MB": memory(process)}
+        return {
+            "server": "ours, swapped",
+            "items": n_items,
+            "links replaced": count,
+            **line,
+            "memory MB": memory(process),
+        }
 
 
 _OURS = r"http://([\d.]+):(\d+)"

@@ -47,7 +47,7 @@ Ids in a path are percent-encoded, and may hold slashes, blanks and any characte
 A server that was started with a token needs it in each request: `Authorization: Bearer TOKEN`."""
 
 
-def create_app(bundles: Bundles, options: Options = Options(), poll: bool = True) -> FastAPI:
+def create_app(bundles: Bundles, options: Options, poll: bool = True) -> FastAPI:
     """The ASGI application that serves whatever ``bundles`` holds.
 
     Args:
@@ -95,7 +95,7 @@ def create_app(bundles: Bundles, options: Options = Options(), poll: bool = True
 
 def _add_answers(app: FastAPI, bundles: Bundles, workers: Workers, options: Options) -> None:
     bodies = schemas.Bodies(options)
-    default = min(20, options.max_k)
+    default, few = min(20, options.max_k), min(10, options.max_k)
     UserId = Annotated[str, InPath(max_length=LONGEST_ID, description="The id of a user.")]
     ItemId = Annotated[str, InPath(max_length=LONGEST_ID, description="The id of an item.")]
     K = Annotated[int, Query(ge=1, le=options.max_k, description="How many items.")]
@@ -144,7 +144,7 @@ def _add_answers(app: FastAPI, bundles: Bundles, workers: Workers, options: Opti
     @app.get("/similar/{item:path}", response_model=schemas.SimilarItems, responses=_of(404), tags=["recommend"])
     async def similar_to_an_item(
         item: ItemId,
-        k: K = min(10, options.max_k),
+        k: K = few,
         by: Annotated[str, Query(max_length=100, description="model, or a modality such as image.")] = "model",
     ):
         """The items that are most similar to an item: to the model, or in one of their modalities."""

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m recbole_mambarec 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Answer requests for recommendations over HTTP, and show a page on which a person can look at them.",
+        description="Answer requests for recommendations over HTTP, and show a page for people to look at them.",
         epilog=f"Example: {example(prog)} bundle --port 8000, then http://127.0.0.1:8000 in a browser. A new bundle "
         "at the same path is served without a failed request: see docs/serve.md.",
         allow_abbrev=False,
@@ -141,6 +141,8 @@ def _serve(given: argparse.Namespace, options: Any, listening: socket.socket) ->
         signal.signal(number, stop)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: bundles.ask())
+    # from here on, whoever reads the line below can connect
+    listening.listen(2048)
     host, port = listening.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     log.info("serving %s on http://%s:%d (Ctrl-C ends it)", describe(bundles.current), name, port)

@@ -8,7 +8,9 @@ import json
 import logging
 import secrets
 import time
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from recbole_mambarec_serving.server.metrics import Metrics
 from recbole_mambarec_serving.server.options import Options
@@ -16,11 +18,21 @@ from recbole_mambarec_serving.server.options import Options
 log = logging.getLogger("recbole_mambarec.serve")
 #: what a browser gets before it can show a token; there is nothing of the bundle in it
 OPEN = frozenset(("/", "/page.js", "/style.css", "/icon.svg", "/docs", "/openapi.json", "/health"))
+#: bytes of a body that is too large, and is read in order to be able to say so
+_DISCARDED = 16 << 20
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+
+
+class Refusal(NamedTuple):
+    """An answer that is a sentence."""
+
+    status: int
+    sentence: str
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Guard:
@@ -54,25 +66,27 @@ class Guard:
 
         self._metrics.in_progress.inc()
         try:
-            refusal = self._refusal(scope) or await self._buffered(scope, receive)
-            if isinstance(refusal, tuple):
-                # a body that is not read would be taken for the next request
-                await respond(answer, *refusal, close=_has_body(scope))
+            refusal = self._refusal(scope)
+            body, late = await self._body(scope, receive, 0 if refusal else self._options.max_body)
+            refusal = refusal or late
+            if refusal:
+                # what is left of a body would be taken for the next request
+                await respond(answer, refusal, close=_has_body(scope))
             else:
-                await self._app(scope, refusal or receive, answer)
+                await self._app(scope, _replayed(body, receive), answer)
         except Exception:
             number = secrets.token_hex(6)
             log.exception("error %s in %s %r", number, scope["method"], scope["path"])
             if status:
                 raise  # the client sees that the answer ends too early
             sentence = f"the server has made an error, its log has it as {number}"
-            await respond(answer, 500, sentence, id=number)
+            await respond(answer, Refusal(500, sentence), id=number)
         finally:
             self._metrics.in_progress.dec()
             # a client that has gone gets no status
             self._metrics.answered(scope["method"], _route(scope), status or 499, time.perf_counter() - started)
 
-    def _refusal(self, scope: dict) -> tuple | None:
+    def _refusal(self, scope: dict) -> Refusal | None:
         options = self._options
         headers = dict(scope["headers"])
         scope.setdefault("state", {})["trusted"] = trusted = self._shows_token(headers)
@@ -81,10 +95,10 @@ class Guard:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in options.hosts:
-                return 421, f"this server without a token answers to {', '.join(options.hosts)} only"
+                return Refusal(421, f"this server without a token answers to {', '.join(options.hosts)} only")
         elif not trusted and scope["path"] not in OPEN:
             sentence = "this needs the server's token, in a header Authorization: Bearer TOKEN"
-            return 401, sentence, {"www-authenticate": "Bearer"}
+            return Refusal(401, sentence, {"www-authenticate": "Bearer"})
         return None
 
     def _shows_token(self, headers: dict[bytes, bytes]) -> bool:
@@ -92,63 +106,62 @@ class Guard:
         expected = self._options.token
         return expected is None or (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), expected))
 
-    async def _buffered(self, scope: dict, receive: Any) -> Any:
-        """A ``receive`` with the body, which has been read; None if there is none; a refusal."""
+    async def _body(self, scope: dict, receive: Any, most: int) -> tuple[bytes, Refusal | None]:
+        """The body of a request; or nothing, and why it is refused.
+
+        One that is too large is read to its end if that is not far, and thrown away: most clients look for an answer
+        only once they have sent all of it.
+        """
         if not _has_body(scope):
-            return None
-        most = self._options.max_body
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        too_large = 413, f"the body is larger than {most} bytes, the most that this server reads"
-        if length.isdigit() and (len(length) > 18 or int(length) > most):
-            return too_large
+            return b"", None
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = Refusal(413, f"the body is larger than {most} bytes, the most that this server reads")
+        if not length.isdigit() or len(length) > 18 or int(length) > _DISCARDED:
+            return b"", too_large
         try:
             body = await asyncio.wait_for(_read(receive, most), self._options.timeout)
         except (asyncio.TimeoutError, TimeoutError):
-            return 408, f"the body has not arrived within {self._options.timeout:g} seconds"
-        if body is None:
-            return too_large
-
-        parts = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> dict:
-            return parts.pop() if parts else await receive()
-
-        return replay
+            return b"", Refusal(408, f"the body has not arrived within {self._options.timeout:g} seconds")
+        return (b"", too_large) if body is None else (body, None)
 
 
 async def _read(receive: Any, most: int) -> bytes | None:
     """A whole body; None if it is larger than ``most`` bytes."""
-    body, more = bytearray(), True
-    while more:
+    body, size, more = bytearray(), 0, True
+    while more and size <= _DISCARDED:
         message = await receive()
         if message["type"] == "http.disconnect":
             break
-        body += message.get("body", b"")
+        part = message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > most:
-            return None
-    return bytes(body)
+        size += len(part)
+        if size <= most:
+            body += part
+    return bytes(body) if size <= most else None
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    """A ``receive`` whose body has been read."""
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> dict:
+        return parts.pop() if parts else await receive()
+
+    return replay
 
 
 def _has_body(scope: dict) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
-async def respond(
-    send: Any,
-    status: int,
-    sentence: str,
-    headers: dict[str, str] | None = None,
-    id: str | None = None,
-    close: bool = False,
-) -> None:
+async def respond(send: Any, refusal: Refusal, id: str | None = None, close: bool = False) -> None:
     """Send a sentence as the whole answer, and end the connection with ``close``."""
-    body = fault(sentence, id)
-    sent = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    body = fault(refusal.sentence, id)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
     if close:
-        sent["connection"] = "close"
-    pairs = [(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
+        headers["connection"] = "close"
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 
 

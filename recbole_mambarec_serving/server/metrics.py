@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: a client may send any word as a method; a label has few values
 METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"))
 #: seconds, from a product with a small catalogue to the default timeout
@@ -32,7 +31,9 @@ class Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
-        self.in_progress = Gauge("recbole_mambarec_requests_in_progress", "Requests not yet answered.", registry=registry)
+        self.in_progress = Gauge(
+            "recbole_mambarec_requests_in_progress", "Requests not yet answered.", registry=registry
+        )
         self._swaps = Counter(
             "recbole_mambarec_bundle_swaps", "New bundles, by what became of them.", ("outcome",), registry=registry
         )

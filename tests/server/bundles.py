@@ -23,8 +23,7 @@ def made(n_users: int = 40, n_items: int = 60, width: int = 8, seed: int = 0, na
     draw = np.random.default_rng(seed)
     users = [*ODD_USERS, *(f"u{n}" for n in range(n_users))][:n_users]
     items = [*ODD_USERS, *(f"i{n}" for n in range(n_items))][:n_items]
-    seen = sp.random_array((n_users, n_items), density=min(0.1, 20 / n_items), format="csr", rng=draw)
-    seen = sp.csr_array((np.ones(seen.nnz, dtype=np.uint8), seen.indices, seen.indptr), shape=seen.shape)
+    seen = sp.csr_array((draw.random((n_users, n_items)) < min(0.1, 20 / n_items)).astype(np.uint8))
     popularity = np.bincount(seen.indices, minlength=n_items)
     titles: list[str | None] = [f"The item {n}" for n in range(n_items)]
     titles[0], titles[1] = ODD_TITLE, None
@@ -35,7 +34,9 @@ def made(n_users: int = 40, n_items: int = 60, width: int = 8, seed: int = 0, na
     fold_in = FoldIn(weights, np.zeros(width, np.float32), np.sqrt(np.maximum(popularity, 1)).astype(np.float32))
     scoring = InnerProducts(embeddings[:n_users], embeddings[n_users:], fold_in)
     has = {"image": draw.random(n_items) < 0.8, "text": np.ones(n_items, dtype=bool)}
-    return Recommender(name, scoring, Ids("user", users), Catalogue(Ids("item", items), titles, images, popularity, has), seen)
+    return Recommender(
+        name, scoring, Ids("user", users), Catalogue(Ids("item", items), titles, images, popularity, has), seen
+    )
 
 
 def write(path: Path, **options) -> Path:

@@ -6,8 +6,11 @@ import importlib.util
 
 import pytest
 
-_ABSENT = [name for name in ("fastapi", "uvicorn", "prometheus_client", "safetensors", "pyarrow")
-           if importlib.util.find_spec(name) is None]
+_ABSENT = [
+    name
+    for name in ("fastapi", "uvicorn", "prometheus_client", "safetensors", "pyarrow")
+    if importlib.util.find_spec(name) is None
+]
 # what the extra [serve] brings
 collect_ignore_glob = ["test_*.py"] if _ABSENT else []
 

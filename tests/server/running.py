@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from recbole_mambarec_serving.server.options import Options
 from recbole_mambarec_serving.server.swap import Bundles
 
 ROOT = Path(__file__).resolve().parents[2]
+_AS_IT_IS = Options()
 
 
 class Answer(NamedTuple):
@@ -44,7 +46,7 @@ class Server:
         self.port, self.app, self.process = port, app, process
 
     def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Answer:
-        """Ask for a path; with a body, as JSON unless it is bytes already. Underscores in names of headers are dashes."""
+        """Ask for a path; a body is JSON, bytes are sent as they are. Names of headers have underscores for dashes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -58,18 +60,22 @@ class Server:
             connection.close()
 
     def send(self, data: bytes) -> bytes:
-        """Send bytes that a well-behaved client would not send; what comes back until the server ends the connection."""
+        """Send what a well-behaved client would not; what comes back until the server ends the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(data)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 @contextmanager
-def running(bundle: Path, options: Options = Options(), load: Any = Recommender.load, poll: float = 60) -> Iterator[Server]:
+def running(
+    bundle: Path, options: Options = _AS_IT_IS, load: Any = Recommender.load, poll: float = 60
+) -> Iterator[Server]:
     """A server of this process; ``server.app.bundles`` looks for a new bundle."""
     bundles = Bundles(bundle, load, poll)
     app = create_app(bundles, options)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=5)
+    )
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -87,11 +93,20 @@ def running(bundle: Path, options: Options = Options(), load: Any = Recommender.
 
 
 @contextmanager
-def started(bundle: Path, *arguments: str, log: Path) -> Iterator[Server]:
-    """``recbole-mambarec serve`` in a process of its own, which is told to stop at the end."""
-    command = [sys.executable, "-m", "recbole_mambarec", "serve", str(bundle), "--port=0", *arguments]
+def started(
+    bundle: Path, *arguments: str, log: Path, command: list[str] | None = None, path: Path = ROOT
+) -> Iterator[Server]:
+    """``recbole-mambarec serve`` in a process of its own, which is told to stop at the end.
+
+    Args:
+        log: a file for what it writes.
+        command: another one that serves.
+        path: a folder from which modules are imported before all others.
+    """
+    command = command or [sys.executable, "-m", "recbole_mambarec", "serve", str(bundle), "--port=0", *arguments]
+    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
     with open(log, "wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=path, env=environment)
     try:
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))):
             assert process.poll() is None, log.read_text(encoding="utf-8")
