@@ -223,6 +223,8 @@ def read_bundle(path: str | Path, cls: type[Recommender], verify: bool = True) -
     safetensors, parquet = need("safetensors.numpy", EXTRA), need("pyarrow.parquet", EXTRA)
     try:
         _check_files(folder, card["files"], verify)
+        if not set(card["features"].values()) <= set(card["files"]):
+            raise ValueError("features lie in other files")
         arrays = safetensors.load_file(folder / MODEL)
         users = Ids("user", parquet.read_table(folder / USERS)["user_id"].to_pylist())
         catalogue = _catalogue(parquet.read_table(folder / ITEMS))

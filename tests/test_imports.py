@@ -18,7 +18,8 @@ NEVER = {
     "data": ("experiments", "report", "testing", "models", "layers", "trainer"),
     "layers": ("experiments", "report", "testing", "models", "trainer"),
     "models": ("experiments", "report", "testing", "trainer"),
-    "experiments": ("report", "testing"),
+    "experiments": ("report", "testing", "recommend"),
+    "scoring": ("report", "testing", "recommend"),
 }
 
 
