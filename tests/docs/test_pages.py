@@ -1,8 +1,9 @@
 """What the README and the pages say to type works, on small data.
 
-Each page is run from top to bottom in a folder of its own, so that a command may use what an earlier one has made. Three
-things differ from what a user does: MovieLens 100K becomes a small dataset, a training stops after two epochs unless the
-page says how many it takes, and names that differ from user to user (a checkpoint, an id) become those that are there.
+Each page is run from top to bottom in a folder of its own, so that a command may use what an earlier one has made.
+Three things differ from what a user does: MovieLens 100K becomes a small dataset, a training stops after two epochs
+unless the page says how many it takes, and names that differ from user to user (a checkpoint, an id) become those that
+are there.
 """
 
 from __future__ import annotations
