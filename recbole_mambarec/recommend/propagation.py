@@ -7,8 +7,6 @@ the new users are kept, and they are scored against the trained embeddings of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -38,6 +36,7 @@ def user_embeddings(
     items: np.ndarray,
     history: sp.csr_array,
     new: sp.csr_array,
+    without: np.ndarray | None = None,
 ) -> np.ndarray:
     """Final embeddings of new users, float32 ``(n_new, d)``.
 
@@ -46,6 +45,7 @@ def user_embeddings(
         users, items: the model's final embeddings of its own users and of the items.
         history: training interactions, float32 ``(n_users, n_items)``.
         new: those of the new users, ``(n_new, n_items)``.
+        without: rows of known users from whom nothing is learnt about tables; a check folds them in.
 
     Raises:
         NotPropagated: the model has no such extension.
@@ -53,8 +53,9 @@ def user_embeddings(
     wider = _built(model, config, _with_users(dataset, new))
     trained, present = model.state_dict(), wider.state_dict()
     (n_users, n_items), n_new = history.shape, new.shape[0]
+    learnt_from = np.setdiff1d(np.arange(n_users), [] if without is None else without)
     for name, values in present.items():
-        present[name] = _widened(name, trained[name], values, (users, items, history, new))
+        present[name] = _widened(name, trained[name], values, items, history, new, learnt_from)
     wider.load_state_dict(present)
     wider.eval()
     shape = n_users + n_new, n_items
@@ -96,7 +97,15 @@ def _with_users(dataset: Dataset, new: sp.csr_array) -> Dataset:
     return extended
 
 
-def _widened(name: str, trained: Tensor, built: Tensor, known: Sequence) -> Tensor:
+def _widened(
+    name: str,
+    trained: Tensor,
+    built: Tensor,
+    items: np.ndarray,
+    history: sp.csr_array,
+    new: sp.csr_array,
+    learnt_from: np.ndarray,
+) -> Tensor:
     """The trained values of a parameter, with rows for the new users.
 
     A new user's row is what a least-squares fit over the known users predicts from their items' final embeddings (see
@@ -104,11 +113,11 @@ def _widened(name: str, trained: Tensor, built: Tensor, known: Sequence) -> Tens
 
     Args:
         built: of the wider model, whose shape is to be had.
-        known: users, items, history, new, as for :func:`user_embeddings`.
+        items, history, new: as for :func:`user_embeddings`.
+        learnt_from: rows of the known users to fit to.
     """
     if trained.shape == built.shape:
         return trained
-    _, items, history, new = known
     (n_users, n_items), n_new = history.shape, new.shape[0]
     rows, rest = len(trained) if trained.ndim else 0, built.shape[1:]
     # users alone, or users before items; RecBole's models have a padding row before each
@@ -117,5 +126,5 @@ def _widened(name: str, trained: Tensor, built: Tensor, known: Sequence) -> Tens
         raise NotPropagated(f"its '{name}' belongs to the users it was trained on")
     last = first + n_users
     table = trained[first:last].float().cpu().numpy().reshape(n_users, -1)
-    filled = fitted(table, items, history).users(new, items).reshape(n_new, *rest)
+    filled = fitted(table[learnt_from], items, history[learnt_from]).users(new, items).reshape(n_new, *rest)
     return torch.cat([trained[:last], torch.from_numpy(filled).to(trained), trained[last:]])

@@ -71,14 +71,18 @@ class ModelScoring:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.scores`."""
         return np.array(self.scorer.scores(users).cpu().numpy())
 
-    def fold_in(self, history: sp.csr_array) -> np.ndarray:
-        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.fold_in`."""
+    def fold_in(self, history: sp.csr_array, without: np.ndarray | None = None) -> np.ndarray:
+        """See :meth:`~recbole_mambarec_serving.scoring.Scoring.fold_in`.
+
+        Args:
+            without: see :func:`~recbole_mambarec.recommend.propagation.user_embeddings`.
+        """
         parts = self._known_parts
         if self.not_propagated:
             return parts.fold_in(history)
         products = _products(parts)
         assert products is not None  # or not_propagated says so
-        return self._propagated(products, history) @ products.items.T
+        return self._propagated(products, history, without) @ products.items.T
 
     @cached_property
     def not_propagated(self) -> str | None:
@@ -93,9 +97,9 @@ class ModelScoring:
             return str(reason)
         return None
 
-    def _propagated(self, parts: InnerProducts, new: sp.csr_array) -> np.ndarray:
-        run = self._run
-        return user_embeddings(run.model, run.config, run.splits.dataset, parts.users, parts.items, self._history, new)
+    def _propagated(self, parts: InnerProducts, new: sp.csr_array, without: np.ndarray | None = None) -> np.ndarray:
+        run, trained = self._run, (parts.users, parts.items, self._history)
+        return user_embeddings(run.model, run.config, run.splits.dataset, *trained, new, without)
 
     def similar(self, items: np.ndarray) -> np.ndarray:
         """See :meth:`~recbole_mambarec_serving.scoring.Scoring.similar`."""

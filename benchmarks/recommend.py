@@ -1,0 +1,161 @@
+"""Recommending: a million users, and how well new users and new items are placed.
+
+    python -m benchmarks.recommend stream [--users 1000000] [--items 7000] [--width 64] [--k 20] [--out recs.parquet]
+    python -m benchmarks.recommend fold-in --models BPR,MambaRec,... [--dataset ml-100k] [--key=value ...]
+    python -m benchmarks.recommend fold-in --checkpoints FILE... [--data-path dataset]
+
+``stream`` recommends to all users of a bundle of random embeddings, 30 seen items each, and writes the lists to a file:
+seconds, and the largest memory of the process beyond that of the loaded bundle.
+
+``fold-in`` trains models, or takes checkpoints, and folds known users in by their own training items: the share of
+their first 20 items that remains, by the linear function that a bundle has, and by the propagation that a checkpoint
+has. Nothing is fitted to these users.
+"""
+
+from __future__ import annotations
+
+if not __package__:
+    import by_path
+
+    by_path.run()
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_mambarec_serving.catalogue import Catalogue
+from recbole_mambarec_serving.ids import Ids
+from recbole_mambarec_serving.recommender import SEEN_BITS, Recommender
+from recbole_mambarec_serving.scoring import FoldIn, InnerProducts
+from recbole_mambarec_serving.writing import write_ranked
+
+_SEEN = 30
+_MIB = 2**20
+
+
+def synthetic(n_users: int, n_items: int, width: int) -> Recommender:
+    """A recommender of random embeddings, in which each user has seen up to 30 items."""
+    rng = np.random.default_rng(0)
+    users, items = (rng.standard_normal((n, width), dtype=np.float32) for n in (n_users, n_items))
+    columns = np.sort(rng.integers(0, n_items, (n_users, _SEEN), dtype=np.int32), axis=1).ravel()
+    starts = np.arange(0, n_users * _SEEN + 1, _SEEN)
+    bits = np.full(len(columns), SEEN_BITS["train"], dtype=np.uint8)
+    seen = sp.csr_array((bits, columns, starts), shape=(n_users, n_items))
+    function = FoldIn(
+        np.zeros((2 * width, width), np.float32), np.zeros(width, np.float32), np.ones(n_items, np.float32)
+    )
+    catalogue = Catalogue(Ids("item", [f"i{n}" for n in range(n_items)]), None, None, np.ones(n_items, dtype=np.int64))
+    ids = Ids("user", [f"u{n}" for n in range(n_users)])
+    return Recommender("random", InnerProducts(users, items, function), ids, catalogue, seen)
+
+
+def peak() -> int:
+    """The largest memory of this process so far, in bytes."""
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def stream(options: argparse.Namespace) -> None:
+    """Recommend to everybody."""
+    recommender = synthetic(options.users, options.items, options.width)
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.out or Path(folder) / "recs.parquet"
+        recommender.users.positions(["u0"])  # the table of ids belongs to what is loaded
+        before, started = peak(), time.perf_counter()
+        count = write_ranked(out, recommender.ranked(recommender.users.tokens, options.k), recommender.catalogue)
+        seconds = time.perf_counter() - started
+        print(
+            f"{count} users x {options.k} of {options.items} items, width {options.width}: {seconds:.1f} s, "
+            f"{count / seconds:.0f} users/s, {(peak() - before) / _MIB:.0f} MiB beyond the loaded {before / _MIB:.0f} "
+            f"MiB, {out.stat().st_size / _MIB:.0f} MiB written"
+        )
+
+
+def fold_in(options: argparse.Namespace, rest: list[str]) -> None:
+    """The overlap of each model, as a row of a table."""
+    from recbole_mambarec.scoring.restore import restore
+
+    print("| model | new users of a checkpoint | overlap@20 | of a bundle | overlap@20 | seconds per new user |")
+    print("|---|---|---:|---|---:|---:|")
+    for file in options.checkpoints or []:
+        print(_row(restore(file, options.data_path), options.checked), flush=True)
+    for model in filter(None, (options.models or "").split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            print(_row(restore(_trained(model, options.dataset, rest, folder)), options.checked), flush=True)
+
+
+def _trained(model: str, dataset: str, rest: list[str], folder: str) -> Path:
+    """The checkpoint of a run with the command line's settings."""
+    import subprocess
+
+    command = [sys.executable, "-m", "recbole_mambarec", "run", f"--model={model}", f"--dataset={dataset}", *rest]
+    command += [f"--checkpoint_dir={folder}", "--show_progress=False"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{model} could not be trained: {done.stderr.splitlines()[-1:]}")
+    (file,) = Path(folder).glob("*.pth")
+    return file
+
+
+def _row(run, checked: int) -> str:
+    from recbole_mambarec.recommend.fold_in import overlap
+    from recbole_mambarec.recommend.recommender import over
+    from recbole_mambarec_serving.bundle import training_history
+
+    recommender = over(run)
+    scoring, history = recommender.scoring, training_history(recommender.seen)
+    if scoring.parts is None:
+        return f"| {recommender.name} | unknown | - | unknown | - | - |"
+    of_bundle = overlap(scoring.parts, history, n_users=checked)
+    first, second = "as in a bundle", "exact" if scoring.is_exact else "linear"
+    if scoring.not_propagated:
+        return f"| {recommender.name} | {first} | | {second} | {of_bundle['overlap@20']:.3f} | |"
+    known = np.flatnonzero(np.diff(history.indptr) > 0)
+    drawn = np.random.default_rng(0).permutation(known)[: min(checked, max(1, len(known) // 5))]
+    seconds = []
+
+    def propagated(mine: sp.csr_array) -> np.ndarray:
+        found = []
+        for row in range(mine.shape[0]):  # one at a time, as new users come
+            started = time.perf_counter()
+            found.append(scoring.fold_in(mine[[row]], without=drawn))
+            seconds.append(time.perf_counter() - started)
+        return np.concatenate(found)
+
+    of_model = overlap(scoring, history, propagated, n_users=checked)
+    return (
+        f"| {recommender.name} | propagation | {of_model['overlap@20']:.3f} | {second} | "
+        f"{of_bundle['overlap@20']:.3f} | {np.median(seconds):.2f} |"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    streaming = kinds.add_parser("stream", allow_abbrev=False)
+    for name, value in (("users", 1_000_000), ("items", 7_000), ("width", 64), ("k", 20)):
+        streaming.add_argument(f"--{name}", type=int, default=value)
+    streaming.add_argument("--out", type=Path)
+    folding = kinds.add_parser("fold-in", allow_abbrev=False)
+    folding.add_argument("--models")
+    folding.add_argument("--dataset", default="ml-100k")
+    folding.add_argument("--checkpoints", nargs="+")
+    folding.add_argument("--data-path")
+    folding.add_argument("--checked", type=int, default=100, help="known users who are folded in")
+    options, rest = parser.parse_known_args(argv)
+    sys.argv = sys.argv[:1]  # RecBole reads the command line
+    if options.kind == "stream":
+        stream(options)
+    else:
+        fold_in(options, rest)
+
+
+if __name__ == "__main__":
+    main()
