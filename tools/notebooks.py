@@ -1,7 +1,8 @@
 """Executes the notebooks in examples/ and keeps their outputs: ``python -m tools.notebooks [FILE ...]``.
 
 A notebook is executed in a folder of its own. A cell may hold Python, whose text and last value are kept, and lines
-that begin with ``!`` for this package's command. The first cell, which installs the package in Colab, changes nothing here.
+that begin with ``!`` for this package's command. The first cell, which installs the package in Colab, changes nothing
+here.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def execute(notebook: dict) -> dict:
     """
     # what a cell defines belongs to __main__, as in Jupyter
     module = types.ModuleType("__main__")
-    module._command = command
+    module.__dict__["_command"] = command
     sys.modules["__main__"] = module
     cells, count = [], 0
     for cell in notebook["cells"]:
@@ -65,15 +66,13 @@ def _run(source: str, namespace: dict) -> tuple[str, str | None]:
     body = ast.parse("\n".join(lines)).body
     value = None
     with contextlib.redirect_stdout(io.StringIO()) as stream:
-        last = body.pop() if body and _is_shown(body[-1]) else None
+        last = body[-1] if body else None
+        if isinstance(last, ast.Expr):
+            body.pop()
         exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
     return stream.getvalue(), None if value is None else repr(value)
-
-
-def _is_shown(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr)
 
 
 def command(line: str) -> None:
@@ -87,7 +86,9 @@ def command(line: str) -> None:
         raise ValueError(f"'{name}' is not the command of this package")
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        # from a process that has imported the package already, where that is safe
+        fork = sys.platform == "linux"
+        context = multiprocessing.get_context("fork") if fork else multiprocessing.get_context("spawn")
         process = context.Process(target=_call, args=(arguments, str(out), str(err)))
         process.start()
         process.join()
