@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.errors import ExtensionError
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -40,8 +42,8 @@ include_patterns = [
     "properties/tuning/README.md",
     "tests/parity/fixtures/README.md",
 ]
-# Sphinx walks through whatever is not excluded
-exclude_patterns = [".*", ".*/**", "build/**", "dist/**", "site/**", "**/__pycache__", "docs/_*/**"]
+# Sphinx walks through whatever is not excluded; .venv cannot be, because static files of extensions lie in it
+exclude_patterns = [".git", ".nox", "build", "dist", "saved", "dataset", "log", "log_tensorboard", "tuning"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
@@ -90,5 +92,15 @@ def _link_to_repository(app, docname: str, source: list[str]) -> None:
     source[0] = _LINK.sub(replaced, source[0])
 
 
+def _check_static_files(app, error: Exception | None) -> None:
+    """Sphinx leaves out files that match an excluded pattern without a warning."""
+    if error is None and app.builder.format == "html":
+        page = (Path(app.outdir) / f"{root_doc}.html").read_text(encoding="utf-8")
+        for name in re.findall(r'(?:href|src)="\.\./(_static/[^"?#]+)', page):
+            if not (Path(app.outdir) / name).is_file():
+                raise ExtensionError(f"pages refer to {name}, which was not copied")
+
+
 def setup(app) -> None:
     app.connect("source-read", _link_to_repository)
+    app.connect("build-finished", _check_static_files)

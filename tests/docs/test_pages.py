@@ -94,7 +94,7 @@ def as_python(words: list[str]) -> list[str]:
 
 def here(text: str, folder: Path) -> str:
     """A command or code with names of this folder: the small dataset, one of its users, the newest checkpoint."""
-    text = text.replace("ml-100k", "baby").replace("A1B2C3", place.A_USER)
+    text = re.sub(r"\b(196|A1B2C3)\b", place.A_USER, text.replace("ml-100k", "baby"))
     return re.sub(r"saved/(\w+)-\.\.\.\.pth", lambda found: newest(folder, found[1]), text)
 
 
