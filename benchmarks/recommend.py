@@ -3,6 +3,7 @@
     python -m benchmarks.recommend stream [--users 1000000] [--items 7000] [--width 64] [--k 20] [--out recs.parquet]
     python -m benchmarks.recommend fold-in --models BPR,MambaRec,... [--dataset ml-100k] [--key=value ...]
     python -m benchmarks.recommend fold-in --checkpoints FILE... [--data-path dataset]
+    python -m benchmarks.recommend new-items --models VBPR,... --dataset lfm2k [--data-path dataset] [--key=value ...]
 
 ``stream`` recommends to all users of a bundle of random embeddings, 30 seen items each, and writes the lists to a file:
 seconds, and the largest memory of the process beyond that of the loaded bundle.
@@ -10,6 +11,9 @@ seconds, and the largest memory of the process beyond that of the loaded bundle.
 ``fold-in`` trains models, or takes checkpoints, and folds known users in by their own training items: the share of
 their first 20 items that remains, by the linear function that a bundle has, and by the propagation that a checkpoint
 has. Nothing is fitted to these users.
+
+``new-items`` trains models on a prepared dataset without a tenth of its items, adds these by their features, and ranks
+them alone for the users who have any: the mean Recall@20, beside that of a random order.
 """
 
 from __future__ import annotations
@@ -87,7 +91,12 @@ def fold_in(options: argparse.Namespace, rest: list[str]) -> None:
         print(_row(restore(file, options.data_path), options.checked), flush=True)
     for model in filter(None, (options.models or "").split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            print(_row(restore(_trained(model, options.dataset, rest, folder)), options.checked), flush=True)
+            print(
+                _row(
+                    restore(_trained(model, options.dataset, [*rest, "--show_progress=False"], folder)), options.checked
+                ),
+                flush=True,
+            )
 
 
 def _trained(model: str, dataset: str, rest: list[str], folder: str) -> Path:
@@ -95,7 +104,7 @@ def _trained(model: str, dataset: str, rest: list[str], folder: str) -> Path:
     import subprocess
 
     command = [sys.executable, "-m", "recbole_mambarec", "run", f"--model={model}", f"--dataset={dataset}", *rest]
-    command += [f"--checkpoint_dir={folder}", "--show_progress=False"]
+    command += [f"--checkpoint_dir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{model} could not be trained: {done.stderr.splitlines()[-1:]}")
@@ -135,6 +144,60 @@ def _row(run, checked: int) -> str:
     )
 
 
+def new_items(options: argparse.Namespace, rest: list[str]) -> None:
+    """The recall of added items, as a row of a table for each model."""
+    from recbole_mambarec import Recommender
+
+    print("| model | new items | users | Recall@20 | random order |")
+    print("|---|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        features, held_out = _without_a_tenth(Path(options.data_path or "dataset") / options.dataset, place / "reduced")
+        names = list(next(iter(held_out.values()))[1])
+        for model in options.models.split(","):
+            settings = [f"--data_path={place}", "--show_progress=False", *rest]
+            file = _trained(model, "reduced", settings, str(place / model))
+            recommender = Recommender.load(file).add_items(features, names)
+            wanted = {user: items for user, (items, _) in held_out.items() if user in recommender.users}
+            k = min(20, len(names))
+            lists = recommender.recommend(wanted, k, among=names, exclude_seen=False)
+            recall = np.mean([len(wanted[u] & {r.item for r in found}) / len(wanted[u]) for u, found in lists])
+            print(f"| {model} | {len(names)} | {len(wanted)} | {recall:.3f} | {k / len(names):.3f} |", flush=True)
+
+
+def _without_a_tenth(source: Path, target: Path) -> tuple[dict[str, np.ndarray], dict[str, tuple[set, tuple]]]:
+    """Write a dataset without a tenth of its items.
+
+    Returns:
+        The features of these items by modality; and for each user who has any of them, those, and all of them in the
+        order of the features.
+    """
+    target.mkdir()
+    head, *lines = (source / f"{source.name}.item").read_text(encoding="utf-8").splitlines()
+    tokens = [line.split("\t")[0] for line in lines]
+    drawn = np.zeros(len(tokens), dtype=bool)
+    drawn[np.random.default_rng(0).permutation(len(tokens))[: len(tokens) // 10]] = True
+    kept = [line for line, new in zip(lines, drawn) if not new]
+    (target / f"{target.name}.item").write_text("\n".join([head, *kept, ""]), encoding="utf-8")
+    features = {}
+    for path in source.glob("*.npy"):
+        modality, rows = path.name[len(source.name) + 1 : -len(".npy")], np.load(path)
+        np.save(target / f"{target.name}.{modality}.npy", rows[~drawn])
+        features[modality] = rows[drawn]
+    names = tuple(np.array(tokens)[drawn].tolist())
+    new, found = set(names), {}
+    for part in ("train", "valid", "test"):
+        head, *lines = (source / f"{source.name}.{part}.inter").read_text(encoding="utf-8").splitlines()
+        fields = [field.partition(":")[0] for field in head.split("\t")]
+        rows = [(line, line.split("\t")) for line in lines]
+        kept = [line for line, cells in rows if cells[fields.index("item_id")] not in new]
+        (target / f"{target.name}.{part}.inter").write_text("\n".join([head, *kept, ""]), encoding="utf-8")
+        for _, cells in rows:
+            if cells[fields.index("item_id")] in new:
+                found.setdefault(cells[fields.index("user_id")], (set(), names))[0].add(cells[fields.index("item_id")])
+    return features, found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -149,12 +212,16 @@ def main(argv: list[str] | None = None) -> None:
     folding.add_argument("--checkpoints", nargs="+")
     folding.add_argument("--data-path")
     folding.add_argument("--checked", type=int, default=100, help="known users who are folded in")
+    adding = kinds.add_parser("new-items", allow_abbrev=False)
+    adding.add_argument("--models", required=True)
+    adding.add_argument("--dataset", required=True)
+    adding.add_argument("--data-path")
     options, rest = parser.parse_known_args(argv)
     sys.argv = sys.argv[:1]  # RecBole reads the command line
     if options.kind == "stream":
         stream(options)
     else:
-        fold_in(options, rest)
+        {"fold-in": fold_in, "new-items": new_items}[options.kind](options, rest)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import starts
+from benchmarks import recommend, starts
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.planted import write_planted
 from tests import warm
@@ -23,6 +23,20 @@ FOLDER = Path(benchmarks.__file__).parent
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)])
 def test_every_benchmark_finds_what_it_imports(name):
     importlib.import_module(f"benchmarks.{name}")
+
+
+def test_recommend(capsys, tmp_path):
+    recommend.main(["stream", "--users=50", "--items=30", "--width=4", "--k=5", f"--out={tmp_path / 'recs.jsonl'}"])
+    assert capsys.readouterr().out.startswith("50 users x 5 of 30 items, width 4: ")
+    assert len((tmp_path / "recs.jsonl").read_text().splitlines()) == 50
+    folder = write_planted(tmp_path)
+    reduced = tmp_path / "reduced"
+    features, held_out = recommend._without_a_tenth(folder, reduced)
+    assert len((reduced / "reduced.item").read_text().splitlines()) == 1 + 48 - 4
+    assert {modality: rows.shape for modality, rows in features.items()} == {"image": (4, 8), "text": (4, 6)}
+    names = next(iter(held_out.values()))[1]
+    # the first feature of an item of planted data is its number
+    assert [f"i{number:.0f}" for number in features["image"][:, 0]] == list(names)
 
 
 def test_starts(tmp_path, capsys):

@@ -26,6 +26,8 @@ if not (ROOT / "docs").is_dir():
 from tests.docs import place  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: packages that a page alone needs, and their extras
+_NEEDS = {"recommend": (("safetensors", "serve"), ("sqlite_vec", "dev"), ("apsw", "dev"))}
 #: words with which a command that trains begins
 _TRAINS = ("run", "compare", "tune")
 _QUICK = ("--epochs=2", "--show_progress=False", "--use_gpu=False")
@@ -48,7 +50,8 @@ def template(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_what_a_page_says_works(page, template, tmp_path):
-    for module, extra in (("matplotlib", "report"), ("jinja2", "report"), ("hyperopt", "hyperopt")):
+    always = (("matplotlib", "report"), ("jinja2", "report"), ("hyperopt", "hyperopt"))
+    for module, extra in (*always, *_NEEDS.get(page.stem, ())):
         pytest.importorskip(module, reason=f"the extra [{extra}] is not installed", exc_type=ImportError)
     folder = tmp_path / "place"
     shutil.copytree(template, folder)
