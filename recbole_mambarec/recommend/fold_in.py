@@ -18,15 +18,18 @@ _BLOCK_USERS = 1 << 16
 def fitted(users: np.ndarray, items: np.ndarray, history: sp.csr_array) -> FoldIn:
     """The least-squares fit to all users who have training interactions.
 
+    Users need not be as wide as items: a table of ids that an embedding is made of can be predicted as well.
+
     Args:
-        users, items: final embeddings, float32 ``(n_users, d)`` and ``(n_items, d)``.
+        users: embeddings, or rows of another table of users, float32 ``(n_users, w)``.
+        items: final embeddings, float32 ``(n_items, d)``.
         history: training interactions, float32 ``(n_users, n_items)``.
     """
-    width = items.shape[1]
+    width, of_users = items.shape[1], users.shape[1]
     roots = np.sqrt(np.maximum(history.sum(axis=0), 1.0)).astype(np.float32)
-    empty = FoldIn(np.zeros((2 * width, width), np.float32), np.zeros(width, np.float32), roots)
+    empty = FoldIn(np.zeros((2 * width, of_users), np.float32), np.zeros(of_users, np.float32), roots)
     known = np.flatnonzero(np.diff(history.indptr) > 0)
-    gram, target = np.zeros((2 * width + 1,) * 2), np.zeros((2 * width + 1, width))
+    gram, target = np.zeros((2 * width + 1,) * 2), np.zeros((2 * width + 1, of_users))
     for start in range(0, len(known), _BLOCK_USERS):
         rows = known[start : start + _BLOCK_USERS]
         inputs = empty.inputs(history[rows], items).astype(np.float64)

@@ -77,7 +77,10 @@ def _built(model: AbstractRecommender, config: Config, dataset: Dataset) -> Abst
         finally:
             np.random.set_state(state)  # noqa: NPY002
     if isinstance(model, MultimodalRecommender):  # what RecBole's own models keep there are embeddings
-        wider.load_other_parameter(model.other_parameter())
+        try:
+            wider.load_other_parameter(model.other_parameter())
+        except ValueError as error:  # a graph that was learnt has another shape
+            raise NotPropagated(f"it keeps what belongs to the users it was trained on ({error})") from None
     return wider
 
 
