@@ -24,7 +24,6 @@ if not __package__:
     by_path.run()
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -61,6 +60,8 @@ def synthetic(n_users: int, n_items: int, width: int) -> Recommender:
 
 def peak() -> int:
     """The largest memory of this process so far, in bytes."""
+    import resource  # not on Windows
+
     # kilobytes on Linux, bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -39,6 +39,7 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
         metavar="PARTS",
         help="leave out what the user has in these parts of the data: all, none, train, or train+valid (default all)",
     )
+    add("--approximate", action="store_true", help="search the index of a bundle that was exported with --ann")
     add("--among", metavar="FILE", help="rank only the items of this file, given like --users with a column item_id")
     _add_out(add)
     options = parser.parse_args(argv)
@@ -49,13 +50,13 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
         among = read_ids(Path(options.among), "item_id") if options.among else None
         seen = {_ALL: True, _NONE: False}.get(options.exclude_seen, options.exclude_seen)
         if options.items:
-            if out is not None:
-                raise UserError("--out is for known users: leave it out with --items")
+            if out is not None or options.approximate:
+                raise UserError("--out and --approximate are for known users: leave them out with --items")
             items = [item for item in options.items.split(",") if item]
             _print("-", rec.recommend_for(items, options.k, exclude_seen=bool(seen), among=among))
             return 0
         users = _chosen(rec.users, options.user, options.users, options.all, "user_id")
-        blocks = rec.ranked(users, options.k, exclude_seen=seen, among=among)
+        blocks = rec.ranked(users, options.k, exclude_seen=seen, among=among, approximate=options.approximate)
         return _written(rec, blocks, len(users), out, RECOMMENDATIONS, "users")
 
 

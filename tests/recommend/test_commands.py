@@ -104,7 +104,8 @@ BAD = [
     (["--users", "NOPARQUET"], "is not a readable Parquet file"),
     ([], "choose with one of --user, --users, --all and --items"),
     (["--all", "--user", "u1"], "choose with one of"),
-    (["--items", "i1", "--out", "x.csv"], "--out is for known users"),
+    (["--items", "i1", "--out", "x.csv"], "--out and --approximate are for known users"),
+    (["--all", "--approximate"], "no index for approximate search of BPR is here"),
 ]
 
 

@@ -11,7 +11,10 @@ import torch
 from recbole.utils.case_study import full_sort_scores
 
 from recbole_mambarec import Recommender
+from recbole_mambarec.experiments import run
+from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.store import MASKS
+from recbole_mambarec.recommend.export import export
 from recbole_mambarec.scoring.restore import restore
 from recbole_mambarec_common.errors import UserError
 from recbole_mambarec_serving import UnknownItem, UnknownUser
@@ -86,17 +89,24 @@ sys.meta_path.insert(0, Refused())
 from recbole_mambarec_serving import Recommender
 rec = Recommender.load(sys.argv[1])
 print(json.dumps({user: [[r.item, r.score] for r in found] for user, found in rec.recommend(rec.users.tokens, 5)}))
-rec.recommend_for(["i3"], 3), rec.similar_items("i3", 3), rec.similar_items("i3", 3, "image"), rec.explain("u1", "i3")
+rec.recommend_for(["3"], 3), rec.similar_items("3", 3), rec.similar_items("3", 3, "text"), rec.explain("1", "3")
 """
 
 
-def test_a_bundle_needs_neither_torch_nor_recbole(live, bundles):
-    command = [sys.executable, "-c", BLOCKED, str(bundles["MambaRec"])]
+def test_from_movielens_to_a_process_without_torch_and_recbole(tmp_path):
+    pytest.importorskip("safetensors", reason="bundles need the extra [serve]")
+    values = {"epochs": 1, "show_progress": False, "state": "ERROR", "checkpoint_dir": str(tmp_path)}
+    assert run.execute(resolve("MultiEASE", "ml-100k", 999, values), tmp_path / "runs.jsonl").is_finished
+    (file,) = tmp_path.glob("*.pth")
+    live = Recommender.load(file)
+    bundle = export(file, tmp_path / "bundle", metrics=False, progress=False)
+    command = [sys.executable, "-c", BLOCKED, str(bundle)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert list(found) == live["MambaRec"].users.tokens.tolist()
-    for user, wanted in live["MambaRec"].recommend(list(found), 5):
+    assert list(found) == live.users.tokens.tolist() and len(found) == 943
+    assert live.item("1").title == "Toy Story" and live.search_items("toy story")[0].id == "1"
+    for user, wanted in live.recommend(list(found), 5):
         assert [item for item, _ in found[user]] == [r.item for r in wanted]
         assert [score for _, score in found[user]] == pytest.approx([r.score for r in wanted], rel=1e-4)
 
