@@ -94,6 +94,7 @@ _BUILT_IN = {
     "ItemFeatureKNN": "recbole_mambarec.models.itemfeatureknn:ItemFeatureKNN",
     "MultiEASE": "recbole_mambarec.models.multiease:MultiEASE",
     "GraphFilter": "recbole_mambarec.models.graphfilter:GraphFilter",
+    "ThreeViews": "recbole_mambarec.models.threeviews:ThreeViews",
     "DGMRec": "recbole_mambarec.models.dgmrec:DGMRec",
 }
 

@@ -90,7 +90,9 @@ class MultimodalTrainer(Trainer):
 
         self._main = Descent(self.optimizer, factor)
         self.scheduler = self._main.scheduler
-        self._apart = {name: Descent(self._optimizer_of(part), factor) for name, part in self._parts.items()}
+        self._apart = {
+            name: Descent(self._optimizer_of(part), part.schedule or factor) for name, part in self._parts.items()
+        }
         #: name of a part that is trained apart -> sum of its losses in the latest epoch
         self.losses_apart: dict[str, float] = {}
         self._sums_apart: dict[str, torch.Tensor] = {}

@@ -53,6 +53,23 @@ def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
 
 
 @_in_float32
+def sampled_softmax(users: Tensor, positives: Tensor, negatives: Tensor, seen: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding a user's item among sampled items, by cosines over ``temperature``, ``(B,)``.
+
+    Args:
+        users, positives: ``(B, d)`` each.
+        negatives: items that all rows share, ``(n, d)``.
+        seen: where a negative is an item of the user and does not count, bool ``(B, n)``.
+    """
+    users, positives, negatives = (unit_rows(x) for x in (users, positives, negatives))
+    own = (users * positives).sum(dim=1, keepdim=True)
+    others = (users @ negatives.T).masked_fill(seen, -torch.inf)
+    return F.cross_entropy(
+        torch.cat([own, others], dim=1) / temperature, users.new_zeros(len(users), dtype=torch.int64), reduction="none"
+    )
+
+
+@_in_float32
 def info_nce(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """In-batch InfoNCE in one direction: row r of ``anchors`` should find row r of ``targets``, both ``(B, d)``.
 

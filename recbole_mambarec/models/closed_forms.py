@@ -91,7 +91,8 @@ def ease(
         solution = inverse @ right
         solution -= inverse * (solution.diagonal() / inverse.diagonal())
     solution.fill_diagonal_(0.0)
-    return solution.float().cpu().numpy()
+    # rows side by side: factorisations leave columns so, and every product with a sparse matrix would copy them
+    return solution.float().cpu().contiguous().numpy()
 
 
 def sparse_ease(history: sp.csr_array, candidates: sp.csr_array, reg: float) -> sp.csr_array:

@@ -52,7 +52,7 @@ class ItemToItem(MultimodalRecommender):
         # optimizers refuse a model without parameters; no score depends on it
         self.placeholder = nn.Parameter(torch.zeros(2))
         started = time.perf_counter()
-        self.summands = ModuleList(_scores_of(part, self.data) for part in self.weights(config))
+        self.summands = Summands(self.weights(config), self.data)
         # what RecBole reports as training is empty
         seconds = time.perf_counter() - started
         getLogger().info(f"{type(self).__name__} was computed in {seconds:.1f} s; there is nothing to train")
@@ -68,12 +68,12 @@ class ItemToItem(MultimodalRecommender):
     def predict(self, interaction) -> Tensor:
         """Scores of user-item pairs, ``(B,)``."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        return self.with_cold_users(reduce(add, (part.of_pairs(users, items) for part in self.summands)), users, items)
+        return self.with_cold_users(self.summands.of_pairs(users, items), users, items)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
         users = interaction[self.USER_ID]
-        scores = self.with_cold_users(reduce(add, (part.of_users(users) for part in self.summands)), users)
+        scores = self.with_cold_users(self.summands.of_users(users), users)
         scores[:, 0] = -torch.inf
         return scores.view(-1)
 
@@ -85,6 +85,28 @@ def memory_of_lists(config, k: int) -> StepMemory:
     """
     arrays = 24 * k / (4 * config["embedding_size"])
     return StepMemory(users=(0, 0), items=(0, 0), edges=(arrays, 0), batch=(0, 0), tables=0)
+
+
+class Summands(ModuleList):
+    """The scores that W gives, as the sum of what its parts give.
+
+    Users and items have RecBole's numbers; the padding item's scores have no meaning.
+
+    Args:
+        weights: matrices whose sum is W.
+        data: whose training interactions are the users' items.
+    """
+
+    def __init__(self, weights: Sequence[Weights], data: TrainingData) -> None:
+        super().__init__(_scores_of(part, data) for part in weights)
+
+    def of_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of user-item pairs, ``(B,)``."""
+        return reduce(add, (part.of_pairs(users, items) for part in self))
+
+    def of_users(self, users: Tensor) -> Tensor:
+        """Scores of each user for all items, ``(B, n_items + 1)``."""
+        return reduce(add, (part.of_users(users) for part in self))
 
 
 def _scores_of(weights: Weights, data: TrainingData) -> _Scores:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.closed_forms import (
@@ -62,66 +63,8 @@ class MultiEASE(ItemToItem):
     """
 
     def weights(self, config) -> Sequence[Weights]:
-        """W: a dense matrix, or a sparse one and factors."""
-        form, solver = check_choice("form", config["form"], FORMS), check_choice("solver", config["solver"], SOLVERS)
-        if solver == "sparse" and form != "additive":
-            raise UserError(f"solver=sparse has the form additive alone: use solver=dense with form={form}")
-        if not config["reg_weight"] > 0:
-            raise UserError(f"reg_weight must be above 0, got {config['reg_weight']}: the solution would not be unique")
-        data, given = self.data, config["modality_weights"]
-        history = weighted_history(data, config["user_discount"])
-        features = centred_features(data, config["feature_width"], given, history)
-        lists = neighbour_lists(data, config["n_neighbors"], given, history)
-        linear = balanced_features(linear_features(features, config["feature_reg"]), config["item_discount"])
-        if solver == "sparse":
-            return self._sparse(config, history, lists, linear)
-        return [self._dense(config, self._solution(config, history, features), lists, linear)]
-
-    def _solution(self, config, history: sp.csr_array, features: np.ndarray) -> np.ndarray:
-        """B of the configured form, float32 ``(n_items, n_items)``."""
-        reg, weight = config["reg_weight"], config["feature_weight"]
-        gram, target = (history.T @ history).toarray(), None
-        if config["form"] == "collective":
-            gram += weight * (features @ features.T)
-        if config["form"] == "prior":
-            source, other = linear_features(features, config["feature_reg"]).factors
-            target = weight * (source @ other.T)
-            np.fill_diagonal(target, 0.0)
-        return ease(gram, reg, target, config["device"])
-
-    @staticmethod
-    def _dense(config, solution: np.ndarray, lists: sp.csr_array, linear: LinearFeatures) -> np.ndarray:
-        """W, float32 ``(n_items, n_items)``."""
-        solution = balanced(solution, config["item_discount"])
-        own = (config["neighbour_weight"] * balanced(lists, config["item_discount"])).tocsr()
-        graph, spread = symmetric_graph(lists), config["spread_weight"]
-        source, target = (part.astype(np.float32) for part in linear.factors)
-        weights = solution.copy()
-        for rows in row_blocks(len(weights)):
-            weights[rows] += own[rows].toarray()
-            if spread:
-                weights[rows] += spread * (graph[rows] @ solution + solution[rows] @ graph)
-            if config["form"] == "additive":
-                weights[rows] += config["feature_weight"] * (source[rows] @ target.T)
-        np.fill_diagonal(weights, 0.0)
-        return weights
-
-    def _sparse(self, config, history: sp.csr_array, lists: sp.csr_array, linear: LinearFeatures) -> Sequence[Weights]:
-        """W as a sparse matrix and factors."""
-        k, spread, n_items = config["sparse_k"], config["spread_weight"], self.data.n_items
-        candidates = self.data.co_items(k)
-        predictors = sp.csr_array(
-            (np.ones(len(candidates.nodes)), candidates.nodes, candidates.starts), shape=(n_items, n_items)
-        )
-        solution = balanced(sparse_ease(history, predictors, config["reg_weight"]), config["item_discount"])
-        graph = symmetric_graph(lists)
-        rows = (solution[r] + spread * (graph[r] @ solution + solution[r] @ graph) for r in row_blocks(n_items))
-        kept = largest_of_rows(rows, k)
-        kept += config["neighbour_weight"] * balanced(lists, config["item_discount"])
-        diagonal = kept.diagonal() + config["feature_weight"] * linear.own
-        source, target = linear.factors
-        factors = Factors((config["feature_weight"] * source).astype(np.float32), target.astype(np.float32))
-        return [sp.csr_array(kept - sp.diags_array(diagonal.astype(np.float32))), factors]
+        """:func:`multiease`."""
+        return multiease(config, self.data)
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:
@@ -130,6 +73,82 @@ class MultiEASE(ItemToItem):
         Raises:
             UserError: there are more than ``dense_items`` items, and the solver is not sparse.
         """
-        if config["solver"] == "sparse":
-            return memory_of_lists(config, config["sparse_k"] + config["n_neighbors"] * len(data.modalities))
-        return memory_of_matrices(cls.__name__, config, data, _MATRICES[check_choice("form", config["form"], FORMS)])
+        return memory_of_multiease(cls.__name__, config, data)
+
+
+def memory_of_multiease(model: str, config, data: TrainingData) -> StepMemory:
+    """What :meth:`MultiEASE.memory_of` says, for the model of that name, which holds W."""
+    if config["solver"] == "sparse":
+        return memory_of_lists(config, config["sparse_k"] + config["n_neighbors"] * len(data.modalities))
+    return memory_of_matrices(model, config, data, _MATRICES[check_choice("form", config["form"], FORMS)])
+
+
+def multiease(config, data: TrainingData) -> Sequence[Weights]:
+    """W of :class:`MultiEASE` under its keys: a dense matrix, or a sparse one and factors.
+
+    Raises:
+        UserError: a key has a value that it cannot have.
+    """
+    form, solver = check_choice("form", config["form"], FORMS), check_choice("solver", config["solver"], SOLVERS)
+    if solver == "sparse" and form != "additive":
+        raise UserError(f"solver=sparse has the form additive alone: use solver=dense with form={form}")
+    if not config["reg_weight"] > 0:
+        raise UserError(f"reg_weight must be above 0, got {config['reg_weight']}: the solution would not be unique")
+    given = config["modality_weights"]
+    history = weighted_history(data, config["user_discount"])
+    features = centred_features(data, config["feature_width"], given, history)
+    lists = neighbour_lists(data, config["n_neighbors"], given, history)
+    linear = balanced_features(linear_features(features, config["feature_reg"]), config["item_discount"])
+    if solver == "sparse":
+        return _sparse(config, data, history, lists, linear)
+    return [_dense(config, _solution(config, history, features), lists, linear)]
+
+
+def _solution(config, history: sp.csr_array, features: np.ndarray) -> np.ndarray:
+    """B of the configured form, float32 ``(n_items, n_items)``."""
+    reg, weight = config["reg_weight"], config["feature_weight"]
+    gram, target = (history.T @ history).toarray(), None
+    if config["form"] == "collective":
+        gram += weight * (features @ features.T)
+    if config["form"] == "prior":
+        source, other = linear_features(features, config["feature_reg"]).factors
+        target = weight * (source @ other.T)
+        np.fill_diagonal(target, 0.0)
+    return ease(gram, reg, target, config["device"])
+
+
+def _dense(config, solution: np.ndarray, lists: sp.csr_array, linear: LinearFeatures) -> np.ndarray:
+    """W, float32 ``(n_items, n_items)``."""
+    solution = balanced(solution, config["item_discount"])
+    own = (config["neighbour_weight"] * balanced(lists, config["item_discount"])).tocsr()
+    graph, spread = symmetric_graph(lists), config["spread_weight"]
+    source, target = (part.astype(np.float32) for part in linear.factors)
+    weights = solution.copy()
+    for rows in row_blocks(len(weights)):
+        weights[rows] += own[rows].toarray()
+        if spread:
+            weights[rows] += spread * (graph[rows] @ solution + solution[rows] @ graph)
+        if config["form"] == "additive":
+            weights[rows] += config["feature_weight"] * (source[rows] @ target.T)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _sparse(
+    config, data: TrainingData, history: sp.csr_array, lists: sp.csr_array, linear: LinearFeatures
+) -> Sequence[Weights]:
+    """W as a sparse matrix and factors."""
+    k, spread, n_items = config["sparse_k"], config["spread_weight"], data.n_items
+    candidates = data.co_items(k)
+    predictors = sp.csr_array(
+        (np.ones(len(candidates.nodes)), candidates.nodes, candidates.starts), shape=(n_items, n_items)
+    )
+    solution = balanced(sparse_ease(history, predictors, config["reg_weight"]), config["item_discount"])
+    graph = symmetric_graph(lists)
+    rows = (solution[r] + spread * (graph[r] @ solution + solution[r] @ graph) for r in row_blocks(n_items))
+    kept = largest_of_rows(rows, k)
+    kept += config["neighbour_weight"] * balanced(lists, config["item_discount"])
+    diagonal = kept.diagonal() + config["feature_weight"] * linear.own
+    source, target = linear.factors
+    factors = Factors((config["feature_weight"] * source).astype(np.float32), target.astype(np.float32))
+    return [sp.csr_array(kept - sp.diags_array(diagonal.astype(np.float32))), factors]

@@ -61,6 +61,10 @@ class PGL(PrunedRecommender):
         self.item_graph = data.mixed_item_graph(config["knn_k"], config["mm_image_weight"])
 
     def embed(self) -> tuple[Tensor, Tensor]:
+        """:meth:`graph_view`."""
+        return self.graph_view()
+
+    def graph_view(self) -> tuple[Tensor, Tensor]:
         """LightGCN of features and preferences, plus features propagated over the item graph; width d per modality."""
         features = [unit_rows(self.projection[m](self.features[m]())) for m in self.modalities]
         items = torch.cat(features, dim=1)
@@ -70,7 +74,7 @@ class PGL(PrunedRecommender):
 
     def loss_parts(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """BPR, and the contrast of users and items with themselves under another dropout mask."""
-        all_users, all_items = self.embed()
+        all_users, all_items = self.graph_view()
         u, p = all_users[users], all_items[positives]
         masked = [[row_dropout(x, self.dropout_prob, self.training) for _ in range(2)] for x in (u, p)]
         contrast = sum(info_nce(*pair, self.temperature) for pair in masked) / 2

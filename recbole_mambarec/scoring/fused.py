@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.standardised import standardised_rows
 from recbole_mambarec.scoring.scorer import Scorer, in_order
 from recbole_mambarec.value_checks import check_choice
 
@@ -18,9 +19,7 @@ _RANK_OFFSET = 60
 
 def zscore(scores: Tensor) -> Tensor:
     """Distance from the mean of the user's scores, in their standard deviations; 0 where all scores are the same."""
-    centred = scores - scores.mean(dim=1, keepdim=True)
-    deviation = centred.square().mean(dim=1, keepdim=True).sqrt_()
-    return centred.div_(deviation.masked_fill_(deviation == 0, 1.0))
+    return standardised_rows(scores)
 
 
 def ranks(scores: Tensor) -> Tensor:

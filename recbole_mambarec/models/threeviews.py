@@ -1,0 +1,155 @@
+"""ThreeViews: a graph network, profiles of users' items and a linear model, each of which ranks in its own way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.losses import sampled_softmax
+from recbole_mambarec.layers.noise import random_order
+from recbole_mambarec.layers.profile_view import ProfileView
+from recbole_mambarec.layers.seen_items import SeenItems
+from recbole_mambarec.layers.standardised import standardised_rows
+from recbole_mambarec.layers.unit import unit_rows
+from recbole_mambarec.memory import StepMemory
+from recbole_mambarec.models.item_to_item import Summands
+from recbole_mambarec.models.multiease import memory_of_multiease, multiease
+from recbole_mambarec.models.pgl import PGL
+from recbole_mambarec.trained_apart import TrainedApart
+
+VIEWS = ("graph", "profile", "linear")
+
+
+class ThreeViews(PGL):
+    """The sum of three scores, each standardised over the items of a user and weighed.
+
+    This package's own model. Its parts err on different pairs, because they learn by different losses from different
+    pictures of a user:
+
+    * ``graph``: :class:`~recbole_mambarec.models.pgl.PGL` (AAAI 2025), a free vector of the user per modality, spread
+      over the user-item graph and ranked by inner products. It learns by BPR on pruned graphs, with PGL's contrast.
+    * ``profile``: :class:`~recbole_mambarec.layers.profile_view.ProfileView`, what a user's items say, ranked by
+      cosines. It learns by softmax over ``n_negatives`` random items that all pairs of a batch share, of which the
+      user's own do not count, and a pair's item is left out of its user's profile, as in this package's design of
+      CRANE. Items as what users are made of: FISM (KDD 2013), NAIS (TKDE 2018).
+    * ``linear``: :class:`~recbole_mambarec.models.multiease.MultiEASE`, in closed form, computed once.
+
+    Both trained views learn in one training. The softmax has learnt what it can after some hundred steps, BPR after
+    thousands: the profile view has a learning rate of its own, which falls to zero over ``profile_steps`` steps (a
+    cosine), and no parameter in common with the graph view. Standardised scores need no common scale: the ways in which
+    trained models have been fused (SCOPE, 2026), within one. A weight of 0 leaves the profile or the linear view out.
+    """
+
+    known_items: Tensor
+
+    step_memory = StepMemory(users=(0, 14), items=(8, 20), batch=(0, 30), tables=10)
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        data = self.data
+        self.weights = {view: float(config[f"{view}_weight"]) for view in VIEWS}
+        if not (self.weights["graph"] > 0 and min(self.weights.values()) >= 0):
+            raise UserError(
+                "graph_weight must be above 0, and profile_weight and linear_weight numbers from 0, got "
+                + ", ".join(map(str, self.weights.values()))
+            )
+        self.softmax_temperature, self.profile_learning_rate = config["softmax_temperature"], config["profile_lr"]
+        self.profile_epochs = config["profile_steps"] / math.ceil(len(data.users) / self.batch_size)
+        for key in ("softmax_temperature", "profile_lr", "profile_steps"):
+            if not config[key] > 0:
+                raise UserError(f"{key} must be positive, got {config[key]}")
+        # items that nobody has bought are no negatives, as in RecBole's sampler
+        known = torch.from_numpy(np.unique(data.items).astype(np.int64))
+        self.register_buffer("known_items", known, persistent=False)
+        self.n_negatives = min(config["n_negatives"], len(known))
+        tables = self.feature_tables(frozen=config["freeze_features"])
+        self.profile = ProfileView(
+            data, tables, self.item_graph, self.n_mm_layers, self.embedding_size, config["history_dropout"]
+        )
+        self.profile_learns = True
+        self.seen = SeenItems(*data.pairs, data.n_users, data.n_items)
+        self.linear = Summands(multiease(config, data) if self.weights["linear"] else (), data)
+
+    @classmethod
+    def memory_of(cls, config, data) -> StepMemory:
+        """``step_memory``, and that of the linear view.
+
+        Raises:
+            UserError: there are more than ``dense_items`` items, and the solver is not sparse.
+        """
+        if not config["linear_weight"]:
+            return cls.step_memory
+        linear = memory_of_multiease(cls.__name__, config, data)
+        fixed, per_modality = cls.step_memory.items
+        return cls.step_memory._replace(items=(fixed + linear.items[0], per_modality), edges=linear.edges)
+
+    @property
+    def item_embedding(self) -> nn.Embedding:
+        """The ids of the items, which the profile view has."""
+        return self.profile.item_embedding
+
+    # ------------------------------------------------------------------ the profile view's training
+
+    def trained_apart(self) -> dict[str, TrainedApart]:
+        """The profile view."""
+        if not self.weights["profile"]:
+            return {}
+        rate = self.profile_learning_rate
+        return {"profile": TrainedApart(self.profile.parameters(), learning_rate=rate, schedule=self._profile_rate)}
+
+    def _profile_rate(self, epoch: int) -> float:
+        return (1 + math.cos(math.pi * min(epoch / self.profile_epochs, 1))) / 2
+
+    def pre_epoch(self, epoch: int) -> None:
+        """Draw this epoch's edges."""
+        super().pre_epoch(epoch)
+        self.profile_learns = self._profile_rate(epoch) > 0
+
+    def losses_before_step(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The softmax of the profiles, which users with a single item do not enter."""
+        if self.weights["profile"] and self.profile_learns:
+            others = self.known_items[random_order(len(self.known_items), users.device)[: self.n_negatives]]
+            profiles, empty, items = self.profile.of_pairs(users, positives)
+            seen = self.seen(users, among=others) > 0
+            losses = sampled_softmax(profiles, items[positives], items[others], seen, self.softmax_temperature)
+            yield "profile", losses.masked_fill(empty, 0.0).mean()
+
+    # ------------------------------------------------------------------ scores
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Both trained views side by side; cosines of the profile view are inner products of rows of length 1."""
+        users, items = self.graph_view()
+        if not self.weights["profile"]:
+            return users, items
+        profiles, contents, _ = self.profile()
+        return torch.cat([users, unit_rows(profiles)], dim=1), torch.cat([items, unit_rows(contents)], dim=1)
+
+    def _scores(self, users: Tensor) -> Tensor:
+        """Weighted scores of all views, of users in RecBole's numbering, ``(B, n_items)``, without padding."""
+        vectors, items = self.scored_embeddings()
+        vectors, width = vectors[users], len(self.modalities) * self.embedding_size
+        scores = self.weights["graph"] * standardised_rows(vectors[:, :width] @ items[1:, :width].T)
+        if self.weights["profile"]:
+            scores += self.weights["profile"] * standardised_rows(vectors[:, width:] @ items[1:, width:].T)
+        if self.weights["linear"]:
+            scores += self.weights["linear"] * standardised_rows(self.linear.of_users(users)[:, 1:])
+        return scores
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""
+        users = interaction[self.USER_ID]
+        scores = self.with_cold_users(F.pad(self._scores(users), (1, 0)), users)
+        scores[:, 0] = -torch.inf
+        return scores.view(-1)
+
+    def predict(self, interaction) -> Tensor:
+        """Scores of user-item pairs, ``(B,)``; they take those of all items, as each view is standardised over them."""
+        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        distinct, rows = torch.unique(users, return_inverse=True)
+        return self.with_cold_users(self._scores(distinct)[rows, items - 1], users, items)
