@@ -24,6 +24,10 @@ from recbole_mambarec.models.pgl import PGL
 from recbole_mambarec.trained_apart import TrainedApart
 
 VIEWS = ("graph", "profile", "linear")
+# scores of all items that are computed at a time for single pairs (64 MiB)
+_SCORES = 1 << 24
+# arrays of the size of the logits that a step of the profile view holds
+_LOGITS = 3.7
 
 
 class ThreeViews(PGL):
@@ -48,7 +52,7 @@ class ThreeViews(PGL):
 
     known_items: Tensor
 
-    step_memory = StepMemory(users=(0, 14), items=(8, 20), batch=(0, 30), tables=10)
+    step_memory = StepMemory(users=(0, 10.5), items=(7.5, 6), batch=(0.5, 22.5), tables=10)
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -61,7 +65,7 @@ class ThreeViews(PGL):
             )
         self.softmax_temperature, self.profile_learning_rate = config["softmax_temperature"], config["profile_lr"]
         self.profile_epochs = config["profile_steps"] / math.ceil(len(data.users) / self.batch_size)
-        for key in ("softmax_temperature", "profile_lr", "profile_steps"):
+        for key in ("softmax_temperature", "profile_lr", "profile_steps", "n_negatives"):
             if not config[key] > 0:
                 raise UserError(f"{key} must be positive, got {config[key]}")
         # items that nobody has bought are no negatives, as in RecBole's sampler
@@ -78,16 +82,23 @@ class ThreeViews(PGL):
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:
-        """``step_memory``, and that of the linear view.
+        """``step_memory``, and that of many sampled items and of the linear view.
 
         Raises:
             UserError: there are more than ``dense_items`` items, and the solver is not sparse.
         """
-        if not config["linear_weight"]:
-            return cls.step_memory
-        linear = memory_of_multiease(cls.__name__, config, data)
-        fixed, per_modality = cls.step_memory.items
-        return cls.step_memory._replace(items=(fixed + linear.items[0], per_modality), edges=linear.edges)
+        use, d, count = cls.step_memory, config["embedding_size"], len(data.modalities)
+        if config["profile_weight"]:
+            # logits of the sampled items, where they are larger than what the graph view's step holds
+            logits = _LOGITS * min(config["n_negatives"], data.n_items) / d
+            use = use._replace(batch=(use.batch[0] + max(0.0, logits - use.batch[1] * count), use.batch[1]))
+        if config["linear_weight"]:
+            # it is computed before the first step, which holds a quarter of it
+            linear = memory_of_multiease(cls.__name__, config, data)
+            fixed, each = use.items
+            more = max(linear.items[0] / 4, linear.items[0] - fixed - each * count)
+            use = use._replace(items=(fixed + more, each), edges=linear.edges)
+        return use
 
     @property
     def item_embedding(self) -> nn.Embedding:
@@ -151,5 +162,6 @@ class ThreeViews(PGL):
     def predict(self, interaction) -> Tensor:
         """Scores of user-item pairs, ``(B,)``; they take those of all items, as each view is standardised over them."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        distinct, rows = torch.unique(users, return_inverse=True)
-        return self.with_cold_users(self._scores(distinct)[rows, items - 1], users, items)
+        at_once = max(1, _SCORES // self.data.n_items)
+        rows = [self._scores(u).gather(1, i[:, None] - 1) for u, i in zip(users.split(at_once), items.split(at_once))]
+        return self.with_cold_users(torch.cat(rows)[:, 0], users, items)
