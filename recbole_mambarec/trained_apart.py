@@ -18,15 +18,15 @@ class TrainedApart:
         parameters: of the model.
         learning_rate: before the schedule; None: the key ``learning_rate``.
         weight_decay: None: the key ``weight_decay``.
-        schedule: epoch -> factor on the learning rate; None: that of the other parameters.
         options: more values of the optimizer, e.g. ``betas``; one that its learner does not have is without effect.
+        schedule: epoch -> factor on the learning rate; None: that of the other parameters.
     """
 
     parameters: Iterable[nn.Parameter]
     learning_rate: float | None = None
     weight_decay: float | None = None
-    schedule: Callable[[int], float] | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    schedule: Callable[[int], float] | None = None
 
     def __post_init__(self) -> None:
         # they are gone through more than once

@@ -41,6 +41,8 @@ OF_MODEL = {
     "GUME": {"reg_weight": 0.1, "cl_weight": 0.5, "user_weight": 0.5},
     "SLMRec": {"ssl_weight": 0.5},
     "PGL": {"cl_weight": 0.5},
+    # the profile view's cosine reaches into its last epoch
+    "ThreeViews": {"cl_weight": 0.5, "reg_weight": 5.0, "n_negatives": 20, "profile_lr": 0.1, "profile_steps": 5},
     "DualGNN": {"reg_weight": 0.5},
     "DRAGON": {"reg_weight": 0.5},
     "MENTOR": {"reg_weight": 0.5, "align_weight": 0.5, "cl_weight": 0.5, "learning_rate": 0.1},

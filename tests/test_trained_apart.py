@@ -63,14 +63,14 @@ def folder(tmp_path, monkeypatch):
     return write_planted(tmp_path)
 
 
-def prepare(folder, **overrides):
+def prepare(folder, model="Adversarial", **overrides):
     settings = {key: value for key, value in QUICK.items() if key != "knn_k"} | {"data_path": str(folder.parent)}
-    config = Config("Adversarial", folder.name, config_dict=settings | {"epochs": 4} | overrides)
+    config = Config(model, folder.name, config_dict=settings | {"epochs": 4} | overrides)
     init_seed(config["seed"], True)
     train, valid, _ = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], True)
-    model = get_model("Adversarial")(config, train._dataset)
-    return get_trainer(config["MODEL_TYPE"], "Adversarial")(config, model), train, valid
+    made = get_model(model)(config, train._dataset)
+    return get_trainer(config["MODEL_TYPE"], model)(config, made), train, valid
 
 
 def parameters(trainer):
@@ -169,6 +169,40 @@ def test_the_schedule_is_that_of_all_optimizers(folder):
     )
     trainer.fit(train, verbose=False, saved=False)
     assert rates == [pytest.approx((0.01 * f, 0.02 * f, 0.01 * f)) for f in (1, 0.5, 0.25)]
+
+
+class _OwnSchedule(Adversarial):
+    """The critic learns in the first two epochs, whatever the others do."""
+
+    def falling(self, epoch):
+        return max(0.0, 1.0 - epoch / 2)
+
+    def trained_apart(self):
+        return super().trained_apart() | {"critic": TrainedApart(self.critic.parameters(), 0.02, schedule=self.falling)}
+
+
+def test_a_part_may_have_a_schedule_of_its_own(folder, monkeypatch):
+    """Also where a run continues."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    recbole_mambarec.register(_OwnSchedule, defaults=folder.parent / "Adversarial.yaml")
+
+    def run(**overrides):
+        settings = {"lr_decay_rate": 0.5, "lr_decay_epochs": 1, "lr_boost": 1.0}
+        trainer, train, valid = prepare(folder, model="_OwnSchedule", **settings | overrides)
+        rates = []
+        trainer.model.pre_epoch = lambda epoch: rates.append(
+            tuple(descent.optimizer.param_groups[0]["lr"] for descent in trainer._descents)
+        )
+        trainer.fit(train, valid, verbose=False)
+        return trainer, rates
+
+    expected = [pytest.approx(each) for each in ((0.01, 0.02, 0.01), (0.005, 0.01, 0.005), (0.0025, 0.0, 0.0025))]
+    whole, rates = run(epochs=3)
+    assert rates == expected
+    first, _ = run(epochs=1, checkpoint_dir="first")
+    second, rates = run(epochs=3, resume_from=first.saved_model_file)
+    assert rates == expected[1:]
+    assert_same(parameters(second), parameters(whole))
 
 
 @pytest.mark.parametrize("norm", [1e-2, 1e9])

@@ -51,7 +51,7 @@ class ProfileView(nn.Module):
         self.profiles = UserProfiles(data)
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Profiles ``(U, w)``, items ``(I, w)``, and what items say about their users ``(I, w)``; w is ``(M + 1) d``."""
+        """Profiles ``(U, w)``, items ``(I, w)`` and what items say of their users ``(I, w)``; w is ``(M + 1) d``."""
         features = [unit_rows(layer(self.features[m]())) for m, layer in self.projection.items()]
         items = torch.cat([*features, self.item_embedding.weight], dim=1)
         items = sum_of_layers(self.item_graph, items, self.n_layers)
@@ -61,7 +61,7 @@ class ProfileView(nn.Module):
         return self.profiles(said), items, said
 
     def of_pairs(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Profiles of users without an item of theirs ``(B, w)``, which of them are empty ``(B,)``, all items ``(I, w)``.
+        """Profiles of users without an item of theirs ``(B, w)``, which are empty ``(B,)``, and all items ``(I, w)``.
 
         Args:
             users, items: training interactions, ``(B,)`` each.

@@ -58,6 +58,8 @@ class MultimodalRecommender(GeneralRecommender):
     generates_missing = False
     # whether the id of an item without training interactions is part of its score (cold_items)
     uses_ids_of_new_items = True
+    # no paper's model, but this package's
+    own_design = False
     # measured with python -m benchmarks.memory
     step_memory = memory.StepMemory()
     # names of parameters and buffers in checkpoints of earlier versions -> their present names

@@ -52,6 +52,7 @@ class ThreeViews(PGL):
 
     known_items: Tensor
 
+    own_design = True
     step_memory = StepMemory(users=(0, 10.5), items=(7.5, 6), batch=(0.5, 22.5), tables=10)
 
     def __init__(self, config, dataset) -> None:
@@ -141,16 +142,19 @@ class ThreeViews(PGL):
         profiles, contents, _ = self.profile()
         return torch.cat([users, unit_rows(profiles)], dim=1), torch.cat([items, unit_rows(contents)], dim=1)
 
+    def trained_views(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Embeddings of users and items in each trained view with a weight, in RecBole's numbering."""
+        users, items = self.scored_embeddings()
+        width = len(self.modalities) * self.embedding_size
+        parts = {"graph": slice(width), "profile": slice(width, None)}
+        return {view: (users[:, part], items[:, part]) for view, part in parts.items() if self.weights[view]}
+
     def _scores(self, users: Tensor) -> Tensor:
         """Weighted scores of all views, of users in RecBole's numbering, ``(B, n_items)``, without padding."""
-        vectors, items = self.scored_embeddings()
-        vectors, width = vectors[users], len(self.modalities) * self.embedding_size
-        scores = self.weights["graph"] * standardised_rows(vectors[:, :width] @ items[1:, :width].T)
-        if self.weights["profile"]:
-            scores += self.weights["profile"] * standardised_rows(vectors[:, width:] @ items[1:, width:].T)
+        views = {view: rows[users] @ items[1:].T for view, (rows, items) in self.trained_views().items()}
         if self.weights["linear"]:
-            scores += self.weights["linear"] * standardised_rows(self.linear.of_users(users)[:, 1:])
-        return scores
+            views["linear"] = self.linear.of_users(users)[:, 1:]
+        return torch.stack([self.weights[view] * standardised_rows(scores) for view, scores in views.items()]).sum(0)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of each user for all items, flattened ``(B * n_items,)``; the padding item scores minus infinity."""

@@ -24,10 +24,11 @@ def final_embeddings(model: AbstractRecommender) -> Iterator[tuple[np.ndarray, n
     """
     with torch.no_grad():
         for users, items in _found(model):
-            yield _rows(users), _rows(items)
+            yield embedding_rows(users), embedding_rows(items)
 
 
-def _rows(table: Tensor) -> np.ndarray:
+def embedding_rows(table: Tensor) -> np.ndarray:
+    """A table without RecBole's padding row, float32."""
     return np.ascontiguousarray(table[1:].detach().float().cpu().numpy())
 
 

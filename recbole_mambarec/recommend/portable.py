@@ -9,10 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
+from recbole.config import Config
 
 from recbole_mambarec.models.item_to_item import Factors as ModelFactors
 from recbole_mambarec.models.item_to_item import ItemToItem
-from recbole_mambarec.recommend.embeddings import final_embeddings
+from recbole_mambarec.models.multiease import multiease
+from recbole_mambarec.models.threeviews import ThreeViews
+from recbole_mambarec.recommend.embeddings import embedding_rows, final_embeddings
 from recbole_mambarec.recommend.fold_in import fitted
 from recbole_mambarec.scoring.fused import FusedScorer
 from recbole_mambarec.scoring.scorer import ModelScorer, Reordered, Scorer
@@ -76,6 +79,9 @@ def _candidates(scorer: ModelScorer, history: sp.csr_array) -> Iterator[Scoring]
     if isinstance(model, ItemToItem):
         yield ItemWeights([_part(each) for each in model.weights(scorer.config)], history)
         return
+    if isinstance(model, ThreeViews):
+        yield _of_three_views(model, scorer.config, history)
+        return
     for users, items in final_embeddings(model):
         if (len(users), len(items)) == history.shape:
             yield InnerProducts(users, items, fitted(users, items, history))
@@ -86,6 +92,19 @@ def _candidates(scorer: ModelScorer, history: sp.csr_array) -> Iterator[Scoring]
             array = sp.csr_array(matrix) if listed else np.asarray(matrix)
             array = array[1:, 1:].astype(np.float32)
             yield ItemWeights([Listed(sp.csr_array(array)) if listed else Dense(array)], history)
+
+
+def _of_three_views(model: ThreeViews, config: Config, history: sp.csr_array) -> Fused:
+    parts: list[Scoring] = []
+    names = []
+    for name, tables in model.trained_views().items():
+        users, items = (embedding_rows(table) for table in tables)
+        parts.append(InnerProducts(users, items, fitted(users, items, history)))
+        names.append(name)
+    if model.weights["linear"]:
+        parts.append(ItemWeights([_part(each) for each in multiease(config, model.data)], history))
+        names.append("linear")
+    return Fused(parts, [model.weights[name] for name in names], "zscore", history.shape[1])
 
 
 def _part(weights: np.ndarray | sp.csr_array | ModelFactors) -> Factors | Listed | Dense:

@@ -15,8 +15,9 @@ from recbole_mambarec.report.metrics import smaller_is_better
 from recbole_mambarec.yaml_files import read_yaml_mapping
 
 GENERAL, CLOSED_FORM, MULTIMODAL, FUSION = "General", "Closed form", "Multimodal", "Fusions of runs"
+OWN = "This package's own"
 #: in the order of a table
-KINDS = (GENERAL, CLOSED_FORM, MULTIMODAL, FUSION)
+KINDS = (GENERAL, CLOSED_FORM, MULTIMODAL, OWN, FUSION)
 
 
 def kind(row: Row) -> str:
@@ -28,8 +29,11 @@ def kind(row: Row) -> str:
 def _kind_of(model: str) -> str:
     """A registered model is multimodal unless its defaults say that it reads no modality."""
     try:
-        if getattr(get_model(model), "type", None) == ModelType.TRADITIONAL:
+        found = get_model(model)
+        if getattr(found, "type", None) == ModelType.TRADITIONAL:
             return CLOSED_FORM
+        if getattr(found, "own_design", False):
+            return OWN
     except (ValueError, ImportError, UserError):
         return GENERAL  # recorded where another package was installed
     if model not in names():

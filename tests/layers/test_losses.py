@@ -15,6 +15,7 @@ from recbole_mambarec.layers.losses import (
     mean_over_distinct,
     mmd_gaussian,
     moment_gap,
+    sampled_softmax,
 )
 
 
@@ -170,3 +171,17 @@ def test_losses_stay_in_float32_under_autocast():
         half = (x @ torch.eye(8)).to(torch.bfloat16)
         values = [bpr(half, half, -half), info_nce(half, half, 0.2), mmd_gaussian(half, -half, 1.0)]
     assert all(value.dtype == torch.float32 for value in values)
+
+
+def test_sampled_softmax_is_the_cross_entropy_over_the_item_and_the_negatives_that_count():
+    torch.manual_seed(0)
+    users, positives, negatives = (torch.randn(n, 5, requires_grad=True) for n in (4, 4, 6))
+    seen = torch.rand(4, 6) < 0.4
+    found = sampled_softmax(users, positives, negatives, seen, 0.3)
+    for row in range(4):
+        items = torch.cat([positives[row : row + 1], negatives[~seen[row]]])
+        cosines = F.cosine_similarity(users[row][None], items) / 0.3
+        torch.testing.assert_close(found[row], torch.logsumexp(cosines, dim=0) - cosines[0])
+    assert seen.any() and not seen.all()
+    found.sum().backward()
+    assert all(x.grad.isfinite().all() for x in (users, positives, negatives))

@@ -13,10 +13,10 @@ from recbole_mambarec.experiments.fusion_parts import Part
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
-# embeddings of this package and of RecBole, weights between items, and neither
-MODELS = ("MambaRec", "BPR", "LightGCN", "MultiEASE", "EASE", "Pop")
+# embeddings of this package and of RecBole, several of them and weights between items, the latter alone, and neither
+MODELS = ("MambaRec", "BPR", "LightGCN", "ThreeViews", "MultiEASE", "EASE", "Pop")
 FUSION = "Fusion"
-_READ_KNN_K = ("MambaRec",)
+_READ_KNN_K = ("MambaRec", "ThreeViews")
 
 
 class Trained:
