@@ -37,7 +37,8 @@ class ThreeViews(PGL):
     pictures of a user:
 
     * ``graph``: :class:`~recbole_mambarec.models.pgl.PGL` (AAAI 2025), a free vector of the user per modality, spread
-      over the user-item graph and ranked by inner products. It learns by BPR on pruned graphs, with PGL's contrast.
+      over the user-item graph and ranked by inner products. It learns by BPR with PGL's contrast, by default on the
+      whole graph.
     * ``profile``: :class:`~recbole_mambarec.layers.profile_view.ProfileView`, what a user's items say, ranked by
       cosines. It learns by softmax over ``n_negatives`` random items that all pairs of a batch share, of which the
       user's own do not count, and a pair's item is left out of its user's profile, as in this package's design of
@@ -46,8 +47,8 @@ class ThreeViews(PGL):
 
     Both trained views learn in one training. The softmax has learnt what it can after some hundred steps, BPR after
     thousands: the profile view has a learning rate of its own, which falls to zero over ``profile_steps`` steps (a
-    cosine), and no parameter in common with the graph view. Standardised scores need no common scale: the ways in which
-    trained models have been fused (SCOPE, 2026), within one. A weight of 0 leaves the profile or the linear view out.
+    cosine), and no parameter in common with the graph view. Standardised scores need no common scale, as in fusions of
+    models that were trained one by one. A weight of 0 leaves the profile or the linear view out.
     """
 
     known_items: Tensor
