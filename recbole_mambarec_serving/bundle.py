@@ -110,7 +110,9 @@ def write_bundle(path: str | Path, recommender: Recommender, card: Mapping[str, 
         whole |= {"scoring": plain, "features": named, "files": files}
         text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / CARD).write_text(text + "\n", encoding="utf-8")
+        permissions = (folder / CARD).stat().st_mode
         for file in folder.iterdir():
+            file.chmod(permissions)  # safetensors makes private files
             with open(file, "r+b") as written:
                 os.fsync(written.fileno())
         check_new_folder(path)  # another process may have been faster

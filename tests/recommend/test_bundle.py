@@ -49,6 +49,17 @@ def test_the_card_says_what_the_model_is(trained, bundles):
     assert "# MambaRec on planted" in readme and f"{record.valid['recall@5']:.4f}" in readme
 
 
+@posix
+def test_files_have_ordinary_permissions(bundles):
+    assert {file.stat().st_mode & 0o777 for file in bundles["MambaRec"].iterdir()} == {0o666 & ~umask()}
+
+
+def umask() -> int:
+    present = os.umask(0)
+    os.umask(present)
+    return present
+
+
 def test_what_kinds_of_models_store(bundles):
     kinds = {model: Recommender.load(bundles[model]).card["scoring"] for model in ("BPR", "EASE", "Pop", FUSION)}
     assert kinds["BPR"]["kind"] == "embeddings"
