@@ -200,6 +200,7 @@ def _add_state(app: FastAPI, bundles: Bundles, metrics: Metrics) -> None:
                 "name": loaded.recommender.name,
                 "users": len(loaded.recommender.users),
                 "items": len(loaded.recommender.items),
+                "modalities": [*(loaded.recommender.features.widths if loaded.recommender.features else ())],
                 "loaded": datetime.fromtimestamp(loaded.at, timezone.utc).isoformat(timespec="seconds"),
             }
             known["fault"] = wrong
@@ -222,7 +223,8 @@ def _add_pages(app: FastAPI, options: Options) -> None:
         + "; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
     headers = {"content-security-policy": policy, "cache-control": "no-cache"}
-    index = (_PAGE / "index.html").read_text(encoding="utf-8").replace("IMAGE_HOSTS", html.escape(images))
+    index = (_PAGE / "index.html").read_text(encoding="utf-8")
+    index = index.replace("IMAGE_HOSTS", html.escape(images)).replace("LONGEST_LIST", str(options.max_k))
     described = reference(app.openapi())
 
     def file(path: str, content: str | bytes, kind: str) -> None:

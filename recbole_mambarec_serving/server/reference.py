@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -15,7 +16,7 @@ def reference(description: dict) -> str:
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
-    about = "".join(f"<p>{escape(text)}</p>" for text in info["description"].split("\n\n"))
+    about = "".join(f"<p>{_code(escape(text))}</p>" for text in info["description"].split("\n\n"))
     links = "".join(
         f'<li><a href="#{escape(operation["operationId"])}"><code>{method.upper()} {escape(path)}</code></a></li>'
         for path, method, operation in operations
@@ -28,6 +29,7 @@ def reference(description: dict) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(info["title"])}: interface</title>
+<link rel="icon" href="icon.svg">
 <link rel="stylesheet" href="style.css">
 </head>
 <body>
@@ -43,6 +45,10 @@ def reference(description: dict) -> str:
 </body>
 </html>
 """
+
+
+def _code(text: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", text)
 
 
 def _operation(path: str, method: str, operation: dict, parts: dict) -> str:
@@ -121,4 +127,6 @@ def _limits(schema: dict, least: str, most: str) -> str:
 def _table(head: tuple, rows: list[tuple]) -> str:
     heads = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )

@@ -74,6 +74,7 @@ class Bundle(BaseModel):
     name: str
     users: int
     items: int
+    modalities: list[str] = Field(description="In which items can be compared.")
     loaded: str = Field(description="When it was loaded (UTC, ISO 8601).")
 
 

@@ -1,14 +1,21 @@
 // The page of recbole-mambarec serve. What the server answers is only ever put into the page as text.
 
 const $ = (id) => document.getElementById(id);
-const imageHosts = document.querySelector('meta[name="image-hosts"]').content.split(" ").filter(Boolean);
+const told = (name) => document.querySelector(`meta[name="${name}"]`).content;
+const imageHosts = told("image-hosts").split(" ").filter(Boolean);
 const lengths = [10, 20, 50];
+// no list is longer than the server allows, or than the catalogue
+let longest = Number(told("longest-list"));
 // items that the person at the page has chosen: id -> title
 const basket = new Map();
+// modalities whose features the server has
+let comparable = [];
 let settings = { k: 20, exclude_seen: true, by: "model" };
 // answers to what is no longer asked for are dropped
 let view = 0;
 let searched = 0;
+
+const length = () => Math.min(settings.k, longest);
 
 class Refused extends Error {}
 
@@ -26,7 +33,8 @@ async function ask(path, body) {
   } catch {
     throw new Refused("The server cannot be reached.");
   }
-  $("token").hidden = response.status !== 401;
+  // an answer to an earlier token says nothing about this one
+  if (token === sessionStorage.getItem("token")) $("token").hidden = response.status !== 401;
   const answer = await response.json();
   if (!response.ok) throw new Refused(`${answer.error[0].toUpperCase()}${answer.error.slice(1)}.`);
   return answer;
@@ -127,16 +135,16 @@ async function imagesOf(recommendations) {
 // views: each returns a heading, what stands below it, and its list
 
 async function userView(user) {
-  const { results, unknown } = await ask("recommend", { users: [user], k: settings.k, exclude_seen: settings.exclude_seen });
+  const { results, unknown } = await ask("recommend", { users: [user], k: length(), exclude_seen: settings.exclude_seen });
   if (unknown.length) throw new Refused(`The model does not know the user ${user}.`);
   return [`Recommended to ${user}`, [controls(seenControl("without what they have already"))], results[0].recommendations];
 }
 
 async function itemView(item) {
   const info = await ask(`items/${encodeURIComponent(item)}`);
-  const ways = ["model", ...info.modalities];
+  const ways = ["model", ...info.modalities.filter((name) => comparable.includes(name))];
   const by = ways.includes(settings.by) ? settings.by : "model";
-  const { similar } = await ask(`similar/${encodeURIComponent(item)}?k=${settings.k}&by=${encodeURIComponent(by)}`);
+  const { similar } = await ask(`similar/${encodeURIComponent(item)}?k=${length()}&by=${encodeURIComponent(by)}`);
   const way = element("select", { id: "by" }, ...ways.map((name) => element("option", { selected: name === by }, name)));
   way.addEventListener("change", () => again({ by: way.value }));
   const about = element(
@@ -152,7 +160,7 @@ async function itemView(item) {
 
 async function basketView() {
   if (!basket.size) throw new Refused("No items are chosen: search for some, and choose them.");
-  const body = { items: [...basket.keys()], k: settings.k, exclude_seen: settings.exclude_seen };
+  const body = { items: [...basket.keys()], k: length(), exclude_seen: settings.exclude_seen };
   const { recommendations } = await ask("recommend-for", body);
   return ["Recommended to somebody who has the chosen items", [controls(seenControl("without them"))], recommendations];
 }
@@ -230,7 +238,11 @@ function drawBasket() {
 async function begin() {
   try {
     const { bundle, fault } = await ask("health");
-    if (bundle) $("bundle").textContent = `${bundle.name}: ${shown(bundle.users, "user")}, ${shown(bundle.items, "item")}`;
+    if (bundle) {
+      comparable = bundle.modalities;
+      longest = Math.min(Number(told("longest-list")), bundle.items);
+      $("bundle").textContent = `${bundle.name}: ${shown(bundle.users, "user")}, ${shown(bundle.items, "item")}`;
+    }
     if (fault) say(`A newer bundle is not served: ${fault}`, true);
   } catch (error) {
     say(error.message, true);
