@@ -2,9 +2,9 @@
 
 # no postponed annotations: pydantic could not see those of the classes that are made within a function
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recbole_mambarec_serving.server.options import LONGEST_ID, Options
 
@@ -96,11 +96,16 @@ class Fault(BaseModel):
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 
 
+def _whole(value: Any) -> Any:
+    # 20.0 is an integer to JSON Schema, and to languages without another kind of number
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Bodies:
     """Bodies of requests within the limits of a server."""
 
     def __init__(self, options: Options) -> None:
-        K = Annotated[int, Field(ge=1, le=options.max_k, description="How many items.")]
+        K = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=options.max_k, description="How many items.")]
         Ids = Annotated[list[Id], Field(min_length=1, max_length=options.max_batch)]
         Seen = Annotated[bool, Field(description="Leave out what the user has already.")]
 

@@ -104,7 +104,8 @@ def started(
         path: a folder from which modules are imported before all others.
     """
     command = command or [sys.executable, "-m", "recbole_mambarec", "serve", str(bundle), "--port=0", *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
+    places = [str(path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     with open(log, "wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=path, env=environment)
     try:

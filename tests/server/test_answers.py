@@ -69,6 +69,10 @@ def test_options_of_lists(server, recommender):
     few = server.ask("/recommend", {"users": ["u2"], "among": among, "exclude_seen": False}).json["results"][0]
     assert sorted(each["item"] for each in few["recommendations"]) == among
     assert len(server.ask("/recommend/u2").json["recommendations"]) == 20
+    assert (
+        server.ask("/recommend", {"users": ["u2"], "k": 3.0}).json
+        == server.ask("/recommend", {"users": ["u2"], "k": 3}).json
+    )
 
 
 def test_users_who_are_unknown_are_named_and_the_others_served(server):
@@ -144,6 +148,8 @@ def test_unknown_ids(server):
         ("/recommend", {"users": ["u1"] * 21}, "users: list should have at most 20 items"),
         ("/recommend", {"users": ["u1"], "k": 31}, "k: "),
         ("/recommend", {"users": ["u1"], "k": True}, "k: "),
+        ("/recommend", {"users": ["u1"], "k": 2.5}, "k: "),
+        ("/recommend", {"users": ["u1"], "k": float("inf")}, "k: "),
         ("/recommend", {"users": "u1"}, "users: "),
         ("/recommend", {"users": ["u1"], "top": 3}, "top: "),
         ("/recommend", [], "the body: "),

@@ -4,6 +4,7 @@ results/serve.md has a longer run, by schemathesis.
 """
 
 import json
+import os
 import re
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.server.bundles import ODD_USERS
 
-EXAMPLES = 250
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 250))
 # known to users and items alike, or to neither
 KNOWN, OTHER = st.sampled_from(ODD_USERS), st.sampled_from(["", "u1", "i1"]) | st.text(max_size=30)
 IDS = st.integers(0, 9).flatmap(lambda n: KNOWN if n else OTHER)
