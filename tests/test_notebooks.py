@@ -25,7 +25,7 @@ Path("executed.json").write_text(json.dumps(made), encoding="utf-8")
 """
 
 #: modules that single notebooks need, with their extras
-NEEDS: dict[str, tuple[tuple[str, str], ...]] = {}
+NEEDS = {"serve": (("fastapi", "serve"), ("uvicorn", "serve"), ("safetensors", "serve"))}
 
 
 def code_cells(notebook: dict) -> list[dict]:

@@ -34,6 +34,7 @@ def fill(folder: Path) -> None:
     ids = [raw.item_id(number).encode() for number in range(_N_ITEMS)]
     raw.write_b(folder / "image_features_Baby.b", ids, rng.normal(size=(_N_ITEMS, 4096)))
     _tables(folder)
+    (folder / "my-ablation.yaml").write_text("model: FREEDOM\nruns:\n  FREEDOM: {}\n  no pruning: {prune_rate: 0.0}\n")
 
 
 def _with_times(folder: Path) -> None:

@@ -32,8 +32,11 @@ _NEEDS = {"recommend": (("safetensors", "serve"), ("sqlite_vec", "dev"), ("apsw"
 _TRAINS = ("run", "compare", "tune")
 _QUICK = ("--epochs=2", "--show_progress=False", "--use_gpu=False")
 _SCRIPTS = ("run_recbole.py", "run_recbole_group.py", "run_hyper.py")
-#: commands of the shell that are tested elsewhere: tests/test_install.py, the suite itself, tests/parity
-_ELSEWHERE = ("make", "py tools/install.py", "python tools/install.py", "uv run", "pip", "python -m tests.parity")
+#: commands that are tested elsewhere: tests/test_install.py, the suite itself, tests/parity, tests/test_command.py
+_ELSEWHERE = (
+    *("make", "py tools/install.py", "python tools/install.py", "uv run", "pip"),
+    *("python -m tests.parity", "recbole-mambarec doctor"),
+)
 
 
 def runnable(page: Path) -> list[Block]:
