@@ -5,12 +5,17 @@
     python -m benchmarks.recommend fold-in --checkpoints FILE... [--data-path dataset]
     python -m benchmarks.recommend new-items --models VBPR,... --dataset lfm2k [--data-path dataset] [--key=value ...]
 
+    python -m benchmarks.recommend single [--items 7000,100000] [--width 64] [--k 20]
+
 ``stream`` recommends to all users of a bundle of random embeddings, 30 seen items each, and writes the lists to a file:
 seconds, and the largest memory of the process beyond that of the loaded bundle.
 
 ``fold-in`` trains models, or takes checkpoints, and folds known users in by their own training items: the share of
 their first 20 items that remains, by the linear function that a bundle has, and by the propagation that a checkpoint
 has. Nothing is fitted to these users.
+
+``single`` ranks random embeddings for one user after another, exactly and by the index for approximate search: CPU
+milliseconds per user, and the recall of the index, for which random embeddings are the worst case.
 
 ``new-items`` trains models on a prepared dataset without a tenth of its items, adds these by their features, and ranks
 them alone for the users who have any: the mean Recall@20, beside that of a random order.
@@ -32,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from recbole_mambarec_serving.approximate import ItemIndex
 from recbole_mambarec_serving.catalogue import Catalogue
 from recbole_mambarec_serving.ids import Ids
 from recbole_mambarec_serving.recommender import SEEN_BITS, Recommender
@@ -39,6 +45,8 @@ from recbole_mambarec_serving.scoring import FoldIn, InnerProducts
 from recbole_mambarec_serving.writing import write_ranked
 
 _SEEN = 30
+# users whom `single` ranks for
+_ASKED = 200
 _MIB = 2**20
 
 
@@ -80,6 +88,25 @@ def stream(options: argparse.Namespace) -> None:
             f"{count / seconds:.0f} users/s, {(peak() - before) / _MIB:.0f} MiB beyond the loaded {before / _MIB:.0f} "
             f"MiB, {out.stat().st_size / _MIB:.0f} MiB written"
         )
+
+
+def single(options: argparse.Namespace) -> None:
+    """Rank for users one at a time, exactly and approximately."""
+    print("| items | exact, ms | approximate, ms | recall@20 | building, s |")
+    print("|---:|---:|---:|---:|---:|")
+    for n_items in map(int, options.items.split(",")):
+        recommender = synthetic(_ASKED, n_items, options.width)
+        started = time.process_time()
+        recommender.index = ItemIndex.of(recommender.scoring, recommender.name)
+        building = time.process_time() - started
+        recall = recommender.index.described(recommender.scoring)["recall@20"]
+        took = []
+        for approximate in (False, True):
+            started = time.process_time()
+            for user in recommender.users.tokens.tolist():
+                recommender.recommend(user, options.k, approximate=approximate)
+            took.append(1000 * (time.process_time() - started) / _ASKED)
+        print(f"| {n_items} | {took[0]:.2f} | {took[1]:.2f} | {recall:.3f} | {building:.0f} |", flush=True)
 
 
 def fold_in(options: argparse.Namespace, rest: list[str]) -> None:
@@ -217,10 +244,16 @@ def main(argv: list[str] | None = None) -> None:
     adding.add_argument("--models", required=True)
     adding.add_argument("--dataset", required=True)
     adding.add_argument("--data-path")
+    one = kinds.add_parser("single", allow_abbrev=False)
+    one.add_argument("--items", default="7000,100000")
+    one.add_argument("--width", type=int, default=64)
+    one.add_argument("--k", type=int, default=20)
     options, rest = parser.parse_known_args(argv)
     sys.argv = sys.argv[:1]  # RecBole reads the command line
     if options.kind == "stream":
         stream(options)
+    elif options.kind == "single":
+        single(options)
     else:
         {"fold-in": fold_in, "new-items": new_items}[options.kind](options, rest)
 
