@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "docs").is_dir():
     pytest.skip("the documentation is part of the repository only", allow_module_level=True)
 
-from tools import pareto_picture, reference_pages
+from tools import pareto_picture, reference_pages  # noqa: E402
 
 
 def test_the_pages_are_what_the_tool_writes():
