@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 INDEX, CARDS = ROOT / "docs" / "models.md", ROOT / "docs" / "models"
 RESULTS = ROOT / "results"
 PARITY, COST = RESULTS / "parity.json", RESULTS / "models.md"
-RUNS = RESULTS / "runs.jsonl", RESULTS / "lfm2k.jsonl"
+RUNS = RESULTS / "runs.jsonl", RESULTS / "lfm2k.jsonl", RESULTS / "tiktok.jsonl"
 #: scores of a card, and the mask under which tables are published
 METRICS, MASK = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"), "train"
 
