@@ -49,11 +49,15 @@ class Curve:
         self.path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def following(self, trainer, on_epoch: Callable[[dict], None] | None = None) -> Iterator[None]:
+    def following(
+        self, trainer, on_epoch: Callable[[dict], None] | None = None, computing_seconds: float = 0.0
+    ) -> Iterator[None]:
         """Record each epoch that ``trainer`` trains inside the block.
 
         Args:
             on_epoch: called with the entry of an epoch after its validation.
+            computing_seconds: what closed forms took when the model was built, which counts as training of the first
+                epoch; a run that continues has counted it.
         """
         train, valid = getattr(trainer, "_train_epoch", None), trainer._valid_epoch
 
@@ -62,12 +66,12 @@ class Curve:
             started = perf_counter()
             losses = train(train_data, epoch, *args, **kwargs)
             named = _named(losses, trainer.model) | getattr(trainer, "losses_apart", {})
-            self._begin(epoch, named, perf_counter() - started)
+            self._begin(epoch, named, perf_counter() - started, computing_seconds)
             return losses
 
         def valid_epoch(*args, **kwargs):
             if len(self.entries) == self._written:  # decision trees are not trained in epochs
-                self._begin(len(self.entries), {}, 0.0)
+                self._begin(len(self.entries), {}, 0.0, computing_seconds)
             started = perf_counter()
             score, result = valid(*args, **kwargs)
             scores = {name: float(value) for name, value in result.items()}
@@ -88,10 +92,12 @@ class Curve:
             for name in ("_train_epoch", "_valid_epoch"):
                 trainer.__dict__.pop(name, None)
 
-    def _begin(self, epoch: int, losses: dict[str, float], seconds: float) -> None:
-        self.entries.append(
-            {"epoch": epoch, "valid": None, "loss": losses, "train_seconds": round(seconds, 3), "valid_seconds": 0.0}
-        )
+    def _begin(self, epoch: int, losses: dict[str, float], seconds: float, computing: float) -> None:
+        entry = {"epoch": epoch, "valid": None, "loss": losses, "train_seconds": seconds, "valid_seconds": 0.0}
+        if computing and not self.entries:
+            entry |= {"train_seconds": seconds + computing, "computing_seconds": round(computing, 3)}
+        entry["train_seconds"] = round(entry["train_seconds"], 3)
+        self.entries.append(entry)
 
     def _flush(self) -> None:
         if self._written < len(self.entries):

@@ -18,12 +18,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
-from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from recbole.utils import ModelType, get_model, get_trainer, init_logger, init_seed
 
 from recbole_mambarec import registry
 from recbole_mambarec.checkpoint import read_checkpoint
@@ -65,6 +66,7 @@ class Session:
     Attributes:
         config, train, valid, model, trainer: RecBole's.
         test: mask -> test loader.
+        computing_seconds: what was computed in closed form when the model was built; 0 for what is trained alone.
 
     Raises:
         UserError: data or defaults are not those that the run was resolved with.
@@ -88,7 +90,11 @@ class Session:
         self.train, self.valid, test = data_preparation(self.config, dataset)
         self.test = loaders_by_mask(self.config, dataset, self.train, self.valid, test)
         init_seed(*seeds)
+        started = perf_counter()
         self.model = get_model(run.model)(self.config, self.train._dataset).to(self.config["device"])
+        built = perf_counter() - started
+        is_closed = getattr(self.model, "type", None) is ModelType.TRADITIONAL
+        self.computing_seconds = built if is_closed else getattr(self.model, "computing_seconds", 0.0)
         self.trainer = get_trainer(self.config["MODEL_TYPE"], run.model)(self.config, self.model)
         self.trainer.saved_model_file = str(run.checkpoint)
 
@@ -153,7 +159,7 @@ def train(
     trainer, config = session.trainer, session.config
     curve = curve_of(run)
     _resume(run, session, curve)
-    with curve.following(trainer, on_epoch):
+    with curve.following(trainer, on_epoch, session.computing_seconds):
         score, valid = trainer.fit(session.train, session.valid, show_progress=config["show_progress"])
     if not valid:
         raise UserError(

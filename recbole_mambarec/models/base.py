@@ -58,6 +58,8 @@ class MultimodalRecommender(GeneralRecommender):
     generates_missing = False
     # whether the id of an item without training interactions is part of its score (cold_items)
     uses_ids_of_new_items = True
+    # what the model took to compute closed forms when it was built
+    computing_seconds = 0.0
     # no paper's model, but this package's
     own_design = False
     # measured with python -m benchmarks.memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -80,7 +81,9 @@ class ThreeViews(PGL):
         )
         self.profile_learns = True
         self.seen = SeenItems(*data.pairs, data.n_users, data.n_items)
+        started = time.perf_counter()
         self.linear = Summands(multiease(config, data) if self.weights["linear"] else (), data)
+        self.computing_seconds = time.perf_counter() - started
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:

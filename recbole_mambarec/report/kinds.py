@@ -54,8 +54,17 @@ def ordered(rows: Sequence[Row], mask: str, metric: str | None, by_kind: bool = 
     return [row for here in datasets(rows).values() for row in sorted(here, key=place)]
 
 
+def _has_closed_form(row: Row) -> bool:
+    """Also where it is a part of a model: the linear view of ThreeViews."""
+    return kind(row) == CLOSED_FORM or bool(row.records[0].config.get("linear_weight"))
+
+
+def _is_timed(row: Row) -> bool:
+    return all(record.curve and "computing_seconds" in record.curve[0] for record in row.records)
+
+
 def untimed(rows: Sequence[Row]) -> str:
-    """A sentence on the rows whose computation is in no recorded time; "" if there are none."""
-    labels = list(dict.fromkeys(row.label for row in rows if kind(row) == CLOSED_FORM))
+    """A sentence on the rows whose computation is in no recorded time, as in older records; "" if there are none."""
+    labels = list(dict.fromkeys(row.label for row in rows if _has_closed_form(row) and not _is_timed(row)))
     built = "computed when it is built" if len(labels) == 1 else "computed when they are built"
     return f" {listing(labels)}: {built}, which is not in these times." if labels else ""

@@ -297,6 +297,15 @@ def interactions(folder: Path, columns: str, rows) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("model", "computes"), [("EASE", True), ("ThreeViews", True), ("BPR", False)])
+def test_what_is_computed_when_a_model_is_built_counts_as_training(data, model, computes):
+    record = run.execute(planned(data, model=model, epochs=1), RUNS, per_user=False)
+    (epoch,) = record.curve
+    assert ("computing_seconds" in epoch) == computes
+    if computes:
+        assert record.seconds >= epoch["train_seconds"] >= epoch["computing_seconds"] > 0
+
+
 @pytest.mark.parametrize("model", ["Pop", "EASE", "MultiVAE", "RecVAE"])
 def test_other_kinds_of_general_models(data, model):
     record = run.execute(planned(data, model, epochs=2), RUNS)

@@ -174,6 +174,9 @@ def test_the_cost_table_says_which_computation_its_times_leave_out():
     (note,) = tables.cost(rows).notes
     assert "EASE: computed when it is built, which is not in these times." in note
     assert "computed when" not in tables.cost(rows[:1]).notes[0]
+    entry = {"epoch": 0, "valid": None, "loss": {}, "train_seconds": 2.0, "valid_seconds": 0.0}
+    timed = replace(run("EASE"), curve=[entry | {"computing_seconds": 1.0}])
+    assert "computed when" not in tables.cost(load.rows([timed])).notes[0]
 
 
 def test_minutes_to_a_share_of_the_best_validation_score():
