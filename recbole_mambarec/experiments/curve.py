@@ -93,10 +93,10 @@ class Curve:
                 trainer.__dict__.pop(name, None)
 
     def _begin(self, epoch: int, losses: dict[str, float], seconds: float, computing: float) -> None:
-        entry = {"epoch": epoch, "valid": None, "loss": losses, "train_seconds": seconds, "valid_seconds": 0.0}
-        if computing and not self.entries:
-            entry |= {"train_seconds": seconds + computing, "computing_seconds": round(computing, 3)}
-        entry["train_seconds"] = round(entry["train_seconds"], 3)
+        spent = seconds if self.entries else seconds + computing
+        entry = {"epoch": epoch, "valid": None, "loss": losses, "train_seconds": round(spent, 3), "valid_seconds": 0.0}
+        if spent > seconds:
+            entry["computing_seconds"] = round(computing, 3)
         self.entries.append(entry)
 
     def _flush(self) -> None:
