@@ -46,8 +46,8 @@ class Record:
         valid: metric -> value on the validation split at the best epoch, rounded by RecBole to four decimals.
         test: mask (:data:`MASKS`, or :data:`UNMASKED` alone) -> metric -> value at the best epoch, six decimals.
         curve: an entry per epoch, ``{"epoch", "valid": metric -> value or None, "loss": part -> value,
-            "train_seconds", "valid_seconds"}``; the first has ``computing_seconds`` if the model has closed forms, a part
-            of its ``train_seconds``.
+            "train_seconds", "valid_seconds"}``; the first also has ``computing_seconds``, a part of its
+            ``train_seconds``, if the model has closed forms.
         best_epoch: the epoch that validation chose, from 0.
         epochs, seconds: epochs trained, and their seconds in all.
         peak_memory_gib: of the process; of the GPU where one was used.
