@@ -173,4 +173,4 @@ def fault(sentence: str, id: str | None = None) -> bytes:
 
 def _route(scope: dict) -> str:
     """The pattern of a request's path; one word for all that have none, or there would be a time series for each."""
-    return getattr(scope.get("route"), "path", "none")
+    return getattr(scope.get("route"), "path", "none").replace(":path", "")

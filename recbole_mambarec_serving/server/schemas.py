@@ -105,7 +105,8 @@ class Bodies:
     """Bodies of requests within the limits of a server."""
 
     def __init__(self, options: Options) -> None:
-        K = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=options.max_k, description="How many items.")]
+        # the limits first, or the description would not have them
+        K = Annotated[int, Field(ge=1, le=options.max_k, description="How many items."), BeforeValidator(_whole)]
         Ids = Annotated[list[Id], Field(min_length=1, max_length=options.max_batch)]
         Seen = Annotated[bool, Field(description="Leave out what the user has already.")]
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import numpy as np
@@ -250,7 +251,6 @@ class Troubled:
 
     def __init__(self, path):
         self._right = Recommender.load(path)
-        self.begun = threading.Event()
         self.hold = threading.Event()
 
     def __getattr__(self, name):
@@ -258,7 +258,6 @@ class Troubled:
 
     def recommend(self, users, k=20, **options):
         if users == "u1":
-            self.begun.set()
             assert self.hold.wait(60)
         if users == "u2":
             raise RuntimeError("secret of the server")
@@ -270,12 +269,20 @@ class Troubled:
         return found
 
 
+@contextmanager
+def troubled_server(bundle, timeout):
+    with running(bundle, Options(timeout=timeout, threads=2, waiting=1), load=Troubled) as server:
+        server.recommender = server.app.bundles.current.recommender
+        try:
+            yield server
+        finally:
+            server.recommender.hold.set()
+
+
 @pytest.fixture
 def troubled(bundle):
-    with running(bundle, Options(timeout=0.5, threads=2, waiting=1), load=Troubled) as server:
-        server.recommender = server.app.bundles.current.recommender
+    with troubled_server(bundle, 60) as server:
         yield server
-        server.recommender.hold.set()
 
 
 @pytest.mark.parametrize("user", ["u2", "u4"])
@@ -286,31 +293,44 @@ def test_an_error_of_the_server_has_an_id_that_its_log_has(troubled, caplog, use
     (record,) = [each for each in caplog.records if answer.json["id"] in each.getMessage()]
     assert record.exc_info[0] in (RuntimeError, ValueError)
     assert troubled.ask("/recommend/u5").status == 200
-    assert 'status="500"} 1.0' in troubled.ask("/metrics").body.decode()
+    assert 'route="/recommend/{user}",status="500"} 1.0' in troubled.ask("/metrics").body.decode()
 
 
 def test_a_mistake_that_the_recommender_finds(troubled):
     assert sentence(troubled.ask("/recommend/u3"), 422) == "the model cannot"
 
 
-def test_too_slow_and_too_many(troubled):
-    with ThreadPoolExecutor(4) as clients:
+def until(condition):
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_too_many_at_once(troubled):
+    with ThreadPoolExecutor(3) as clients:
         # both threads are held, one request waits, and the next is refused at once
         first = [clients.submit(troubled.ask, "/recommend/u1") for _ in range(3)]
-        assert troubled.recommender.begun.wait(10)
-        while "in_progress 4.0" not in troubled.ask("/metrics").body.decode():  # itself included
-            time.sleep(0.01)
+        # the request that asks is one of them
+        until(lambda: "requests_in_progress 4.0" in troubled.ask("/metrics").body.decode())
+        until(lambda: troubled.ask("/recommend/u5").status == 503)
         refused = troubled.ask("/recommend/u5")
         assert "too many" in sentence(refused, 503) and refused.headers["retry-after"] == "1"
         # what needs no thread is answered
         assert troubled.ask("/health").status == 200
-        for each in first:
-            assert "too long" in sentence(each.result(), 503)
-        # the threads are still at it
-        assert troubled.ask("/recommend/u5").status == 503
         troubled.recommender.hold.set()
-        while troubled.ask("/recommend/u5").status != 200:
-            time.sleep(0.01)
+        assert [each.result().status for each in first] == [200, 200, 200]
+    assert troubled.ask("/recommend/u5").status == 200
+
+
+def test_too_slow(bundle):
+    with troubled_server(bundle, 0.1) as server:
+        # two hold the threads beyond their time, and what waits for one is too slow as well
+        for user in ("u1", "u1", "u5", "u6"):
+            assert "too long" in sentence(server.ask(f"/recommend/{user}"), 503)
+        server.recommender.hold.set()
+        until(lambda: server.ask("/recommend/u5").status == 200)
 
 
 def test_several_clients_at_once(server, recommender):

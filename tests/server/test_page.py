@@ -87,6 +87,8 @@ def test_every_route_is_described(server):
     # the limits of this server
     (k,) = [each for each in described["paths"]["/recommend/{user}"]["get"]["parameters"] if each["name"] == "k"]
     assert k["schema"]["maximum"] == 30
+    body = described["components"]["schemas"]["UsersBody"]["properties"]
+    assert (body["k"]["minimum"], body["k"]["maximum"], body["users"]["maxItems"]) == (1, 30, 20)
 
 
 def test_a_description_is_escaped():
