@@ -79,4 +79,7 @@ def test_what_was_not_measured_is_blank():
 def test_docstrings_as_markdown():
     text = "A ``key``; see :func:`~a.b.thing`::\n\n    x  = 1\n\n    y\n\nThe end."
     assert markdown.from_docstring(text) == "A `key`; see `thing`:\n\n```text\nx  = 1\n\ny\n```\n\nThe end."
+    assert markdown.with_links("See results/a-b.md, `docs/c.md`.", "../") == (
+        "See [results/a-b.md](../results/a-b.md), `docs/c.md`."
+    )
     assert markdown.table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"

@@ -27,6 +27,11 @@ def from_docstring(text: str) -> str:
     return "\n\n".join(parts)
 
 
+def with_links(text: str, root: str) -> str:
+    """The text with a link for each page that it names by its path; ``root``: the way to the root of the repository."""
+    return re.sub(r"(?<![`/\w])(?<!\]\()((?:results|docs)/[\w-]+\.md)", rf"[\1]({root}\1)", text)
+
+
 def _paragraphs(text: str) -> list[str]:
     """Paragraphs; indented ones that follow each other are one."""
     found: list[str] = []

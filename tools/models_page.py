@@ -18,7 +18,7 @@ from recbole_mambarec import registry
 from recbole_mambarec.models import cold
 from recbole_mambarec.report import load, published
 from recbole_mambarec.testing.data import model_config, random_dataset
-from tools.markdown import from_docstring, table
+from tools.markdown import from_docstring, table, with_links
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX, CARDS = ROOT / "docs" / "models.md", ROOT / "docs" / "models"
@@ -155,7 +155,7 @@ def keys(model: str) -> tuple[str, list[Key]]:
 def card(model: str, records: Records) -> str:
     """The page of one model, Markdown."""
     comment, settings = keys(model)
-    body = from_docstring("\n\n".join(_docstring(model)[1:]))
+    body = with_links(from_docstring("\n\n".join(_docstring(model)[1:])), "../../")
     parts = [f"# {model}\n", paper(model) + "\n", body + "\n"]
     forms = next((key.meaning for key in settings if key.name == "variant"), None)
     if forms:

@@ -13,7 +13,7 @@ from recbole.utils import get_model
 from recbole_mambarec import memory, registry
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.data import model_config
-from tools.markdown import table
+from tools.markdown import table, with_links
 from tools.models_page import ROOT, keys
 
 CONFIGURATION, FITS = ROOT / "docs" / "configuration.md", ROOT / "docs" / "which-model-fits.md"
@@ -183,7 +183,7 @@ def _gib(model: str, catalogue: Catalogue) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return with_links(text.replace("|", "\\|"), "../")
 
 
 if __name__ == "__main__":
