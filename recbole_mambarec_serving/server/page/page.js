@@ -33,8 +33,8 @@ async function ask(path, body) {
   } catch {
     throw new Refused("The server cannot be reached.");
   }
-  // an answer to an earlier token says nothing about this one
-  if (token === sessionStorage.getItem("token")) $("token").hidden = response.status !== 401;
+  // an answer to an earlier token says nothing about this one, nor does one that needs none
+  if (path !== "health" && token === sessionStorage.getItem("token")) $("token").hidden = response.status !== 401;
   const answer = await response.json();
   if (!response.ok) throw new Refused(`${answer.error[0].toUpperCase()}${answer.error.slice(1)}.`);
   return answer;
