@@ -15,8 +15,8 @@ import scipy.sparse as sp
 
 from recbole_mambarec_common.errors import UserError
 
-# of reciprocal ranks, as in recbole_mambarec.scoring.fused
-_RANK_OFFSET = 60
+#: of reciprocal ranks: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods", SIGIR 2009
+RANK_OFFSET = 60
 
 
 class Scoring(Protocol):
@@ -272,7 +272,7 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     for row, out in zip(-scores, found):
         ascending = np.sort(row)
         before, up_to = (np.searchsorted(ascending, row, side=side) for side in ("left", "right"))
-        out[:] = 1.0 / (_RANK_OFFSET + (before + up_to + 1) / 2)
+        out[:] = 1.0 / (RANK_OFFSET + (before + up_to + 1) / 2)
     return found
 
 

@@ -29,23 +29,19 @@ class SeenItems(nn.Module):
             users: of the rows.
             among: distinct items of the columns, ``(n,)``; all by default. Memory grows with them alone.
         """
-        if among is not None:
-            return self._among(users, among)
         count, (n_users, n_items) = len(users), self.shape
-        # one row per distinct user, and a last one for everybody else
-        place = users.new_full((n_users,), count).scatter_(0, users, torch.arange(count, device=users.device))
-        seen = torch.zeros((count + 1) * n_items, device=users.device)
-        seen = seen.scatter_(0, place[self.pairs[0]] * n_items + self.pairs[1], 1.0).view(count + 1, n_items)
-        return seen[place[users]]
+        # one row per distinct user, and a last one for everybody else; columns likewise, where they are chosen
+        place = _places(users, n_users)
+        columns, width = self.pairs[1], n_items
+        if among is not None:
+            columns, width = _places(among, n_items)[columns], len(among) + 1
+        seen = torch.zeros((count + 1) * width, device=users.device)
+        seen = seen.scatter_(0, place[self.pairs[0]] * width + columns, 1.0).view(count + 1, width)
+        rows = seen[place[users]]
+        return rows if among is None else rows[:, :-1]
 
-    def _among(self, users: Tensor, items: Tensor) -> Tensor:
-        # the last row and the last column are for everybody and everything else
-        places = []
-        for nodes, n in ((users, self.shape[0]), (items, self.shape[1])):
-            numbers = torch.arange(len(nodes), device=nodes.device)
-            places.append(nodes.new_full((n,), len(nodes)).scatter_(0, nodes, numbers))
-        rows, columns = (place[pair] for place, pair in zip(places, self.pairs))
-        width = len(items) + 1
-        seen = torch.zeros((len(users) + 1) * width, device=users.device)
-        seen = seen.scatter_(0, rows * width + columns, 1.0).view(-1, width)
-        return seen[places[0][users], :-1]
+
+def _places(nodes: Tensor, count: int) -> Tensor:
+    """Where each of ``count`` nodes stands in ``nodes`` ``(n,)``, and n for one that does not."""
+    numbers = torch.arange(len(nodes), device=nodes.device)
+    return nodes.new_full((count,), len(nodes)).scatter_(0, nodes, numbers)

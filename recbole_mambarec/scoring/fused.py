@@ -12,9 +12,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.standardised import standardised_rows
 from recbole_mambarec.scoring.scorer import Scorer, in_order
 from recbole_mambarec.value_checks import check_choice
-
-# of reciprocal ranks: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods", SIGIR 2009
-_RANK_OFFSET = 60
+from recbole_mambarec_serving.scoring import RANK_OFFSET
 
 
 def zscore(scores: Tensor) -> Tensor:
@@ -26,7 +24,7 @@ def ranks(scores: Tensor) -> Tensor:
     """``1 / (60 + rank)``, with the rank from 1 among the user's scores; equal scores have their mean rank."""
     ascending = (-scores).sort(dim=1).values
     before, up_to = (torch.searchsorted(ascending, -scores, right=right) for right in (False, True))
-    return 1.0 / (_RANK_OFFSET + (before + up_to + 1).to(scores.dtype) / 2)
+    return 1.0 / (RANK_OFFSET + (before + up_to + 1).to(scores.dtype) / 2)
 
 
 def raw(scores: Tensor) -> Tensor:
