@@ -61,6 +61,9 @@ html_css_files = ["site.css"]
 html_extra_path = ["_redirect"]
 html_show_sphinx = False
 html_copy_source = False
+# the search and the API reference find more; an index of names alone is too wide for a screen
+html_use_index = False
+html_domain_indices = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 pygments_style = "friendly"
