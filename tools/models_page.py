@@ -18,6 +18,7 @@ from recbole_mambarec import registry
 from recbole_mambarec.models import cold
 from recbole_mambarec.report import load, published
 from recbole_mambarec.testing.data import model_config, random_dataset
+from tools import bibliography
 from tools.markdown import from_docstring, table, with_links
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,17 @@ _TAIL = """
 What was not measured is blank here and on the cards. They are generated, by `python -m tools.models_page`, from the
 docstrings, the YAML files and the records of measurements.
 
+## Citing
+
+In a publication, cite the paper of each model that you use, RecBole, and this package:
+
+* The card of a model ends with the BibTeX entry of its paper. All entries are in one file, [models.bib](models.bib).
+* This package has no paper: [CITATION.cff](../CITATION.cff) says how to cite it.
+* RecBole [asks for](https://github.com/RUCAIBox/RecBole#cite) these three papers:
+
+"""
+
+_TOCTREE = """
 ```{toctree}
 :hidden:
 :glob:
@@ -68,11 +80,8 @@ stand in for the public ones ([Amazon Baby](../../results/amazon-baby.md)); on l
 ([Last.fm-2K](../../results/lfm2k.md)).
 """
 
-_CITATION = """\
-## Citation
-
-Please cite the paper of the model, RecBole, and this package ([CITATION.cff](../../CITATION.cff)).
-"""
+_PACKAGE = "this package ([CITATION.cff](../../CITATION.cff))"
+_RECBOLE = "[RecBole](../models.md#citing)"
 
 
 class Key(NamedTuple):
@@ -102,7 +111,8 @@ def _index(names: list[str], records: Records) -> str:
         score = scores.get(name)
         cells = (_computed_by(name, records.parity), parity(name, records.parity), f"{score:.4f}" if score else "")
         rows.append((f"[{name}](models/{name}.md)", title, *cells))
-    return _HEAD + table(("Model", "Paper", "Computation", "Parity", "R@20"), rows) + _TAIL
+    models = table(("Model", "Paper", "Computation", "Parity", "R@20"), rows)
+    return _HEAD + models + _TAIL + bibliography.block(bibliography.of("RecBole", records.papers)) + _TOCTREE
 
 
 def _computed_by(model: str, files: dict[str, dict]) -> str:
@@ -116,6 +126,7 @@ class Records:
 
     def __init__(self) -> None:
         self.parity: dict[str, dict] = json.loads(PARITY.read_text(encoding="utf-8"))["files"]
+        self.papers = bibliography.read(bibliography.FILE.read_text(encoding="utf-8"))
         self.cost = costs(COST.read_text(encoding="utf-8"))
         self.rows = load.read(RUNS).comparison(load.COMPARISON)
         folder = next(entry.published for entry in registry.entries().values() if entry.published)
@@ -174,7 +185,7 @@ def card(model: str, records: Records) -> str:
     parts.append(f"## Keys\n\n{comment}\n\n" + table(("Key", "Default", "Meaning"), rows))
     parts.append(f"Files: {links}.\n")
     parts.append(_parity(model, records.parity))
-    parts.append(_CITATION)
+    parts.append(_citation(model, records))
     return "\n".join(parts)
 
 
@@ -200,6 +211,19 @@ def _parity(model: str, files: dict[str, dict]) -> str:
         return "## Parity\n\nThere is no published code; the tests compare with the plain formula in float64.\n"
     header = ("Golden numbers", "Computed by", "Arrays", "Largest error")
     return "## Parity\n\nErrors are shares of the tolerance.\n\n" + table(header, rows)
+
+
+def _citation(model: str, records: Records) -> str:
+    """How to cite a model: by its paper, or one of our own by this package and the papers on which it stands."""
+    papers = bibliography.of(model, records.papers)
+    own = "This model is our own and has no paper. Please cite"
+    if parity(model, records.parity) != "none":
+        text = f"Please cite this paper, {_RECBOLE}, and {_PACKAGE}:"
+    elif papers:
+        text = f"{own} {_PACKAGE}, {_RECBOLE}, and the papers on which it stands:"
+    else:
+        text = f"{own} {_PACKAGE} and {_RECBOLE}."
+    return f"## Citation\n\n{text}\n" + (f"\n{bibliography.block(papers)}" if papers else "")
 
 
 def _accuracy(model: str, records: Records) -> str:

@@ -39,7 +39,8 @@ class SemanticViews(NamedTuple):
 
 
 class CRANE(PrunedRecommender):
-    """CRANE, "Cross-Modal Attention Network with Dual Graph Learning in Multimodal Recommendation" (arXiv 2601.11151).
+    """CRANE, "Cross-Modal Attention Network with Dual Graph Learning in Multimodal Recommendation" (ACM TOMM 2026,
+    arXiv 2601.11151).
 
     From the paper's abstract and figure: users have a profile per modality, made of the features of their items;
     Recursive Cross-modal Attention (:class:`~recbole_mambarec.layers.rca.RCA`) refines the features in steps, from

@@ -12,7 +12,8 @@ from recbole_mambarec.models.pruning import PrunedRecommender
 
 
 class FREEDOM(PrunedRecommender):
-    """FREEDOM, "A Tale of Two Graphs: Freezing and Denoising Graph Structures" (MM 2023, arXiv 2211.06924).
+    """FREEDOM, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation" (MM 2023,
+    arXiv 2211.06924).
 
     Item embeddings are propagated over a frozen item graph and added to LightGCN's. In every epoch LightGCN trains on a
     fresh draw of edges, from which those of popular nodes are dropped more often; evaluation uses all edges. The

@@ -14,7 +14,8 @@ from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 
 
 class GRCN(MultimodalRecommender):
-    """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation" (MM 2020, arXiv 2111.02036).
+    """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback" (MM 2020, arXiv
+    2111.02036).
 
     Per modality, user preferences and projected features attend to each other along the edges. The weight of an edge is
     the largest product, over modalities, of that attention and the confidence of the sending node, or 0 if that is

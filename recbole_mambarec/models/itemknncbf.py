@@ -22,8 +22,8 @@ _SEARCH_VERSION = 1
 
 
 class ItemKNNCBF(ItemToItem):
-    """Content-based item k-nearest-neighbours, as compared in "Are We Really Making Much Progress?" (RecSys 2019,
-    arXiv 1907.06902) and provided by MMRec.
+    """Content-based item k-nearest-neighbours, as compared in "Are We Really Making Much Progress? A Worrying Analysis
+    of Recent Neural Recommendation Approaches" (RecSys 2019, arXiv 1907.06902) and provided by MMRec.
 
     With f_i the features of all modalities side by side, an item's score for a user is the sum of ``S_hi`` over the
     user's training items h; row h of S holds the k largest of ``f_h . f_i / (|f_h| |f_i| + shrink)``, that of h itself

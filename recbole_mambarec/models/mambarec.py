@@ -55,7 +55,8 @@ class RefinedViews(UnfusedViews):
 
 
 class MambaRec(TwoViewRecommender):
-    """MambaRec, "Modality Alignment with Multi-scale Bilateral Attention" (CIKM 2025, arXiv 2509.09114).
+    """MambaRec, "Modality Alignment with Multi-scale Bilateral Attention for Multimodal Recommendation" (CIKM 2025,
+    arXiv 2509.09114).
 
     There is no state-space layer in the method; Mamba is only its name. ``variant`` selects what the authors' public
     code computes (``released``) or what the paper describes (``paper``); :data:`VARIANTS` lists the differences, each

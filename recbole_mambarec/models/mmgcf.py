@@ -20,7 +20,8 @@ WEIGHTINGS = ("equal", "alpha", "normalized")
 
 
 class MMGCF(PrunedRecommender):
-    """MMGCF, Multimodal Graph Collaborative Filtering, as the library MMRec brings it.
+    """MMGCF, Multimodal Graph Collaborative Filtering, of which there is no paper: it is part of the library "MMRec:
+    Simplifying Multimodal Recommendation" (MM Asia Workshops 2023, arXiv 2302.03497).
 
     LightGCN spreads ids on a draw of the edges that is fresh in every epoch; after it, items i are joined with their
     projected features f_m. ``fusion_mode`` joins a list by its mean, its sum, or a linear map of its concatenation;

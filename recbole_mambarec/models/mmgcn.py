@@ -55,7 +55,8 @@ class Tower(nn.Module):
 
 
 class MMGCN(MultimodalRecommender):
-    """MMGCN, "Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video" (MM 2019).
+    """MMGCN, "Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video" (MM 2019, doi
+    10.1145/3343031.3351034).
 
     Every modality has its own user preferences and its own :class:`Tower` over the means of neighbours; a node's
     embedding is the mean over modalities.

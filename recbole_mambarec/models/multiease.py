@@ -35,7 +35,8 @@ _MATRICES = {"additive": 2.2, "collective": 2.2, "prior": 5.2}
 
 
 class MultiEASE(ItemToItem):
-    """EASE (Steck, WWW 2019) with item features, in the published closed forms and in our own combination of them.
+    """EASE (Steck, WWW 2019, arXiv 1905.03375) with item features, in the published closed forms and in our own
+    combination of them.
 
     A user's scores are the sum of W's rows of their training items. With X the interactions, in which a user with n of
     them weighs ``n^-user_discount``, and F the features (unit rows of each modality, less their mean), the key ``form``

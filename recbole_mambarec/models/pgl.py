@@ -25,7 +25,8 @@ _BLOCK_VALUES, _THRESHOLD = 1 << 25, 1e-3
 
 
 class PGL(PrunedRecommender):
-    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025).
+    """PGL, "Mind Individual Information! Principal Graph Learning for Multimedia Recommendation" (AAAI 2025, doi
+    10.1609/aaai.v39i12.33429).
 
     An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
     LightGCN trains on a principal subgraph and is evaluated on the whole graph. ``subgraph: local``, the better form:

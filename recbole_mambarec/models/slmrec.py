@@ -14,7 +14,8 @@ from recbole_mambarec.models.base import MultimodalRecommender
 
 
 class SLMRec(MultimodalRecommender):
-    """SLMRec, "Self-supervised Learning for Multimedia Recommendation" (IEEE TMM 2022), task FAC.
+    """SLMRec, "Self-supervised Learning for Multimedia Recommendation" (TMM 2023, doi 10.1109/TMM.2022.3187556), task
+    FAC.
 
     LightGCN runs once on ids and once per modality, on projected features, all with one user table; a linear map joins
     the results. Ranking is in-batch InfoNCE of users and their positives: there are no negatives, and RecBole samples

@@ -33,7 +33,8 @@ class GatedViews(UnfusedViews):
 
 
 class SMORE(TwoViewRecommender):
-    """SMORE, "Spectrum-based Modality Representation Fusion" (WSDM 2025, arXiv 2412.14978).
+    """SMORE, "Spectrum-based Modality Representation Fusion Graph Convolutional Network for Multimodal Recommendation"
+    (WSDM 2025, arXiv 2412.14978).
 
     Each item's projected features are Fourier-transformed along the d coordinates and pass a learnt complex filter; the
     product of all modalities' spectra, filtered too, is a further, fused modality. All of them gate the item embeddings

@@ -37,13 +37,14 @@ class ThreeViews(PGL):
     This package's own model. Its parts err on different pairs, because they learn by different losses from different
     pictures of a user:
 
-    * ``graph``: :class:`~recbole_mambarec.models.pgl.PGL` (AAAI 2025), a free vector of the user per modality, spread
-      over the user-item graph and ranked by inner products. It learns by BPR with PGL's contrast, by default on the
-      whole graph.
+    * ``graph``: :class:`~recbole_mambarec.models.pgl.PGL` (AAAI 2025, doi 10.1609/aaai.v39i12.33429), a free vector of
+      the user per modality, spread over the user-item graph and ranked by inner products. It learns by BPR with PGL's
+      contrast, by default on the whole graph.
     * ``profile``: :class:`~recbole_mambarec.layers.profile_view.ProfileView`, what a user's items say, ranked by
       cosines. It learns by softmax over ``n_negatives`` random items that all pairs of a batch share, of which the
       user's own do not count, and a pair's item is left out of its user's profile, as in this package's design of
-      CRANE. Items as what users are made of: FISM (KDD 2013), NAIS (TKDE 2018).
+      CRANE. Items as what users are made of: FISM (KDD 2013, doi 10.1145/2487575.2487589), NAIS (TKDE 2018, arXiv
+      1809.07053).
     * ``linear``: :class:`~recbole_mambarec.models.multiease.MultiEASE`, in closed form, computed once.
 
     Both trained views learn in one training. The softmax has learnt what it can after some hundred steps, BPR after

@@ -54,7 +54,8 @@ class GraphMLP(nn.Module):
 
 
 class TMLP(MultimodalRecommender):
-    """TMLP, "Topology-aware MLPs for multimodal recommendation" (AAAI 2025, arXiv 2412.11747).
+    """TMLP, "Beyond Graph Convolution: Multimodal Recommendation with Topology-aware MLPs" (AAAI 2025, arXiv
+    2412.11747).
 
     Features of each modality pass two MLPs and stand beside the item ids; users have preferences of the same width. The
     rows X, scaled to length 1, spread over the user-item graph: ``X + A X + A^2 X``. No item graph enters a score. It
