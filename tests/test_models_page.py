@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.utils import ModelType, get_model
 
 from recbole_mambarec import registry
 from recbole_mambarec.testing.parity.__main__ import main
@@ -47,7 +48,18 @@ def test_every_model_has_a_card_with_all_of_its_keys(pages):
         assert written.keys() == read_yaml_mapping(registry.entry(name).defaults).keys(), name
         assert "## Parity" in card and "## Cost" in card
         # what it does comes first, in more than a line
-        assert len(card.partition("## Accuracy")[0].split()) > 50, name
+        assert len(card.partition("## Formula")[0].split()) > 50, name
+
+
+def test_every_card_has_a_formula_of_the_score_and_the_loss(pages):
+    without_loss = [name for name in registry.built_in() if get_model(name).type is ModelType.TRADITIONAL]
+    for name in registry.built_in():
+        section = pages[models_page.CARDS / f"{name}.md"].partition("## Formula\n")[2].partition("\n## ")[0]
+        formula = re.search(r"^```text\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        assert formula, f"add a formula to the docstring of {name}: an indented block with a paragraph above it"
+        assert re.search(r"\bitem\]? = |\bs\(u, i\) = ", formula[1]), name
+        assert name in without_loss or re.search(r"\bloss = ", formula[1]), name
+    assert "## Notation" in pages[models_page.INDEX]
 
 
 def test_the_record_of_parity_is_about_the_files_of_today():

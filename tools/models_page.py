@@ -32,9 +32,9 @@ METRICS, MASK = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"), "train"
 _HEAD = """\
 # Models
 
-Each model has a card: what it computes, how well it ranks, what a training step costs, its keys, and the published code
-that it is checked against. To use one, name it: `recbole-mambarec run --model=FREEDOM --dataset=baby`. RecBole's own
-models work in the same way and have no card here.
+Each model has a card: what it does, its formula ([notation](#notation)), how well it ranks, what a training step costs,
+its keys, and the published code that it is checked against. To use one, name it: `recbole-mambarec run --model=FREEDOM
+--dataset=baby`. RecBole's own models work in the same way and have no card here.
 
 """
 
@@ -54,7 +54,60 @@ _TAIL = """
 
 What was not measured is blank here and on the cards. They are generated, by `python -m tools.models_page`, from the
 docstrings, the YAML files and the records of measurements.
+"""
 
+# what the formulas in the docstrings have in common
+_NOTATION = """
+## Notation
+
+The formula on a card gives the final embeddings, or the score, and the loss, with the default settings. All formulas
+share these symbols; what else one needs is explained beside it.
+
+Embeddings and features:
+
+* `user`, `item`: final embeddings, a row per user and per item. The score `s(u, i)` is the inner product of two rows.
+* `U`, `I`: id embeddings of users and items, which are trained, of width d (`embedding_size`).
+* `P_m`: trained embeddings of the users for modality m, their preferences.
+* `F_m`, `X_m`: raw features of the items in modality m, and what a linear map to width d makes of them. There
+  are `M` modalities.
+* `H`: LightGCN's embeddings, `LightGCN([U; I])`. `LightGCN(x)` is the mean of `x`, `A x`, ..., `A^L x`.
+* `x_u`, `x_i`: the rows of users and of items in a table x of both; `Z_mu` and `Z_mi` are those of `Z_m`.
+* `[a; b]`, `[a | b]`: tables one below the other, and side by side.
+
+Interactions and graphs:
+
+* `R`: training interactions, 0 or 1, a row per user. With `D_u` and `D_i` the degrees of users and items, `D_u^-1 R x`
+  gives a user the mean of their items, and `D_i^-1 R^T x` an item the mean of its users.
+* `A`: the graph of users and items, `D^-1/2 [0 | R; R^T | 0] D^-1/2`. `A_u` is its block `D_u^-1/2 R D_i^-1/2`, by
+  which users receive from their items.
+* `S_m`: the graph of each item's `knn_k` nearest neighbours in `F_m`, weighted by cosine and normalised by the roots of
+  the row sums on both sides.
+* `S`: FREEDOM's item graph, in which all neighbours of an item in a modality weigh the same. It is a mean over the
+  modalities, in which `image` has the weight `mm_image_weight`.
+* `C`: the user graph. A user receives from the `user_knn_k` users who share most items with them, weighted by the
+  softmax of how many they share.
+* `L`, `n`: layers over the user-item graph (`n_ui_layers`), and hops over an item graph (`n_mm_layers`).
+
+Functions:
+
+* `W`, `V`, `Q`, `q`, `MLP`: trained maps, which have weights of their own wherever they stand. Biases are not written.
+* `a * b`, `a . b`, `cos(a, b)`: product of each coordinate; inner product and cosine of each row. Squares and roots of
+  a table are those of its coordinates.
+* `|x|`, `unit(x)`: length of a vector, or root of the sum of squares of a table; x with rows of length 1.
+* `sigma`, `leaky`, `softmax_m`: sigmoid; leaky ReLU; softmax over m, the modalities.
+* `drop(x)`, `sg(x)`: dropout in training; x without gradient.
+
+Losses, over a batch of users u, training items i of theirs and random other items j. Tables in a loss stand for their
+rows in the batch, and names with an underscore are keys of the model:
+
+* `BPR`: the mean of `-ln sigma(s(u, i) - s(u, j))`; `BPR(a, b)` has rows of a and b in place of user and item.
+* `InfoNCE(a, b)`: the mean of `-ln(e^(cos(a_r, b_r) / t) / sum_q e^(cos(a_r, b_q) / t))`, where t is the `temperature`:
+  row r of a should find row r of b among those of the batch.
+* `L2(x)`: half the squares of the rows, over `train_batch_size`; `mean(x^2)`: the mean of the squares of all entries.
+* `n_items`, `n_batch`: how many items there are, and rows in the batch.
+"""
+
+_CITING = """
 ## Citing
 
 In a publication, cite the paper of each model that you use, RecBole, and this package:
@@ -112,7 +165,8 @@ def _index(names: list[str], records: Records) -> str:
         cells = (_computed_by(name, records.parity), parity(name, records.parity), f"{score:.4f}" if score else "")
         rows.append((f"[{name}](models/{name}.md)", title, *cells))
     models = table(("Model", "Paper", "Computation", "Parity", "R@20"), rows)
-    return _HEAD + models + _TAIL + bibliography.block(bibliography.of("RecBole", records.papers)) + _TOCTREE
+    recbole = bibliography.block(bibliography.of("RecBole", records.papers))
+    return _HEAD + models + _TAIL + _NOTATION + _CITING + recbole + _TOCTREE
 
 
 def _computed_by(model: str, files: dict[str, dict]) -> str:
@@ -166,12 +220,14 @@ def keys(model: str) -> tuple[str, list[Key]]:
 def card(model: str, records: Records) -> str:
     """The page of one model, Markdown."""
     comment, settings = keys(model)
-    body = with_links(from_docstring("\n\n".join(_docstring(model)[1:])), "../../")
-    parts = [f"# {model}\n", paper(model) + "\n", body + "\n"]
+    prose, formula = _description(model)
+    parts = [f"# {model}\n", paper(model) + "\n", prose + "\n"]
     forms = next((key.meaning for key in settings if key.name == "variant"), None)
     if forms:
         parts.append(f"**Forms**, key `variant`: {forms}\n")
     parts.append(_new_items(model))
+    if formula:
+        parts.append(f"## Formula\n\nThe symbols are [the same on all cards](../models.md#notation).\n\n{formula}\n")
     parts.append(_accuracy(model, records))
     if model in records.cost:
         conditions = "At Amazon Baby's size, under the conditions of [Cost of every model](../../results/models.md).\n"
@@ -187,6 +243,18 @@ def card(model: str, records: Records) -> str:
     parts.append(_parity(model, records.parity))
     parts.append(_citation(model, records))
     return "\n".join(parts)
+
+
+def _description(model: str) -> tuple[str, str]:
+    """What the docstring says after its first paragraph, as Markdown: up to the formula, and from there on.
+
+    The formula is the first indented block, with the paragraph that introduces it.
+    """
+    paragraphs = _docstring(model)[1:]
+    formula = next((n for n, text in enumerate(paragraphs) if text.startswith("    ")), len(paragraphs) + 1) - 1
+    parts = paragraphs[:formula], paragraphs[formula:]
+    prose, rest = (with_links(from_docstring("\n\n".join(part)), "../../") for part in parts)
+    return prose, rest
 
 
 def _new_items(model: str) -> str:

@@ -42,6 +42,9 @@ class MultimodalRecommender(GeneralRecommender):
     in which 0 is padding, are translated here and nowhere else, so padding cannot reach a graph, a BatchNorm, a loss or
     a ranking.
 
+    The docstring of a model says in a few sentences what it does and then gives its formula: final embeddings (or the
+    score) and loss, in the notation of docs/models.md.
+
     Args:
         config: RecBole configuration.
         dataset: the *training* split of a :class:`MultimodalDataset`.

@@ -17,12 +17,20 @@ class BM3(MultimodalRecommender):
     """BM3, "Bootstrap Latent Representations for Multi-modal Recommendation" (WWW 2023, arXiv 2207.05969).
 
     LightGCN's users and items (the latter with their ids added once more) and the projected features pass one
-    predictor. A prediction should point in the direction of its target: the other side of the pair, or the item itself,
-    under dropout and without gradient. There is no momentum encoder and no negative item; RecBole samples none here.
+    predictor. Each prediction should point in the direction of its target: the other side of the pair, or the item
+    itself, under dropout and without gradient. There is no momentum encoder, and there are no negative items, so
+    RecBole samples none.
 
-    Readings of the published code: the predictor is not applied to targets; the norm is that of *all* users and items
-    over the number of items, so ``reg_weight`` has a scale of its own; scores use the predictor too. Dropout of the
-    targets is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those rows.
+    Final embeddings and loss, with p the predictor, a linear map::
+
+        h = [H_u; H_i + I];   user = p(h_u);   item = p(h_i)
+        d(a, b) = mean(1 - cos(p(a), sg(drop(b))))
+        loss = d(h_u, h_i) + d(h_i, h_u) + cl_weight sum_m (d(X_m, h_i) + d(X_m, X_m))
+               + reg_weight (|h_u| + |h_i|) / n_items
+
+    As in the published code, targets do not pass the predictor while scores do, and the norms are those of *all* users
+    and items, so that ``reg_weight`` has a scale of its own. Dropout is drawn for the rows of the batch, where the
+    published code draws it for all nodes and keeps those rows.
     """
 
     input_type = InputType.POINTWISE

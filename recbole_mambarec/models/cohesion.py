@@ -19,18 +19,25 @@ class COHESION(MultimodalRecommender):
     """COHESION, "Composite Graph Convolutional Network with Dual-Stage Fusion for Multimodal Recommendation" (SIGIR
     2025, arXiv 2504.04452).
 
-    Early fusion: every modality's features pass an MLP and are joined with the item ids by a root mean square of each
-    coordinate, which is positive. Each modality's branch, and one of ids alone, has its own user preferences. A layer
-    weighs what a node receives by its cosine to the node's start. Late fusion: the branches stand side by side, users
-    also receive from the users who share most items with them, items over FREEDOM's item graph. BPR gives a branch less
-    weight where it already ranks the pair better than the others do.
+    Early fusion: each modality's features pass an MLP and are joined with the item ids by the root mean square of each
+    coordinate. Each modality's branch, and one of ids alone, has its own user preferences, and a layer weighs what a
+    node receives by its cosine to the node's start. Late fusion: the branches stand side by side, users also receive
+    from the users who share most items with them, and items over FREEDOM's item graph. BPR gives a branch less weight
+    where it already ranks the pair better than the others do.
 
-    Readings of the published code: the id branch is cut from the gradient after its layers, so its preferences and MLP
-    stay as drawn (``variant: released``; ``paper`` trains them) and ids learn through the modalities alone; logarithms
-    are to base 2; fusion is a concatenation; edge pruning and a weight per user exist without effect and are left out
-    here. A user with fewer than ``user_knn_k`` neighbours has some of them repeated at random in every epoch. The
-    published code evaluates with the last epoch's draw; here evaluation uses each neighbour once, so that scores do not
-    depend on chance.
+    Final embeddings and loss, with b the branches, i.e. the ids (F_ids = I) and the modalities::
+
+        z_0 = unit([P_b; sqrt((I^2 + MLP_b(F_b)^2) / 2)]);   z_l = cos(A z_(l-1), z_0) A z_(l-1)
+        Z_b = z_0 + ... + z_L;   Z = [Z_ids | Z_1 | ... | Z_M]
+        user = Z_u + C Z_u;   item = Z_i + S^n Z_i
+        y_b = branch b's part of s(u, i) - s(u, j);   w_b = sg(1 - softmax_b(y_b))
+        loss = mean(-log2 sigma(sum_b w_b y_b)) + reg_weight sum_m mean(P_m^2)
+
+    As in the published code (``variant: released``), the id branch is cut from the gradient behind its layers: its
+    preferences and MLP stay as drawn, and ids learn through the modalities alone. ``paper`` trains the branch. Edge
+    pruning and a weight per user, which have no effect there, are left out here. A user with fewer than ``user_knn_k``
+    neighbours has some of them repeated at random in every epoch. The published code evaluates with the draw of the
+    last epoch; here evaluation uses each neighbour once, so that scores do not depend on chance.
     """
 
     min_modalities = 1

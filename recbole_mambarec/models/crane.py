@@ -45,24 +45,26 @@ class CRANE(PrunedRecommender):
     From the paper's abstract and figure: users have a profile per modality, made of the features of their items;
     Recursive Cross-modal Attention (:class:`~recbole_mambarec.layers.rca.RCA`) refines the features in steps, from
     cross-correlations in a joint space; the item graph is built on the refined features; embeddings are propagated over
-    the user-item and the item graph; a contrastive loss ties the behavioural to the semantic view.
+    the user-item and the item graph; a contrastive loss ties the behavioural to the semantic view. Everything else in
+    the default, ``variant: paper``, is this package's design: formulas and tables were not available, and the published
+    code has none of these parts. Nothing here claims the numbers of the paper.
 
-    Everything else in the default, ``variant: paper``, is this package's design: formulas and tables were not
-    available, and the published code has none of these parts. With X the projected features, Z the refined ones, Zbar a
-    linear map of Z with rows of length 1, e' LightGCN's users and items (trained on pruned edges, as in FREEDOM), and S
-    the item graph: profiles are means over *training* items, refined by the same RCA with statistics of users; ``h_u =
-    Zbar_u`` (none with ``user_profiles: False``), ``h_i = S^n (e'_i + Zbar_i)``, so that ranking trains RCA; a score is
-    ``(e'_u + h_u) . (e'_i + h_i)``. By default the graph on Z makes up a tenth of S and the graph on raw features the
-    rest (``ii_graph: refined`` is the paper's, ``raw`` the other extreme); it is refreshed before each epoch
-    (``ii_refresh``), without gradient. The loss adds to BPR ``InfoNCE(e'_u, h_u) + InfoNCE(e'_i, S^n Zbar_i)`` over the
-    distinct users and positive items of the batch, and half the squares of the batch's id embeddings over the batch
-    size.
+    Final embeddings and loss, with ``X = [X_1 | ... | X_M]``, S_x the graph of the items nearest in x, and A with a
+    fresh draw of edges in each training epoch::
 
-    Two things keep the content from drowning the ids (measured in results/crane.md): Zbar has length 1, as it would
-    outgrow the ids within an epoch (``unit_content: False``), and in BPR the profile of a pair's user leaves out the
-    pair's item, which would otherwise give that pair away (``profile_leave_out: False``). The authors' figure adds each
-    step of RCA to the projected input (``rca_residual: input``), not to the step before. Nothing here claims the
-    numbers of the paper.
+        Z_i = unit(RCA(X) W);   Z_u = unit(RCA(D_u^-1 R X) W)
+        user = H_u + Z_u;   item = H_i + S^n (H_i + Z_i),   S = 0.9 S_F + 0.1 S_RCA(X)
+        loss = BPR + cl_weight (InfoNCE(H_u, Z_u) + InfoNCE(H_i, S^n Z_i)) + reg_weight L2(U, I)
+
+    The correlations within RCA are statistics of the items for Z_i and of the users for Z_u; ``user_profiles: False``
+    leaves Z_u out. InfoNCE is over the distinct users and positive items of the batch. The graph on refined features
+    has the weight ``ii_refined_weight`` (``ii_graph: refined`` is the paper's graph, ``raw`` the other extreme) and is
+    searched anew before each epoch (``ii_refresh``), without gradient; ranking trains RCA through Z.
+
+    Two things keep the content from drowning the ids (measured in results/crane.md): rows of Z have length 1, as they
+    would outgrow the ids within an epoch (``unit_content: False``), and in BPR the profile of a pair's user leaves out
+    the pair's item, which would otherwise give that pair away (``profile_leave_out: False``). The authors' figure adds
+    each step of RCA to the projected input (``rca_residual: input``), not to the step before.
 
     ``variant: released`` is the code that the abstract names (MKC-Lab/CRANE): in each modality every item attends to
     all items (:class:`~recbole_mambarec.layers.catalogue_attention.CatalogueAttention`, one for all modalities), their

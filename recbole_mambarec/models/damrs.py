@@ -31,23 +31,28 @@ class DAMRS(MultimodalRecommender):
     User Feedback" (KDD 2024, arXiv 2406.12501).
 
     Item ids spread over an item graph per modality, whose links survive only if the items are similar in *all*
-    modalities, and over a graph of the items that share most users (:mod:`~recbole_mambarec.models.damrs_graphs`). The
-    results are h_m and h_b; features act through the graphs alone::
+    modalities, and over a graph of the items that share most users (:mod:`~recbole_mambarec.models.damrs_graphs`).
+    Features act through these graphs alone. The loss trusts a training pair as far as its content agrees with it.
 
-        user = LightGCN_u;   item = LightGCN_i + h,   h = mean(h_1, ..., h_M, h_b)
+    Final embeddings and loss, with v the views, i.e. the denoised graphs S_v of the modalities and that of shared
+    users::
 
-    The loss has three parts:
+        h_v = S_v^n I;   h = mean_v h_v;   user = H_u;   item = H_i + h
+        p_v = sigma(user . unit(h_v)) for the positive item;   n_v likewise for the negative one
+        w+ = mean_v(p) exp(-2 var_v(p))
+        w- = max(0, max_v(p) - mean(n)) where mean_v(p) < mean(n), else 0
+        loss = mean(-w+ ln sigma(y) - w- ln sigma(-y)) + neighbor_weight N + kl_weight KL,
+        y = s(u, i) - s(u, j)
 
-    * BPR that trusts a pair as far as its content agrees. With x the difference of the scores, p_m = sigmoid(u . h_m)
-      of the positive item and n_m of the negative one: ``-mean[ w+ ln s(x) + w- ln s(-x) ]``, ``w+ = mean_m p
-      exp(-2 var_m p)``, ``w- = max_m p - mean n`` where ``mean_m p`` is below ``mean n``, else 0; mean n is over the
-      whole batch.
-    * In each view an item should resemble two lists of ten neighbours: those most similar in all views, and the next
-      ones in this view.
-    * ``kl``, the divergence between the users' preferences for LightGCN's items and those for h.
+    * The weights w+ and w- trust the pair as it stands, or turned around. They carry no gradient; mean(n) is over all
+      views and the whole batch.
+    * N: in each view an item should resemble two lists of ten neighbours, those most similar in all views and the next
+      ones in this view. The lists may hold the item itself, and no gradient passes through the choice.
+    * KL: the mean of ``(sigma(a) - sigma(b)) (a - b)`` over users and items of the batch, where ``a = user .
+      unit(H_i)`` and ``b = user . unit(h)``. It is the divergence between users' preferences for LightGCN's items and
+      for h.
 
-    Readings of the published code: the lists of ten may hold the item itself, and no gradient passes through the
-    choice; the numbers of shared users do not act as weights.
+    As in the published code, the graph of shared users does not weigh its links by how many users are shared.
     """
 
     min_modalities = 1

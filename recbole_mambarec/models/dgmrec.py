@@ -39,30 +39,35 @@ class DGMRec(MultimodalRecommender):
     """DGMRec, "Disentangling and Generating Modalities for Recommendation in Missing Modality Scenarios" (SIGIR 2025,
     arXiv 2504.16352).
 
-    Features F_m give a general part, through a map that all modalities share, and a specific one; the users of an item
-    filter both, and they spread over the item graph of the modality. A user is the mean of their items::
+    Features of a modality give a general part, through a map V that all modalities share, and a specific one. The users
+    of an item filter both parts, which then spread over the item graph of the modality; a user is the mean of their
+    items. Where items lack a modality, the model can generate it.
 
-        g_m = sigmoid(C tanh(A_m F_m));   s_m = sigmoid(B_m F_m);   f_m = mean over an item's users of tanh(W_m e_u)
-        [G_m | S_m] = S^n [f_m * g_m | f_m * s_m]
-        user, item = LightGCN + (mean_m G_m + sum_m S_m) / (M + 1)
+    Final embeddings and loss, with g_m and s_m the general and the specific part, and f_m the filter::
 
-    Besides BPR, the loss has contrasts of the general parts of two modalities (``inter``), of users with their items in
-    each part (``intra``), and of ids with general parts (``align``); the error with which G_m and S_m give F_m back
-    (``recon``); a bound on what S_m tells of G_m (``club``), whose Gaussians have an optimizer of their own
-    (:class:`~recbole_mambarec.layers.mutual_information.ClubEstimator`); and norms (``reg``).
+        g_m = sigma(V tanh(F_m W_m));   s_m = sigma(F_m W_m);   f_m = D_i^-1 R^T tanh(U W_m)
+        [G_m | T_m]_i = S_m^n [f_m * g_m | f_m * s_m];   [G_m | T_m]_u = D_u^-1 R [G_m | T_m]_i
+        [user; item] = H + (mean_m G_m + sum_m T_m) / (M + 1)
+        loss = BPR + inter + intra + align + recon + club + reg,   each with its weight
 
-    Where items lack a modality but have another one, the model also learns to generate the missing one (``generation``,
-    :class:`~recbole_mambarec.models.dgmrec_generation.ModalityGenerator`). Before each epoch, what is generated spreads
-    over the item graph, is decoded, and becomes the features of these items; in every fifth epoch their links move
-    towards those that the new features give. Any other ``impute_missing`` than ``learned``, its default here, puts
-    features in their place instead, and nothing is generated.
+    ``inter`` contrasts the general parts of two modalities, ``intra`` users with their items by H and by each part, and
+    ``align`` H with the general parts. ``recon`` is the error with which a linear map of G_m and T_m gives F_m back.
+    ``club`` bounds what T_m tells of G_m; its Gaussians have an optimizer of their own
+    (:class:`~recbole_mambarec.layers.mutual_information.ClubEstimator`). ``reg`` has norms of both.
 
-    ``variant: released``: an item that lacks a modality takes a place in the neighbour lists of others, by the mean
-    that stands in for its features, and is removed from them afterwards. ``paper``: it takes no place.
+    Where items lack a modality but have another one, the loss also has ``generation``, which teaches the model to
+    generate the missing one (:class:`~recbole_mambarec.models.dgmrec_generation.ModalityGenerator`). Before each epoch,
+    what is generated spreads over the item graph, is decoded, and becomes the features of these items; in every fifth
+    epoch their links move towards those that the new features give. With any other ``impute_missing`` than ``learned``,
+    the default of this model, features are filled in from the data, and nothing is generated.
 
-    Readings of the published code, in its version for a journal: the contrast of users and items by their general parts
-    has the temperature of ``inter``. This package's choice: with more than two modalities, a general part is generated
-    as the mean of what the others give; the learning rate of the Gaussians follows the schedule of the model's.
+    With ``variant: released``, an item that lacks a modality takes a place in the neighbour lists of others, by the
+    mean that stands in for its features, and is removed from them afterwards. With ``paper`` it takes no place.
+
+    As in the published code, in its version for a journal, the contrast of users and items by their general parts has
+    the temperature of ``inter``. Two choices are this package's: with more than two modalities, a general part is
+    generated as the mean of what the others give, and the learning rate of the Gaussians follows the schedule of the
+    model's.
     """
 
     min_modalities = 1

@@ -33,22 +33,26 @@ FEATURE_MAPS, CONTRASTS = ("matrix", "linear", "mixed"), ("modalities", "main")
 class DiffMM(MultimodalRecommender):
     """DiffMM, "Multi-Modal Diffusion Model for Recommendation" (MM 2024, arXiv 2406.11781).
 
-    A denoiser per modality learns to recover users' rows of interactions x from noisy ones, so that what it recovers,
-    y, gives the same sums of mapped features F_m as x gives of item ids E: ``sum_m w_t |x - y|^2 + e |y F_m - x E|^2``.
-    It is trained apart, before each epoch. Then it denoises the clean rows of all users, and the ``rebuild_k`` largest
-    entries of a row are the user's edges in the graph G_m of the epoch, from which a share of the entries is dropped.
+    A denoiser per modality learns to recover users' rows of interactions from noisy ones. It is trained apart, before
+    each epoch. Then it denoises the clean rows of all users, and the ``rebuild_k`` largest entries of a row are the
+    user's edges in the graph G_m of the epoch, which carries ids and features beside the user-item graph.
 
-    With A the user-item graph with self-loops, n the division of rows by their lengths, f = n(F_m)::
+    Final embeddings and losses, with self-loops in A and G_m, x_m = leaky(F_m W_m), and y what the denoiser recovers of
+    a row r of R from its noisy copy in step t, which has the weight w_t::
 
-        a = A [E_u | f];   M_m = a + A [a_u | E_i] + s G_m [E_u | E_i];   M = sum_m beta_m M_m,  beta = softmax
-        final = M + A M + ... + A^L M + r n(M);   view of m:  sum_l A^l G_m [E_u | f]
+        a_m = A [U; unit(x_m)];   Z_m = a_m + A [a_mu; I] + generated_weight G_m [U; I]
+        [user; item] = (1 + A + ... + A^L) Z + residual_weight unit(Z),   Z = sum_m softmax(beta)_m Z_m
+        V_m = (1 + A + ... + A^L) G_m [U; unit(x_m)]
+        loss = BPR + reg_weight (|U|^2 + |I|^2) + cl_weight sum_(m<k) InfoNCE(V_m, V_k)
+        loss of the denoisers = sum_m (w_t mean((r - y)^2) + graph_loss_weight mean((y x_m - r I)^2))
 
-    The loss is BPR, L2 of all ids, and a contrast of the batch's rows against all rows, of the views of each two
-    modalities or of the final embeddings with each view.
+    ``reg_weight`` weighs the ids of all users and items. InfoNCE contrasts the batch's users with all users and its
+    items with all items; with ``contrast: main`` it is of the final embeddings with each V_m. ``keep_rate`` drops
+    entries of G_m.
 
-    Users' rows exist for ``diffusion_batch_size`` users at a time. Readings of the published code: history is not left
-    out of the generated edges; scores use the graphs of the epoch's training, with what was dropped. Published scores
-    are those of the best epoch on the test items; here validation chooses.
+    Users' rows exist for ``diffusion_batch_size`` users at a time. As in the published code, history is not left out of
+    the generated edges, and scores use the graphs of the epoch's training, with what was dropped. Published scores are
+    those of the best epoch on the test items; here validation chooses.
     """
 
     min_modalities = 1

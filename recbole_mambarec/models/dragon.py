@@ -14,13 +14,19 @@ class DRAGON(BranchRecommender):
     """DRAGON, "Enhancing Dyadic Relations with Homogeneous Graphs for Multimodal Recommendation" (ECAI 2023, arXiv
     2301.12097).
 
-    Each modality m has user preferences and mapped item features, spread over the user-item graph: nodes X_m. They
-    stand side by side; a user weighs them. Users receive from those who share most items with them (graph G), items
-    from FREEDOM's item graph S::
+    Each modality has user preferences and mapped item features, which spread over the user-item graph. The results
+    stand side by side, and a user weighs them. Users also receive from the users who share most items with them, and
+    items over FREEDOM's item graph.
 
-        user = r + G r,  r = [w_u1 X_1[u] | w_u2 X_2[u] | ...];    item = x + S^n x,  x = [X_1[i] | X_2[i] | ...]
+    Final embeddings and loss, with w_m the users' weights of modality m, which are trained::
 
-    Of the published code's ways to join modalities (MMRec) this is the one that it uses.
+        Z_m = (1 + A + A^2) unit([P_m; MLP_m(F_m)])
+        user = r + C r,   r = [w_1 Z_1u | ... | w_M Z_Mu]
+        item = x + S^n x,   x = [Z_1i | ... | Z_Mi]
+        loss = BPR / ln 2 + reg_weight (sum_m mean(P_m^2) + mean(w^2))
+
+    The weights in the loss are those of all users. The published code (MMRec) has several ways to join modalities; this
+    is the one that it uses.
     """
 
     step_memory = StepMemory(users=(0, 12), items=(2, 13), batch=(1, 8))

@@ -15,14 +15,22 @@ from recbole_mambarec.models.branches import BranchRecommender
 class DualGNN(BranchRecommender):
     """DualGNN, "Dual Graph Neural Network for Multimedia Recommendation" (TMM 2023, doi 10.1109/TMM.2021.3138298).
 
-    Each modality m has user preferences and mapped item features, spread over the user-item graph: nodes X_m. A user
-    weighs the modalities and then receives from the users who share most items with them (graph G)::
+    Each modality has user preferences and mapped item features, which spread over the user-item graph. A user weighs
+    the modalities and then receives from the users who share most items with them; an item is the sum over its
+    modalities.
 
-        user = r + G r,  r = sum_m w_um X_m[u];    item = sum_m X_m[i]
+    Final embeddings and loss, with w_m the users' weights of modality m, which are trained::
 
-    Readings of the published code (MMRec): the sum over modalities is made in place in the first of them, so that users
-    get ``w_u1 (X_1 + X_2 + ...) + w_u2 X_2 + ...`` (``variant: released``; ``paper`` is the sum above). Its weights of
-    items are in the loss alone, without effect on a score, and left out.
+        Z_m = (1 + A + A^2) unit([P_m; MLP_m(F_m)])
+        user = r + C r,   r = w_1 (Z_1u + ... + Z_Mu) + w_2 Z_2u + ... + w_M Z_Mu
+        item = Z_1i + ... + Z_Mi
+        loss = BPR / ln 2 + reg_weight (sum_m mean(P_m^2) + mean(w^2))
+
+    The weights in the loss are those of all users.
+
+    The published code (MMRec) makes the sum over modalities in place in the first of them, hence the first term of r;
+    with ``variant: paper``, r is ``w_1 Z_1u + ... + w_M Z_Mu``. The published code's weights of items are in its loss
+    alone, without effect on a score, and left out here.
     """
 
     step_memory = StepMemory(users=(4, 7), items=(4.5, 11.5), batch=(5.5, 3))

@@ -15,15 +15,19 @@ class FREEDOM(PrunedRecommender):
     """FREEDOM, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation" (MM 2023,
     arXiv 2211.06924).
 
-    Item embeddings are propagated over a frozen item graph and added to LightGCN's. In every epoch LightGCN trains on a
+    Item ids are propagated over a frozen item graph and added to LightGCN's items. In every epoch LightGCN trains on a
     fresh draw of edges, from which those of popular nodes are dropped more often; evaluation uses all edges. The
     projected features are part of no score: they act through the item graph and through one BPR term each, with the
     same users.
 
-    Readings of the published code (MMRec): all neighbours weigh the same, whatever their similarity; ``reg_weight``
-    weighs the BPR terms of the modalities, and there is no L2 term; at 0, features and projections are not trained at
-    all. The item graph weighs modality ``image`` with ``mm_image_weight``; other modalities share the rest, and without
-    an ``image`` all weigh the same.
+    Final embeddings and loss, where A has only the drawn edges in training::
+
+        user = H_u;   item = H_i + S^n I
+        loss = BPR + reg_weight sum_m BPR(H_u, X_m)
+
+    As in the published code (MMRec), all neighbours weigh the same, whatever their similarity, and there is no L2 term.
+    With a ``reg_weight`` of 0, features and projections are not trained at all. In the item graph, the modality
+    ``image`` has the weight ``mm_image_weight`` and the others share the rest; without an ``image`` all weigh the same.
     """
 
     min_modalities = 1

@@ -25,15 +25,20 @@ class GraphFilter(ItemToItem):
     """Graph filtering without training on interactions and features, our own form of GF-CF (CIKM 2021, arXiv
     2108.07567) and of its multimodal relative MM-GF (arXiv 2503.04406).
 
-    With R the interactions, each ``1 / sqrt(d_u d_i)``, and S the symmetrically normalised graph of items that are each
-    other's nearest by features, items form the graph ``A = (1 - feature_share) R'R + feature_share S``. The weights
-    from a user's items to all items are ``D^-history_discount (c_1 A + c_2 A^2 + ...) D^popularity``, where D counts
-    the users of an item (1 for an item without any) and ``filter`` has the coefficients c.
+    Items form a graph of those that are used together and those that resemble each other. A user's items reach other
+    items over one, two or more hops of this graph, as ``filter`` weighs them: by default over two, i.e. items that are
+    used together with items like the user's, and items like those that are used together with them. MM-GF adds filters
+    of one graph each, in which nothing crosses from one graph to the other.
 
-    With the coefficients ``[0, 1]``, a user's items reach items that are used together with items like them, and items
-    like those that are used together with them. MM-GF adds filters of one graph each, in which nothing crosses from one
-    graph to the other. Modalities count as ``modality_weights`` says or, by default, as much as each explains of which
-    items are used together. Items without a training interaction are reached over S.
+    Score, with T the graph of items that are each other's nearest by features, normalised like A, D the numbers of
+    users of the items (1 for an item without any), and c_1, c_2, ... the coefficients in ``filter``, by default 0 and
+    1::
+
+        G = (1 - feature_share) A_u^T A_u + feature_share T
+        s(u, i) = (R D^-history_discount (c_1 G + c_2 G^2 + ...) D^popularity)_ui
+
+    Modalities count as ``modality_weights`` says or, by default, as much as each explains of which items are used
+    together. Items without a training interaction are reached over T.
 
     ``solver: dense`` holds the weights of all pairs of items; ``sparse`` keeps the ``sparse_k`` largest of each row.
     """

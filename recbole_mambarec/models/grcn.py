@@ -17,12 +17,23 @@ class GRCN(MultimodalRecommender):
     """GRCN, "Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback" (MM 2020, arXiv
     2111.02036).
 
-    Per modality, user preferences and projected features attend to each other along the edges. The weight of an edge is
-    the largest product, over modalities, of that attention and the confidence of the sending node, or 0 if that is
-    negative; ids take two hops over those weights. The final embedding is ``[ids | content per modality]``.
+    In each modality, user preferences and projected features attend to each other along the edges. An edge weighs as
+    much as the largest product, over modalities, of that attention and the confidence of the sending node, or 0 if that
+    is negative. Ids take two hops over those weights and stand beside what the attention gives in each modality.
 
-    Quirks of the published code: its routing rounds, meant to build a user's prototype from their items, send nothing
-    to users, so preferences stay as they are (``variant: released``; ``paper`` does what the text says, in
+    Final embeddings and loss, with a_m the attention of users to their items and b_m of items to their users, q_m the
+    confidences of the nodes, and G the matrix of all edges w_ui and w_iu::
+
+        p_m = unit(P_m);   x_m = unit(leaky(X_m))
+        a_m = softmax_i(p_m . x_m);   b_m = softmax_u(x_m . p_m)
+        w_ui = max(0, max_m a_m,ui q_mi);   w_iu = max(0, max_m b_m,iu q_mu)
+        Z = (1 + G + G^2) unit([U; I])
+        user = [Z_u | p_1 + a_1 x_1 | ... | p_M + a_M x_M]
+        item = [Z_i | x_1 + b_1 p_1 | ... | x_M + b_M p_M]
+        loss = BPR + reg_weight (mean(U^2) + mean(I^2) + mean(P_1^2) + sum_m mean(P_m^2))
+
+    The published code has three quirks. Its routing rounds, meant to build a user's prototype from their items, send
+    nothing to users, so that preferences stay as they are (``variant: released``; ``paper`` does what the text says, in
     ``n_routing_rounds`` rounds). Preferences of the first modality are regularised twice, once as a whole table. A node
     whose confidences are all negative sends nothing and never recovers, as no gradient reaches them.
     """

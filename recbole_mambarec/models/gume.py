@@ -25,17 +25,28 @@ from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 
 
 class GUME(TwoViewRecommender):
-    """GUME, "Graphs and User Modalities Enhancement for Long-Tail Multimodal Recommendation" (CIKM 2024,
-    arXiv 2407.12338).
+    """GUME, "Graphs and User Modalities Enhancement for Long-Tail Multimodal Recommendation" (CIKM 2024, arXiv
+    2407.12338).
 
     Items that are neighbours in every modality are linked in the user-item graph, so that rare items are better
-    connected; that graph is directed. Features gate the item embeddings, which are propagated over the item graphs; a
-    fuser, which MGCN shares, joins them with LightGCN's view of the ids. Users have a table per modality, too: LightGCN
-    over it and the propagated items gives extended user modalities. They are part of no score; losses tie them to the
-    fused view.
+    connected. Features gate the item ids, which are propagated over the item graphs and fused with LightGCN's view as
+    in MGCN. Users have a table per modality, too: LightGCN over it and the propagated items gives extended modalities
+    T, which are part of no score, but which losses tie to the fused view.
 
-    Readings of the published code: the user-item block of the extended graph carries features to users; the noise of
-    two terms is drawn for the rows of the batch, where the published code draws it for all nodes and keeps those rows.
+    Final embeddings and loss, with links between items in A, fuse as in MGCN, and x' a noisy copy of x::
+
+        V_m = S_m^n (I * sigma(MLP_m(F_m)));   z_m = [A_u V_m; V_m];   Z = fuse(z_1, ..., z_M; H)
+        [user; item] = H + Z;   T = mean_m LightGCN([P_m; V_m])
+        loss = BPR + reg_weight L2(user, item) + cl_weight (InfoNCE(Z_u, H_u) + InfoNCE(Z_i, H_i))
+               + user_weight (InfoNCE(T_u, Z_u) + InfoNCE(Z_u', Z_u') + InfoNCE(T_u', T_u'))
+               + gap_weight sum_(m<k) gap(z_m, z_k) + extended_weight L2(T_i)
+
+    MLP_m has no activation between its two maps; gap is the difference in mean plus that in variance over all entries;
+    the terms of ``user_weight`` have the temperature ``user_temperature``; L2(T_i) takes positive items alone. The
+    graph with links between items is directed.
+
+    As in the published code, A_u, which carries features to users, is the block of the extended graph. Noise is drawn
+    for the rows of the batch, where the published code draws it for all nodes and keeps those rows.
     """
 
     min_modalities = 1

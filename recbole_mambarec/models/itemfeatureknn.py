@@ -13,16 +13,19 @@ from recbole_mambarec.models.modality_shares import modality_shares
 class ItemFeatureKNN(ItemToItem):
     """Item k-nearest-neighbours by features, our own form of the classical baseline.
 
-    With ``f_h`` the features of an item in one modality, row h of S holds the k largest of
-    ``f_h . f_i / (|f_h| |f_i| + shrink)`` over all other items i. An item's score for a user is the sum of ``S_hi``
-    over the user's training items h and over the modalities, each with its share.
+    An item scores high for a user if it is among the nearest neighbours of many of their items. Unlike
+    :class:`ItemKNNCBF`, which puts all modalities side by side as MMRec does, so that the one with the longest features
+    decides, this model compares items in each modality for itself: scales and widths do not matter, and modalities can
+    be weighed or left out. There is nothing to train.
 
-    Unlike :class:`ItemKNNCBF`, which puts all modalities side by side as MMRec does, so that the one with the longest
-    features decides, it compares items in each modality for itself: scales and widths do not matter, and modalities can
-    be weighed or left out (``modality_weights``). By default, a modality counts as much as its similarities explain of
-    which items are used together in training. No item is its own neighbour, which would only lengthen the lists.
+    Score, with a_m the shares of the modalities and f_h the features of item h in modality m::
 
-    An item that lacks a modality has no neighbours in it. Items without training interactions are found like any other.
+        s(u, i) = (R sum_m a_m K_m)_ui
+        K_m,hi = f_h . f_i / (|f_h| |f_i| + shrink), but 0 beyond the n_neighbors largest with i != h
+
+    Modalities count as ``modality_weights`` says or, by default, as much as their similarities explain of which items
+    are used together in training. No item is its own neighbour, which would only lengthen the lists. An item that lacks
+    a modality has no neighbours in it. Items without training interactions are found like any other.
     """
 
     def weights(self, config) -> list[sp.csr_array]:

@@ -25,9 +25,13 @@ class ItemKNNCBF(ItemToItem):
     """Content-based item k-nearest-neighbours, as compared in "Are We Really Making Much Progress? A Worrying Analysis
     of Recent Neural Recommendation Approaches" (RecSys 2019, arXiv 1907.06902) and provided by MMRec.
 
-    With f_i the features of all modalities side by side, an item's score for a user is the sum of ``S_hi`` over the
-    user's training items h; row h of S holds the k largest of ``f_h . f_i / (|f_h| |f_i| + shrink)``, that of h itself
-    included. There is nothing to train: one epoch evaluates it.
+    An item scores high for a user if its features resemble those of many of their items. Items are compared by the
+    features of all modalities side by side. There is nothing to train: one epoch evaluates it.
+
+    Score, with f_h the features of item h in all modalities, side by side::
+
+        s(u, i) = (R K)_ui
+        K_hi = f_h . f_i / (|f_h| |f_i| + shrink), but 0 beyond the knn_k largest, that of h included
 
     An item that lacks a modality is compared by the others; one that lacks all has no neighbours.
     """

@@ -19,19 +19,21 @@ from recbole_mambarec.value_checks import check_share
 class LATTICE(MultimodalRecommender):
     """LATTICE, "Mining Latent Structures for Multimedia Recommendation" (MM 2021, arXiv 2104.09036).
 
-    With S_m the nearest neighbours in the raw features of modality m, weighed by cosine and normalised, L_m the cosines
-    of the nearest neighbours in its projected features, beta the softmax of one number per modality and N the
-    normalisation by row sums::
+    The item graph is a mixture of graphs over raw features and graphs over projected features, which are learnt. Item
+    ids spread over it, and the direction of the result is added to LightGCN's items. The modalities have one learnt
+    weight each.
 
-        S = lambda sum_m beta_m S_m + (1 - lambda) N(sum_m beta_m L_m)
-        user = LightGCN_u;    item = LightGCN_i + h / |h|,  h = S^n E
+    Final embeddings and loss, with L_m the cosines of the nearest neighbours in X_m, beta the softmax of one number per
+    modality, N the normalisation by row sums that S_m has, and r = ``ii_raw_weight``::
 
-    The loss is BPR plus half the squares of the batch's final embeddings over the batch size.
+        T = r sum_m beta_m S_m + (1 - r) N(sum_m beta_m L_m)
+        user = H_u;   item = H_i + unit(T^n I)
+        loss = BPR + reg_weight L2(user, item)
 
-    Readings of the published code (MMRec): LightGCN spreads on ``D^-1 (A + I)``, with the node itself and row sums; the
-    neighbours in projected features are searched once per epoch, and its first batch alone sends a gradient through the
-    graph, to projections, features and beta, which later batches leave as they are (but for Adam's moments). Evaluation
-    searches again.
+    As in the published code (MMRec), LightGCN has ``D^-1 (B + 1)`` in place of A, with B the 0 and 1 of the user-item
+    graph: nodes are among their own neighbours, and rows are means. The neighbours in projected features are searched
+    once per epoch, and only the first batch of an epoch sends a gradient through the graph, to projections, features
+    and beta; later batches leave them as they are (but for Adam's moments). Evaluation searches again.
     """
 
     min_modalities = 1

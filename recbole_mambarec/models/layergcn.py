@@ -16,16 +16,17 @@ from recbole_mambarec.models.pruning import PrunedRecommender
 class LayerGCN(PrunedRecommender):
     """LayerGCN, "Layer-refined Graph Convolutional Networks for Recommendation" (ICDE 2023, arXiv 2207.11088).
 
-    A model of ids alone, which modalities do not change. Each layer weighs what a node receives by its cosine to the
-    node's id embedding; the layers after the ids are added up::
+    A model of ids alone; modalities do not change it. Each layer weighs what a node receives by its cosine to the
+    node's id embedding, and the layers after the ids are added up. Training uses a fresh draw of edges in every epoch.
 
-        z_l = A x_(l-1),  x_l = cos(z_l, x_0) z_l,    final = x_1 + ... + x_L
+    Final embeddings and loss, where A has only the drawn edges in training, and the loss is a sum over the batch::
 
-    Training uses a fresh draw of edges in every epoch. BPR is *summed* over the batch, as are half the squares of the
-    batch's ids.
+        z_0 = [U; I];   z_l = cos(A z_(l-1), z_0) A z_(l-1)
+        [user; item] = z_1 + ... + z_L
+        loss = sum(-ln sigma(s(u, i) - s(u, j))) + reg_weight (|U|^2 + |I|^2) / 2
 
-    Reading of the published code (MMRec): edges are drawn with FREEDOM's weights in even epochs and with equal ones in
-    odd epochs.
+    As in the published code (MMRec), edges are drawn with FREEDOM's weights in even epochs and with equal ones in odd
+    epochs.
     """
 
     step_memory = StepMemory(users=(15, 0), items=(15, 0), batch=(7, 0), tables=0)

@@ -20,24 +20,27 @@ from recbole_mambarec.models.base import MultimodalRecommender, variant_of
 class LGMRec(MultimodalRecommender):
     """LGMRec, "Local and Global Graph Learning for Multimodal Recommendation" (AAAI 2024, arXiv 2312.16400).
 
-    With ids ``[P; Q]``, raw features ``F_m`` of modality m, the normalised user-item graph ``A``, binary interactions
-    ``R``, ``n`` for rows divided by their lengths::
+    Three kinds of embeddings are added up: LightGCN's; local ones, which are the last hop of each modality's projected
+    features over the user-item graph; and global ones, which items exchange over a few hyperedges, learnt attributes of
+    each modality to which items and users belong by shares. A contrast ties the global embeddings of the modalities.
 
-        H   = mean(X, A X, ..., A^L X),  X = [P; Q]                         collaborative
-        Z_m = F_m W_m,  M_m = A^K [D_u^-1 R Z_m; Z_m]                       local: last hop only
-        G_i = dropout(softmax((F_m V_m + g) / 0.2)),  G_u likewise of R F_m V_m
-        h   = G_i^T x,  x = G_i h,  user = G_u h,  n_h times                global: E_m = [user; x]
-        embeddings = H + sum_m n(M_m) + alpha n(sum_m E_m)
+    Final embeddings and loss, with K = ``n_feature_layers`` and g Gumbel noise in training::
 
-    with Gumbel noise ``g`` and x starting at the items of H; L, K and n_h are ``n_ui_layers``, ``n_feature_layers`` and
-    ``n_hyper_layers``. The rows of G are shares of hyperedges. A user's logits are the *sum* of those of their items,
-    so that a user with many items belongs to nearly one hyperedge. The loss adds to BPR the contrast of the modalities'
-    E_m, each node of the batch against all users or items, and the norm of the final embeddings.
+        Y_m = A^K [D_u^-1 R F_m W_m; F_m W_m]                                     (local)
+        Q_i = drop(softmax((F_m V_m + g) / 0.2));   Q_u likewise of R F_m V_m     (shares)
+        E_m = [Q_u h; Q_i h],   h = Q_i^T H_i                                     (global)
+        [user; item] = H + sum_m unit(Y_m) + alpha unit(sum_m E_m)
+        loss = BPR + cl_weight sum_(m<k) InfoNCE(E_m, E_k) + reg_weight (|u| + |i| + |j|) / n_batch
 
-    Readings of the published code (MMRec, which has the authors' fix of July 2024 to the users' hyperedges; the numbers
-    of the paper predate it): the contrastive term is a sum over the batch, not a mean, of image against text; here it
-    runs over all pairs of modalities. The published code draws Gumbel noise at evaluation too, so that its scores
-    change from call to call; ``variant: released`` keeps that, ``paper`` evaluates with a plain softmax.
+    With more than one of ``n_hyper_layers``, the items of E_m take the place of H_i in the next one. A user's logits
+    are the *sum* of those of their items, so that a user with many items belongs to nearly one hyperedge. InfoNCE
+    contrasts the batch's users with all users and its items with all items, with the temperature 0.2, and is a *sum*
+    over the batch; ``|u|``, ``|i|`` and ``|j|`` are the norms of the batch's final embeddings.
+
+    The published code is that in MMRec, which has the authors' fix of July 2024 to the users' hyperedges; the numbers
+    of the paper predate it. It contrasts image against text; here the contrast runs over all pairs of modalities. It
+    also draws Gumbel noise at evaluation, so that its scores change from call to call: ``variant: released`` keeps
+    that, ``paper`` evaluates with a plain softmax.
     """
 
     min_modalities = 1

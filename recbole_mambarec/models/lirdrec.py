@@ -21,20 +21,24 @@ class LIRDRec(MultimodalRecommender):
     2505.04960).
 
     Items have no ids. A branch per modality, and one for the cosine transforms of all of them side by side, maps
-    features x_b by an MLP and has user preferences of its own; nodes are the rows of [preferences; MLP(x_b)] at length
-    1. The branches stand side by side and are *added up* over the layers of the user-item graph (A); items also receive
-    from FREEDOM's item graph S, users weigh their branches::
+    features by an MLP and has user preferences of its own. The branches stand side by side and are added up over the
+    layers of the user-item graph; items also receive over FREEDOM's item graph, and users weigh their branches by an
+    attention that relies more and more on the one remembered from the epoch before.
 
-        X = sum_(l=0..L) A^l [X_1 | X_2 | ...];   item = X_i + S^n X_i;   user = [a_u1 X_u1 | a_u2 X_u2 | ...]
-        a_u = softmax(w_1 s_u + w_2 theta_u),   s_ub = MLP_b(X_ub)
+    Final embeddings and loss, with b = 1, ..., B the branches, i.e. the modalities and the spectrum::
+
+        Z = (1 + A + ... + A^L) [z_1 | ... | z_B],   z_b = unit([P_b; MLP_b(F_b)])
+        user = [a_1 Z_1u | ... | a_B Z_Bu],   a_b = softmax_b(w_1 MLP_b(Z_bu) + w_2 theta_b)
+        item = Z_i + S^n Z_i
+        loss = BPR + reg_weight (mean(user^2) + mean(item^2))
 
     Before epoch e (counted from 1), w_1 is multiplied by ``decay_base^e``, w is rescaled to sum to 1, and theta, which
-    is trained in between, is overwritten by the attention a of the last training step. The loss is BPR plus the mean
-    squares of all users and of all items.
+    is trained in between, is overwritten by the attention a of the last training step. The squares are those of all
+    users and of all items.
 
-    The cosine transform C is linear: the MLP's first weights W are applied as ``(W C) x``, so that the transformed
-    features are never stored. The published code scores with the embeddings of its last training step; here scores
-    follow from the saved weights.
+    The cosine transform is a linear map T: the first weights W of the MLP are applied as ``F_b (T W)``, so that the
+    transformed features are never stored. The published code scores with the embeddings of its last training step; here
+    scores follow from the saved weights.
     """
 
     min_modalities = 1

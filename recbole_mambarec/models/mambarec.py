@@ -58,10 +58,22 @@ class MambaRec(TwoViewRecommender):
     """MambaRec, "Modality Alignment with Multi-scale Bilateral Attention for Multimodal Recommendation" (CIKM 2025,
     arXiv 2509.09114).
 
-    There is no state-space layer in the method; Mamba is only its name. ``variant`` selects what the authors' public
-    code computes (``released``) or what the paper describes (``paper``); :data:`VARIANTS` lists the differences, each
-    of which can also be set alone. One difference to the public code remains in both: DREAM runs once per step, not
-    twice, so BatchNorm's running statistics move once.
+    The projected features of each modality are refined by :class:`~recbole_mambarec.layers.dream.DREAM`, parallel
+    convolutions under two attentions. They gate the item ids, which are propagated over the item graphs and fused with
+    LightGCN's view as in MGCN. A contrast ties the two views, and the maximum mean discrepancy brings the modalities'
+    distributions together. There is no state-space layer in the method; Mamba is only its name.
+
+    Final embeddings and loss, with fuse as in MGCN::
+
+        f_m = DREAM(X_m);   V_m = S_m^n (I * sigma(drop(LayerNorm(f_m)) W_m));   z_m = [A_u V_m; V_m]
+        [user; item] = H + Z,   Z = fuse(z_1, ..., z_M; H)
+        loss = BPR + reg_weight L2(user, item) + cl_weight (InfoNCE(Z_u, H_u) + InfoNCE(Z_i, H_i))
+               + mmd_weight sum_(m<k) MMD^2(unit(f_m), unit(f_k))
+
+    ``variant`` selects what the authors' public code computes (``released``) or what the paper describes (``paper``);
+    :data:`VARIANTS` lists the differences, each of which can also be set alone. The formula is that of ``released``; in
+    the ``paper`` form InfoNCE is between f_m and f_k. One difference to the public code remains in both: DREAM runs
+    once per step, not twice, so that BatchNorm's running statistics move once.
 
     The released form starts slowly: the gradient of the contrastive term grows as 1 / norm, and embeddings start short,
     so that it drowns BPR for some 800 steps at the published rate. The trainer's key ``lr_boost``, 3 here, gets through

@@ -19,18 +19,27 @@ _TWINS = 2
 class MENTOR(BranchRecommender):
     """MENTOR, "Multi-level Self-supervised Learning for Multimodal Recommendation" (AAAI 2025, arXiv 2402.19407).
 
-    Each modality m has user preferences and mapped item features, spread over the user-item graph: nodes X_m. Users
-    weigh them, they stand side by side, and items also receive from FREEDOM's item graph S::
+    Each modality has user preferences and mapped item features, which spread over the user-item graph. The results
+    stand side by side, users weigh them, and items also receive over FREEDOM's item graph. Two self-supervised terms
+    are added: the fusion, each modality and a guide made of item ids are aligned in mean and variance, and two noisy
+    twins of the fusion are contrasted.
 
-        F = [w_1 X_1 | w_2 X_2 | ...];    user = F[u],  item = F[i] + S^n F[i]
+    Final embeddings and loss, with w_m the users' weights of modality m, which are trained::
 
-    A branch on item ids gives the guide ``[X_id | X_id | ...]``. Guide, F and each modality (repeated to the same
-    width) are aligned pair by pair in mean and variance over all entries
-    (:func:`~recbole_mambarec.layers.losses.moment_gap`). Two noisy twins of every branch, with their own parameters,
-    give two more views like F, which a contrast over *all* users and *all* items ties together. Scores use F alone.
+        Z_m = (1 + A + A^2) unit([P_m; MLP_m(F_m)])
+        user = [w_1 Z_1u | ... | w_M Z_Mu];   item = x + S^n x,   x = [Z_1i | ... | Z_Mi]
+        loss = BPR / ln 2 + reg_weight (sum_m mean(P_m^2) + mean(w^2))
+               + align_weight sum_(v<t) gap(v, t)
+               + cl_weight (InfoNCE(user', user'') + InfoNCE(item', item''))
 
-    Readings of the published code: a user graph is loaded and never used; the term that masks features has no gradient
-    at all and is left out, along with its keys ``mask_weight_f`` and ``dropout``.
+    In the third term, v and t are the fusion ``[user; item]``, the guide, and each modality, the last two repeated to
+    the same width and with items spread over S; gap is the difference in mean plus that in variance over all entries
+    (:func:`~recbole_mambarec.layers.losses.moment_gap`). The guide is a branch like Z_m on item ids. The twins ' and ''
+    have parameters of their own and noise after each hop; InfoNCE is over *all* users and *all* items. The weights in
+    the second term are those of all users. Scores use the fusion alone.
+
+    The published code loads a user graph and never uses it; its term that masks features has no gradient at all and is
+    left out here, along with the keys ``mask_weight_f`` and ``dropout``.
     """
 
     uses_ids_of_new_items = False  # scores use F alone

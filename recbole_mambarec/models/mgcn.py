@@ -15,13 +15,21 @@ from recbole_mambarec.models.views import TwoViewRecommender, UnfusedViews
 class MGCN(TwoViewRecommender):
     """MGCN, "Multi-View Graph Convolutional Network for Multimedia Recommendation" (MM 2023, arXiv 2308.03588).
 
-    Projected features gate the item embeddings (behaviour-guided purifier). For each modality the result is propagated
-    over a frozen item graph, and users sum up their items; LightGCN gives the behaviour view. The fuser, which MambaRec
-    shares, joins the modalities, and a contrastive term aligns the two views.
+    Projected features gate the item ids (behaviour-guided purifier). In each modality the result is propagated over a
+    frozen item graph, and users sum up their items. The modalities are fused under the guidance of LightGCN's view, to
+    which the result is added, and a contrastive term aligns the two views.
 
-    Readings of the published code (MMRec): its temperature 0.5 is stored but never read, 0.2 is used; the L2 term is
-    that of the final embeddings, divided by the configured batch size; users are a sum with the weights of the
-    normalised graph, not a mean. Without modalities both views are the behaviour view.
+    Final embeddings and loss::
+
+        V_m = S_m^n (I * sigma(X_m W_m));   z_m = [A_u V_m; V_m]
+        [user; item] = H + Z,   Z = fuse(z_1, ..., z_M; H)
+        fuse(z; H) = (c + sum_m sigma(H W_m) * (z_m - c)) / (M + 1)
+        c = sum_m softmax_m(q . tanh(z_m W)) z_m
+        loss = BPR + reg_weight L2(user, item) + cl_weight (InfoNCE(Z_u, H_u) + InfoNCE(Z_i, H_i))
+
+    As in the published code (MMRec), users are a sum with the weights of the normalised graph, not a mean, and L2 is
+    that of the final embeddings, divided by the configured batch size. The temperature is 0.2: the 0.5 that the
+    published code stores is never read. Without modalities both views are the behaviour view H.
     """
 
     step_memory = StepMemory(users=(8, 1), items=(8.5, 3.5), batch=(0, 20))

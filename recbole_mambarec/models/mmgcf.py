@@ -23,15 +23,19 @@ class MMGCF(PrunedRecommender):
     """MMGCF, Multimodal Graph Collaborative Filtering, of which there is no paper: it is part of the library "MMRec:
     Simplifying Multimodal Recommendation" (MM Asia Workshops 2023, arXiv 2302.03497).
 
-    LightGCN spreads ids on a draw of the edges that is fresh in every epoch; after it, items i are joined with their
-    projected features f_m. ``fusion_mode`` joins a list by its mean, its sum, or a linear map of its concatenation;
-    ``weighting`` says what is in the list, for M modalities::
+    LightGCN spreads ids over a draw of the edges that is fresh in every epoch. After it, items are joined with their
+    projected features; users are LightGCN's. ``fusion_mode`` joins a list by its mean, its sum, or a linear map of its
+    concatenation, and ``weighting`` says what is in the list.
 
-        equal:       join(i, join(f_1, ..., f_M))
-        alpha:       join(a i, (1 - a) f_1, ..., (1 - a) f_M),   a = sigmoid of one learnt number
-        normalized:  join(M i / |i|, f_1 / |f_1|, ..., f_M / |f_M|)
+    Final embeddings and loss, where A has only the drawn edges in training, and join is the mean, as by default::
 
-    Users are LightGCN's. The loss is BPR plus the squares of the batch's ids over twice the batch size.
+        user = H_u;   item = join(H_i, join(X_1, ..., X_M))
+        loss = BPR + reg_weight L2(U, I)
+
+    The other weightings, with a the sigmoid of one learnt number::
+
+        alpha:       item = join(a H_i, (1 - a) X_1, ..., (1 - a) X_M)
+        normalized:  item = join(M unit(H_i), unit(X_1), ..., unit(X_M))
     """
 
     min_modalities = 1

@@ -58,14 +58,25 @@ class MMGCN(MultimodalRecommender):
     """MMGCN, "Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video" (MM 2019, doi
     10.1145/3343031.3351034).
 
-    Every modality has its own user preferences and its own :class:`Tower` over the means of neighbours; a node's
-    embedding is the mean over modalities.
+    Every modality has its own user preferences and its own graph network (:class:`Tower`), in which nodes receive the
+    means of their neighbours and see the ids of the nodes in every layer. A node's embedding is the mean over
+    modalities.
 
-    Quirks of the published code: ids and user preferences are random tensors that no optimiser sees, so they stay as
-    drawn, and ``reg_weight``, which weighs their squares (of the preferences only the first modality's), changes no
-    trained weight. ``variant: released`` keeps that, ``paper`` trains them, as the text means it; either way they are
-    saved with the model here. There are always three layers, always with concatenation. Only the modalities listed in
-    ``latent_modalities`` are first mapped to ``latent_dim``, the others enter at their own width.
+    Final embeddings and loss, with N giving each node the mean of its neighbours, and the weights of each layer and
+    modality their own::
+
+        z_0 = unit([P_m; F_m]);   z_l = leaky([leaky(N z_(l-1) W) | leaky(z_(l-1) V) + [U; I]] Q)
+        [user; item] = mean_m Z_m,   Z_m = z_3
+        loss = BPR + reg_weight (mean(U^2) + mean(I^2) + mean(P_1^2))
+
+    The modalities listed in ``latent_modalities`` (by default ``image``) are first mapped linearly to ``latent_dim``;
+    the others enter at their own width. There are always three layers, always with concatenation. P_1 in the loss is
+    the whole table.
+
+    In the published code, ids and user preferences are random tensors that no optimizer sees. They stay as drawn, and
+    ``reg_weight``, which weighs their squares (of the preferences only the first modality's), changes no trained
+    weight. ``variant: released`` keeps that; ``paper`` trains them, as the text means it. Either way they are saved
+    with the model here.
     """
 
     min_modalities = 1

@@ -39,22 +39,30 @@ class _Views(NamedTuple):
 class MMSSL(MultimodalRecommender):
     """MMSSL, "Multi-Modal Self-Supervised Learning for Recommendation" (WWW 2023, arXiv 2302.10632).
 
-    Users receive from their items over ``G = D_u^-1/2 A``, items from their users over ``H = D_i^-1/2 A^T``. Projected
-    features x_m give ``m_u = G x_m`` and ``m_i = H m_u``; graphs G_m and H_m of the items that look preferred in
-    modality m give ``z_m = G_m E_i`` and ``H_m E_u``, which attention joins to Z_m. With n the division of rows by
-    their lengths and u_(l+1), i_(l+1) the next layer, the last one a softmax over the coordinates::
+    Features spread to users and back to items over the interactions; ids spread over graphs of the items that look
+    preferred in a modality, and then over the interactions. A discriminator, trained apart before each step, tells the
+    users' similarities to all items in a modality (training items left out) apart from noisy rows of interactions; the
+    model learns to mislead it. A contrast ties each modality's users to the final ones.
 
-        u_0 = E_u + r n(mean_m Z_m);   u_l = G i_(l-1),  i_l = H u_l;   user = mean_l u_l + c sum_m n(m_u)
+    Final embeddings and loss, with B_u = D_u^-1/2 R, B_i = D_i^-1/2 R^T, G_m the graph of preferred items, scaled in
+    the same way, and J the discriminator's mean score of the similarities::
 
-    A discriminator tells the users' similarities to all items in a modality (training items left out) from rows of A
-    with noise; it is trained apart, before each step. The loss is BPR, L2 of the batch and of m_u and m_i, minus what
-    the discriminator says, and a contrast of z_m with the final users.
+        x_mu = B_u drop(X_m);   x_mi = B_i x_mu;   z_m = [G_mu I; G_mi U]
+        [u_0; i_0] = [U; I] + id_cat_rate unit(mean_m(z_m) W);   u_l = B_u i_(l-1);   i_l = B_i u_l
+        user = mean_l(u_l) + model_cat_rate sum_m unit(x_mu)
+        item = mean_l(i_l) + model_cat_rate sum_m unit(x_mi)
+        loss = BPR + reg_weight L2(user, item) + feature_reg_weight sum_m |x_m|^2 / (2 n_items)
+               + cl_weight sum_m InfoNCE(z_mu, user) - adversarial_weight J
 
-    ``variant: released`` (default) is what the published code computes: its attention changes nothing, as its values
-    are those of the modality that asks; G and H are normalised on one side; after the ``graph_steps`` steps that
-    collect items, a step builds G_m from them, and, as that step collects none, a ``graph_steps`` of 1 leaves empty
-    graphs from the fourth step of an epoch on; with several items per user, they are booked for the wrong users. In
-    ``variant: paper`` modalities attend to each other, every step collects, and items are booked for their users.
+    Each row of the last u_l and i_l passes a softmax over its coordinates. The other users of the batch in z_mu are
+    negatives in InfoNCE, too; the squares of x_m are those of all users and items.
+
+    ``variant: released`` (default) is what the published code computes. Its attention between modalities changes
+    nothing, as its values are those of the modality that asks, so that a mean and a linear map remain. B_u and B_i are
+    normalised on one side. After the ``graph_steps`` steps that collect items, a step builds G_m from them; as that
+    step collects none, a ``graph_steps`` of 1 leaves empty graphs from the fourth step of an epoch on. With several
+    items per user, they are booked for the wrong users. In ``variant: paper`` modalities attend to each other, every
+    step collects, and items are booked for their users.
 
     The users of a published batch are distinct; here a batch is one of interactions.
     """

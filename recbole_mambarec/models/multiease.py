@@ -38,29 +38,37 @@ class MultiEASE(ItemToItem):
     """EASE (Steck, WWW 2019, arXiv 1905.03375) with item features, in the published closed forms and in our own
     combination of them.
 
-    A user's scores are the sum of W's rows of their training items. With X the interactions, in which a user with n of
-    them weighs ``n^-user_discount``, and F the features (unit rows of each modality, less their mean), the key ``form``
-    decides how F enters the solution B, whose diagonal is zero:
+    A linear model: an item of the user adds its row of weights to the scores of all items. The weights are solutions of
+    ridge regressions on interactions and on features, in closed form, so that nothing is trained by gradients. Similar
+    items lend each other their weights.
 
-    * ``additive``: ``|X - XB|^2 + reg |B|^2``, and a second such model L of the columns of F, with the penalty
-      ``feature_reg`` and the weight ``feature_weight`` (Add-EASE in "Closed-Form Models for Collaborative Filtering
-      with Side-Information", Jeunen et al., RecSys 2020).
+    Score, with Y the interactions, in which a user with n of them weighs ``n^-user_discount``, F the features (unit
+    rows of each modality, less their mean, side by side), and zero diagonals in B and L::
+
+        B minimises |Y - Y B|^2 + reg_weight |B|^2;   L minimises |F^T - F^T L|^2 + feature_reg |L|^2
+        W = B + spread_weight (T B + B T) + neighbour_weight K + feature_weight L,   B, K, L balanced
+        s(u, i) = (R W)_ui
+
+    That is the default, ``form: additive`` (Add-EASE in "Closed-Form Models for Collaborative Filtering with
+    Side-Information", Jeunen et al., RecSys 2020), with our own additions. In the other forms, L is no part of W, and
+    features enter B:
+
     * ``collective``: the columns of F are further users, each of weight ``feature_weight`` (CEASE, there).
-    * ``prior``: ``|X - XB|^2 + reg |B - feature_weight L|^2`` (L3AE, CIKM 2025, arXiv 2508.13500; FEASE, arXiv
-      2504.02288, with another L).
+    * ``prior``: B minimises ``|Y - Y B|^2 + reg_weight |B - feature_weight L|^2`` (L3AE, CIKM 2025, arXiv 2508.13500;
+      FEASE, arXiv 2504.02288, with another L).
 
-    Our own additions are independent of the form, and 0 switches each off. B and L are balanced: a row, what an item of
-    the user says, is divided by its length to the power ``item_discount``, so that popular items do not decide alone.
-    With N the lists of each item's nearest by features and S the symmetric graph of them, ``spread_weight * (SB + BS)``
-    lets an item speak for its neighbours and gives them a part of what it gets, and ``neighbour_weight * N`` is added.
-    B, L and N have rows of mean length 1 before they are weighed. Modalities count as ``modality_weights`` says or, by
-    default, as much as each explains of which items are used together.
+    Our own additions are independent of the form, and 0 switches each off. Balancing divides a row, which is what an
+    item of the user says, by its length to the power ``item_discount``, so that popular items do not decide alone, and
+    gives rows a mean length of 1. K has the cosines of each item's ``n_neighbors`` nearest by features, and T is the
+    symmetric graph of them, which lets an item speak for its neighbours and gives them a part of what it gets.
+    Modalities count as ``modality_weights`` says or, by default, as much as each explains of which items are used
+    together.
 
-    Items without a training interaction get their scores from L, from N and from the neighbours that BS reaches.
+    Items without a training interaction get their scores from L, from K and from the neighbours that B T reaches.
 
     ``solver: dense`` holds matrices of all pairs of items and takes time with the cube of the items. ``sparse``
-    predicts an item from the ``sparse_k`` items it shares most users with, keeps as many of the largest entries of
-    ``B + SB + BS`` in each row, and L as factors; it has the form ``additive`` alone.
+    predicts an item from the ``sparse_k`` items it shares most users with, keeps as many of the largest entries of ``B
+    + spread_weight (T B + B T)`` in each row, and L as factors; it has the form ``additive`` alone.
     """
 
     def weights(self, config) -> Sequence[Weights]:

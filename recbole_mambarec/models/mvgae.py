@@ -87,17 +87,27 @@ class MVGAE(MultimodalRecommender):
     """MVGAE, "Multi-Modal Variational Graph Auto-Encoder for Recommendation Systems" (TMM 2022, doi
     10.1109/TMM.2021.3111487).
 
-    Each modality, and a table of item ids, is encoded on the user-item graph to a Gaussian per node (:class:`Encoder`);
-    the joint one is their product, in which an expert counts as much as it is sure. A score is the inner product of the
-    sigmoids of joint means. For the joint Gaussian and each expert, with z the sigmoid of a sample ``mean + 0.1 noise
-    deviation``, the loss is the *sum* over the batch of ``-log2 sigmoid(z_u . z_p - z_u . z_j)``, plus ``beta`` times
-    the divergence from a standard Gaussian. More than two layers act as two.
+    Each modality, and a table of item ids, is encoded on the user-item graph to a Gaussian per node (:class:`Encoder`).
+    The joint Gaussian is their product, in which an expert counts as much as it is sure. The joint Gaussian and each
+    expert are to rank by samples and to stay near the standard Gaussian.
 
-    The published code (MMRec; ``variant: released``) hardly learns to rank: in the loss the numbers of items are not
-    moved behind those of users, so that p and j are *users*; j is the best of the negatives of all rows, often an item
-    that the user likes; an inner product of 64 values between 0 and 1 is near 16, where a sigmoid around it is flat and
-    leaves hardly any gradient; preferences and ids are not parameters and stay as drawn. ``variant: paper`` is the form
-    above, without the four.
+    Final embeddings and loss, with b the modalities and the ids (F_ids = I), e standard normal noise, g the joint
+    Gaussian and each expert, and both terms summed over g::
+
+        mean_b, var_b = Encoder_b([P_b; F_b])
+        mean = var sum_b mean_b / var_b;   var = 1 / sum_b (1 / var_b)
+        [user; item] = sigma(mean);   z_g = sigma(mean_g + 0.1 e sqrt(var_g))
+        loss = sum_g (sum(-log2 sigma(y_g)) + beta KL(g, standard Gaussian))
+        paper:     y_g = z_gu . z_gi - z_gu . z_gj
+        released:  y_g = sigma(z_gu . z_gp) - sigma(z_gu . z_gq),   p and q users (see below)
+
+    The loss is a *sum* over the batch; the divergence is a mean over nodes. More than two layers act as two.
+
+    The published code (MMRec; ``variant: released``, the default) hardly learns to rank: in the loss the numbers of
+    items are not moved behind those of users, so that the positive p and the negative q are *users*; q is the best of
+    the negatives of all rows, often an item that the user likes; an inner product of 64 values between 0 and 1 is near
+    16, where a sigmoid around it is flat and leaves hardly any gradient; preferences and ids are not parameters and
+    stay as drawn. ``variant: paper`` has none of the four.
     """
 
     # of a step at latent_dim 128

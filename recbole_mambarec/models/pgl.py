@@ -29,14 +29,22 @@ class PGL(PrunedRecommender):
     10.1609/aaai.v39i12.33429).
 
     An item is the concatenation of its projected, normalised features, a user that of one free vector per modality.
-    LightGCN trains on a principal subgraph and is evaluated on the whole graph. ``subgraph: local``, the better form:
-    30 % of the edges, drawn anew in every epoch; ``global``: :func:`principal_bipartite`, built once, without the
-    published code's dense product over all nodes. Items are also propagated over FREEDOM's frozen item graph. A
-    contrastive term makes users and items recognise themselves under another dropout mask.
+    LightGCN trains on a principal subgraph and is evaluated on the whole graph, and items are also propagated over
+    FREEDOM's frozen item graph. A contrastive term makes users and items recognise themselves under another dropout
+    mask.
 
-    Readings of the published code (MMRec): its ``reg_weight`` is the weight of the contrastive term (``cl_weight``
-    here), its ``dropout`` the rate of those masks (``dropout_prob``); there is no L2 term; the rank of the global graph
-    is ``embedding_size``.
+    Final embeddings and loss, where A is the subgraph in training, and each drop has a mask of its own::
+
+        X = [unit(X_1) | ... | unit(X_M)];   Z = LightGCN([P_1 | ... | P_M; X])
+        user = Z_u;   item = Z_i + S^n X
+        loss = BPR + cl_weight (InfoNCE(drop(user), drop(user)) + InfoNCE(drop(item), drop(item))) / 2
+
+    ``subgraph: local``, the better form, is 30 % of the edges, drawn anew in every epoch; ``global`` is
+    :func:`principal_bipartite`, built once, without the published code's dense product over all nodes.
+
+    The published code (MMRec) calls the weight of the contrastive term ``reg_weight`` (``cl_weight`` here) and the rate
+    of the masks ``dropout`` (``dropout_prob``). As there, no L2 term is added, and the rank of the global graph is
+    ``embedding_size``.
     """
 
     min_modalities = 1

@@ -46,25 +46,33 @@ class MetaNetwork(nn.Module):
 
 
 class REARM(MultimodalRecommender):
-    """REARM, "Refining Contrastive Learning and Homography Relations for Multi-Modal Recommendation" (MM 2025,
-    arXiv 2508.13745).
+    """REARM, "Refining Contrastive Learning and Homography Relations for Multi-Modal Recommendation" (MM 2025, arXiv
+    2508.13745).
 
-    Ids and projected features of items, side by side, spread over an item graph, those of users over a user graph
-    (:mod:`~recbole_mambarec.models.rearm_graphs`: similar content and shared interactions); a user's features are those
-    of their items. Rows have length 1 after that. Items' features attend to themselves and to the other modalities,
-    coordinate by coordinate (:class:`~recbole_mambarec.layers.scalar_attention.ScalarAttention`; N a LayerNorm and P a
-    PReLU that all share)::
+    Ids and projected features of items spread over an item graph, those of users over a user graph, both of similar
+    content and shared interactions (:mod:`~recbole_mambarec.models.rearm_graphs`). Items' features attend to themselves
+    and to the other modalities, coordinate by coordinate; then all spread over the user-item graph. Networks turn the
+    features of a node into two thin matrices, which make of its ids what ids and features share.
 
-        V = P(N(v + A_self(v, v))),   V' = P(N(V + A_mutual(T, V))),   T the other modalities' mean
+    Final embeddings and loss, with T_u and T_i the user and the item graph, h = ``n_uu_layers``, act a PReLU and LN a
+    LayerNorm that all share, and att the attention among coordinates
+    (:class:`~recbole_mambarec.layers.scalar_attention.ScalarAttention`)::
 
-    LightGCN on the user-item graph gives X_m of features and X_id of ids. Networks turn the features of a node into its
-    matrices a and b, ``X_shared = (X_id a) b``, and the final embedding is ``[P(X_m) + X_id, ..., P(X_shared) +
-    X_id]``. The loss adds to BPR the contrast of modalities over the distinct nodes of the batch, and the squares of
-    what modalities have in common linearly.
+        [e | x_1 | ... | x_M] = [unit(T_u^h [U | D_u^-1 R F_1 W_1 | ...]); unit(T_i^n [I | X_1 | ...])]
+        v_m = act(LN(x_mi + att(x_mi, x_mi)))
+        z_mi = act(LN(v_m + att(mean_(k != m) v_k, v_m)));   z_mu = act(x_mu)
+        [Z_0 | Z_1 | ... | Z_M] = LightGCN([e | z_1 | ... | z_M])
+        [user; item] = [act(Z_1) + Z_0 | ... | act(Z_M) + Z_0 | act(Z_0 a b) + Z_0]
+        loss = BPR + sum_(m<k) (cl_weight InfoNCE(Z_m, Z_k) + diff_weight mean(corr(Z_m, Z_k)^2))
 
-    Readings of the published code: the networks' input is cut from the gradient *behind* the map of features, which
-    therefore keeps its initial values. A node with few neighbours has some of them repeated. Its sampler never draws a
-    user's validation and test items as negatives, which tells the model a little of what it is tested on;
+    The matrices a and b of a node are what the networks make of its ``[Z_1 | ... | Z_M]``. InfoNCE is over the distinct
+    users and the distinct items of the batch; corr are the products of all pairs of coordinates, i.e. what two
+    modalities have in common linearly. A user's raw features are the mean of those of their items, from which training
+    moves them like the items' (``freeze_features: False``).
+
+    As in the published code, the networks' input is cut from the gradient *behind* the map of features, which therefore
+    keeps its initial values, and a node with few neighbours has some of them repeated. The published sampler never
+    draws a user's validation and test items as negatives, which tells the model a little of what it is tested on;
     ``negatives_skip_held_out: True`` does the same, for comparison with the published figures alone.
     """
 

@@ -18,15 +18,18 @@ class SELFCFED_LGN(MultimodalRecommender):
     """SelfCF with embedding dropout on LightGCN, "SelfCF: A Simple Framework for Self-supervised Collaborative
     Filtering" (TORS 2023, arXiv 2107.03019).
 
-    A model of ids alone, which modalities do not change, and the ancestor of BM3. With u and i LightGCN's users and
-    items, u' and i' their copies under dropout and without gradient, p a linear predictor, the loss is::
+    A model of ids alone, the ancestor of BM3; modalities do not change it. LightGCN's users and items predict each
+    other's copies, which are under dropout and without gradient. There are no negative items, so RecBole samples none.
 
-        - (cos(p(u), i') + cos(p(i), u')) / 2,      a score is  p(u) . i + u . p(i)
+    Final embeddings and loss, with p a linear predictor::
 
-    plus half the squares of the batch's u and i. There is no negative item; RecBole samples none here.
+        user = [p(H_u) | H_u];   item = [H_i | p(H_i)]
+        s(u, i) = p(H_u) . H_i + H_u . p(H_i)
+        loss = -mean(cos(p(H_u), sg(drop(H_i))) + cos(p(H_i), sg(drop(H_u)))) / 2
+               + reg_weight (|H_u|^2 + |H_i|^2) / 2
 
-    Readings of the published code (MMRec): in every training step a share of the graph's entries is dropped, drawn
-    evenly from 0 to 1 (``edge_dropout``).
+    As in the published code (MMRec), a share of the graph's entries is dropped in every training step; the share is
+    drawn evenly from 0 to 1 (``edge_dropout``).
     """
 
     input_type = InputType.POINTWISE

@@ -18,14 +18,22 @@ class SLMRec(MultimodalRecommender):
     FAC.
 
     LightGCN runs once on ids and once per modality, on projected features, all with one user table; a linear map joins
-    the results. Ranking is in-batch InfoNCE of users and their positives: there are no negatives, and RecBole samples
-    none for this model. The task (feature alignment, coarse to fine) maps item ids through a chain of heads; the result
-    of each step should find its own item among those of the batch in one modality, the last one in half the width.
+    the results. Users should find their items among those of the batch: there are no negative items, so RecBole samples
+    none. The self-supervised task (feature alignment, coarse to fine) maps item ids through a chain of heads; the
+    result of each step should find its own item among those of the batch in one modality, the last one in half the
+    width.
 
-    Readings of the published code (MMRec): features are row-normalised and frozen; the task uses inner products;
-    training compares cosines, scores are inner products (the sigmoid around them is left out, as it only makes ties);
-    ``reg`` is never read, the optimiser's ``weight_decay`` regularises. With two modalities the chain keeps, between
-    them, the head of the third one that the original had (sound).
+    Final embeddings and loss, with DotNCE an InfoNCE of inner products, whose temperature is ``ssl_temperature``::
+
+        Z_m = LightGCN([U; unit(F_m) W_m])
+        user = [H_u | Z_1u | ... | Z_Mu] W;   item = [H_i | Z_1i | ... | Z_Mi] V
+        loss = InfoNCE(user, item) + ssl_weight sum_m DotNCE(c_m, Z_mi Q_m)
+        c_0 = H_i;   c_m = c_(m-1) V_m
+
+    As in the published code (MMRec), raw features are scaled to length 1 and frozen, training compares cosines while
+    scores are inner products (the sigmoid around them is left out, as it only makes ties), and ``reg`` is never read:
+    the optimizer's ``weight_decay`` regularises. With two modalities the chain keeps, between them, the head of the
+    third one that the original had (sound).
     """
 
     input_type = InputType.POINTWISE

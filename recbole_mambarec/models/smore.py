@@ -37,12 +37,20 @@ class SMORE(TwoViewRecommender):
     (WSDM 2025, arXiv 2412.14978).
 
     Each item's projected features are Fourier-transformed along the d coordinates and pass a learnt complex filter; the
-    product of all modalities' spectra, filtered too, is a further, fused modality. All of them gate the item embeddings
-    and are propagated as in MGCN, the fused one over the entrywise maximum of the item graphs. Behaviour gates every
-    view; those of single modalities are also weighted by an attention computed from the fused one.
+    product of all modalities' spectra, filtered too, is a further, fused modality. All of them gate the item ids and
+    are propagated as in MGCN, the fused one over the entrywise maximum of the item graphs. Behaviour gates every view;
+    those of single modalities are also weighed by an attention computed from the fused one.
 
-    Readings of the published code: that attention is a softmax over the d coordinates, not over modalities, which makes
-    the single modalities about d times smaller than the fused one; the loss is MGCN's, temperature 0.2.
+    Final embeddings and loss, with v = 0, 1, ..., M the fused and the single modalities, and q_v the filters::
+
+        f_m = FFT(X_m);   f_0 = f_1 * ... * f_M;   x_v = FFT^-1(q_v * f_v);   S_0 = max_m S_m
+        z_v = [A_u V_v; V_v],   V_v = S_v^n (I * sigma(x_v W_v))
+        Z = (b_0 * z_0 + sum_m b_m * softmax(MLP_m(z_0)) * z_m) / (M + 1),   b_v = drop(sigma(H W'_v))
+        [user; item] = H + Z
+        loss = BPR + reg_weight L2(user, item) + cl_weight (InfoNCE(Z_u, H_u) + InfoNCE(Z_i, H_i))
+
+    As in the published code, the softmax is over the d coordinates, not over modalities, which makes the single
+    modalities about d times smaller than the fused one, and the loss is MGCN's, with temperature 0.2.
     """
 
     min_modalities = 1

@@ -26,15 +26,23 @@ class SOIL(TwoViewRecommender):
     """SOIL, "Contrastive Second-Order Interest Learning for Multimodal Recommendation" (MM 2024).
 
     MGCN's views without its preference gates, on wider graphs (:mod:`~recbole_mambarec.models.soil_graphs`). The item
-    graph of each modality is its kNN graph plus the interest graph; the user-item graph A is the usual one plus half
-    the second-order graph. In the loss, MGCN's contrast of the two views is joined by one of users with their items::
+    graph of each modality is its kNN graph plus the interest graph, which links a user's items with candidates like
+    them; the user-item graph is the usual one plus half the second-order graph, which links users with items that
+    resemble one of theirs in all modalities. MGCN's contrast of the two views is joined by one of users with their
+    items.
 
-        BPR + a (NCE(side_i, content_i) + NCE(side_u, content_u)) + b (NCE(final_u, content_i) + NCE(final_u, side_i))
+    Final embeddings and loss, with A and S_m these graphs::
 
-    Readings of the published code: no stored entry is smaller than 1e-7 after normalisation, and there is no L2 term.
-    In the second-order graph, the block of A that carries features to users scales item j with the degree of *user* j
-    (``variant: released``, which needs as many users as items; ``paper`` takes the degree of item j). Among equal
-    neighbours at the end of a list, which one counts is arbitrary.
+        V_m = S_m^n (I * sigma(X_m W_m));   z_m = [A_u V_m; V_m]
+        c = sum_m softmax_m(q . tanh(z_m W)) z_m;   Z = (c + sum_m (z_m - c)) / (M + 1)
+        [user; item] = H + Z
+        loss = BPR + cl_weight (InfoNCE(Z_u, H_u) + InfoNCE(Z_i, H_i))
+               + user_cl_weight (InfoNCE(user, H_i) + InfoNCE(user, Z_i))
+
+    As in the published code, no stored entry of a graph is smaller than 1e-7 after normalisation, and there is no L2
+    term. In the second-order graph, the block of A that carries features to users scales item j with the degree of
+    *user* j (``variant: released``, which needs as many users as items; ``paper`` takes the degree of item j). Among
+    equal neighbours at the end of a list, which one counts is arbitrary.
     """
 
     min_modalities = 1

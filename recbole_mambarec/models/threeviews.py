@@ -35,22 +35,29 @@ class ThreeViews(PGL):
     """The sum of three scores, each standardised over the items of a user and weighed.
 
     This package's own model. Its parts err on different pairs, because they learn by different losses from different
-    pictures of a user:
+    pictures of a user. Standardised scores need no common scale, as in fusions of models that were trained one by one.
+
+    Score and losses, with std(s) the scores of a user less their mean, over their standard deviation, ``X = [unit(X_1)
+    | ... | unit(X_M)]``, t = ``softmax_temperature``, and W the weights of MultiEASE::
+
+        s(u, i) = graph_weight std(g_ui) + profile_weight std(p_ui) + linear_weight std((R W)_ui)
+        graph:    g = Z_u . (Z_i + S^n X),   Z = LightGCN([P_1 | ... | P_M; X]);   loss = PGL's
+        profile:  p = cos(D_u^-1 R Y V, Y),   Y = (1 + S + ... + S^n) [X | I]
+                  loss = mean(-ln(e^(p_ui / t) / (e^(p_ui / t) + sum_j e^(p_uj / t))))
 
     * ``graph``: :class:`~recbole_mambarec.models.pgl.PGL` (AAAI 2025, doi 10.1609/aaai.v39i12.33429), a free vector of
       the user per modality, spread over the user-item graph and ranked by inner products. It learns by BPR with PGL's
       contrast, by default on the whole graph.
     * ``profile``: :class:`~recbole_mambarec.layers.profile_view.ProfileView`, what a user's items say, ranked by
-      cosines. It learns by softmax over ``n_negatives`` random items that all pairs of a batch share, of which the
-      user's own do not count, and a pair's item is left out of its user's profile, as in this package's design of
-      CRANE. Items as what users are made of: FISM (KDD 2013, doi 10.1145/2487575.2487589), NAIS (TKDE 2018, arXiv
-      1809.07053).
+      cosines, with projections of its own. It learns by softmax over ``n_negatives`` random items j that all pairs of a
+      batch share, of which the user's own do not count, and a pair's item is left out of its user's profile, as in this
+      package's design of CRANE. Items as what users are made of: FISM (KDD 2013, doi 10.1145/2487575.2487589), NAIS
+      (TKDE 2018, arXiv 1809.07053).
     * ``linear``: :class:`~recbole_mambarec.models.multiease.MultiEASE`, in closed form, computed once.
 
     Both trained views learn in one training. The softmax has learnt what it can after some hundred steps, BPR after
     thousands: the profile view has a learning rate of its own, which falls to zero over ``profile_steps`` steps (a
-    cosine), and no parameter in common with the graph view. Standardised scores need no common scale, as in fusions of
-    models that were trained one by one. A weight of 0 leaves the profile or the linear view out.
+    cosine), and no parameter in common with the graph view. A weight of 0 leaves the profile or the linear view out.
     """
 
     known_items: Tensor

@@ -57,15 +57,18 @@ class TMLP(MultimodalRecommender):
     """TMLP, "Beyond Graph Convolution: Multimodal Recommendation with Topology-aware MLPs" (AAAI 2025, arXiv
     2412.11747).
 
-    Features of each modality pass two MLPs and stand beside the item ids; users have preferences of the same width. The
-    rows X, scaled to length 1, spread over the user-item graph: ``X + A X + A^2 X``. No item graph enters a score. It
-    acts through a contrast over the items of the batch instead: FREEDOM's item graph, reduced for each item to the
-    ``mi_neighbors`` neighbours that share most information with it (:mod:`~recbole_mambarec.models.tmlp_graph`), says
-    which items should be similar (W, whose rows sum to 1)::
+    Features of each modality pass two MLPs and stand beside the item ids; users have preferences of the same width.
+    Both spread over the user-item graph. No item graph enters a score. It acts through a contrast over the items of the
+    batch instead: FREEDOM's item graph, reduced for each item to the ``mi_neighbors`` neighbours that share most
+    information with it (:mod:`~recbole_mambarec.models.tmlp_graph`), says which items should be similar.
 
-        - ln( sum_j W_ij e^(tau cos ij) / sum_j e^(tau cos ij) + 1e-8 )
+    Final embeddings and loss, with T that reduced graph, whose rows sum to 1, and c_kl the cosine of the items k and l
+    of the batch, positive and negative ones::
 
-    Readings of the published code: tau is a factor, not a divisor; the cosine of a row with itself counts as 0, while
+        [user; item] = (1 + A + A^2) unit([P; MLP_1(F_1) | ... | MLP_M(F_M) | I])
+        loss = BPR + cl_weight mean_k(-ln(sum_l T_kl e^(tau c_kl) / sum_l e^(tau c_kl) + 1e-8))
+
+    As in the published code, tau is a factor, not a divisor, and the cosine of a row with itself counts as 0, while
     repeats of an item in the batch count in full.
     """
 

@@ -16,10 +16,17 @@ from recbole_mambarec.models.base import MultimodalRecommender
 class VBPR(MultimodalRecommender):
     """VBPR, "Visual Bayesian Personalized Ranking from Implicit Feedback" (AAAI 2016, arXiv 1510.01784).
 
-    The form behind published multimodal results (MMRec): an item is ``[id part | projection of all its features]``, a
-    user a free vector of that width 2d. The paper has one modality, and biases of item and picture; these are absent
-    here. The regulariser is the norm of the vectors, not its square, and includes the projected part; the projection
-    itself is not regularised.
+    Matrix factorisation in which half of an item's vector is projected from its features. This is the form behind
+    published multimodal results (MMRec): all modalities are projected together, and there are no biases. The paper has
+    one modality, and biases of item and picture.
+
+    Final embeddings and loss, with P the users' free vectors, of width 2d::
+
+        user = P;   item = [I | [F_1 | ... | F_M] W]
+        loss = BPR + reg_weight (|u| + |i| + |j|) / n_batch
+
+    The regulariser has the norms of the batch's vectors, not their squares. It includes the projected part; the
+    projection itself is not regularised.
     """
 
     min_modalities = 1
