@@ -89,7 +89,11 @@ def _link_to_repository(app, docname: str, source: list[str]) -> None:
         if name.removesuffix(".md") in found:
             return match[0]
         if REPOSITORY:
-            return f"[{text}]({REPOSITORY}/{'tree' if path.is_dir() else 'blob'}/main/{name})"
+            link = f"[{text}]({REPOSITORY}/{'tree' if path.is_dir() else 'blob'}/main/{name})"
+            colab = REPOSITORY.replace("https://github.com/", "https://colab.research.google.com/github/")
+            if path.suffix == ".ipynb" and colab != REPOSITORY:
+                link += f" ([open in Colab]({colab}/blob/main/{name}))"
+            return link
         return text if path.is_dir() else match[0]
 
     source[0] = _LINK.sub(replaced, source[0])
