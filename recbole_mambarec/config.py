@@ -31,13 +31,14 @@ from recbole_mambarec.data.keys import check_data_keys
 from recbole_mambarec.defaults import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import not_installed
+from recbole_mambarec.value_checks import list_of_names
 from recbole_mambarec.yaml_files import check_files, read_yaml_mapping
 from recbole_mambarec_command.requirements import broken_package, broken_sentence
 
 # keys that change what a dataset object holds: RecBole lists them with its own of this kind
 DATASET_KEYS = (
     *("modalities", "derive_modalities", "missing_modalities", "mask_valid_in_test", "encoding"),
-    *("new_items", "rank_items"),
+    *("new_items", "rank_items", "user_features"),
 )
 # keys of this package that take values of several types, which are checked where they are read
 _SEVERAL_TYPES = ("reduction_factor",)
@@ -296,6 +297,7 @@ def _finish(original: Callable, config: Config) -> None:
     folder = Path(final["data_path"])
     final["missing_modalities"] = missing.accept(final["missing_modalities"], folder)
     final["new_items"] = new_items.accept(final["new_items"], folder)
+    final["user_features"] = list_of_names("user_features", final["user_features"])
     generates = getattr(config.model_class, "generates_missing", False)
     final["impute_missing"] = imputation.accept(final["impute_missing"], config.model, generates)
     fault = config_checks.combination_fault(final, config.external_config_dict) or new_items.combination_fault(final)

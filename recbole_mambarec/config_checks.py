@@ -495,7 +495,9 @@ CHECKS: dict[str, Check] = {
     "new_items": _new_items,
     "rank_items": one_of("all", "new"),
     "cold_items": one_of("id", "content", "neighbours"),
-    "cold_users": one_of("id", "popularity"),
+    "cold_users": one_of("id", "popularity", "features"),
+    "user_features": lambda name, value: None if value is None or isinstance(value, str) else _NAMES(name, value),
+    "user_neighbours": whole(1),
     "modality_dropout": kind("a number from 0 to below 1", lambda value: is_number(value, 0, 1) and value < 1),
     "derive_modalities": unset_or(mapping_of(_recipe, "a mapping of modalities to recipes")),
 }
@@ -688,6 +690,17 @@ def _keys_of_columns_agree(final: Mapping, given: Mapping) -> str | None:
     return None
 
 
+def _columns_of_users_are_read(final: Mapping, given: Mapping) -> str | None:
+    columns = final.get("user_features")
+    if columns is None:
+        return None
+    if final.get("cold_users") != "features":
+        return "user_features has no effect without cold_users=features, which alone compares users: set it as well"
+    if not columns:
+        return "user_features names no column: name at least one, or leave it out to use all"
+    return None
+
+
 def _wandb_is_there(final: Mapping, given: Mapping) -> str | None:
     if final.get("log_wandb") and importlib.util.find_spec("wandb") is None:
         return "log_wandb needs the package wandb, which is not installed: pip install wandb"
@@ -716,6 +729,7 @@ _COMBINATIONS = (
     _sequences_are_in_order,
     _transform_does_something,
     _keys_of_columns_agree,
+    _columns_of_users_are_read,
     _wandb_is_there,
 )
 

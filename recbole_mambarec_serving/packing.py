@@ -16,9 +16,10 @@ from recbole_mambarec_serving.scoring import (
     InnerProducts,
     ItemWeights,
     Listed,
-    PopularityForColdUsers,
+    OfSimilarUsers,
     Scoring,
     TopLists,
+    WithColdUsers,
 )
 
 Arrays = dict[str, np.ndarray]
@@ -30,9 +31,13 @@ def pack(scoring: Scoring, prefix: str = "") -> tuple[dict[str, Any], Arrays]:
     Raises:
         TypeError: it is of no kind that a bundle can hold.
     """
-    if isinstance(scoring, PopularityForColdUsers):
+    if isinstance(scoring, WithColdUsers):
         plain, arrays = pack(scoring.base, prefix)
-        return {**plain, "cold_users": "popularity"}, arrays
+        of = scoring.of_similar
+        if of is None:
+            return {**plain, "cold_users": "popularity"}, arrays
+        arrays |= {f"{prefix}cold.popularity": _packable(scoring.popularity), f"{prefix}cold.rows": of.rows}
+        return {**plain, "cold_users": "features"}, arrays | _of_sparse(of.scores, f"{prefix}cold.scores.")
     if isinstance(scoring, InnerProducts):
         names = {"users": scoring.users, "items": scoring.items}
         names |= {f"fold_in.{name}": array for name, array in scoring.function._asdict().items()}
@@ -99,8 +104,20 @@ def unpack(
         scoring = Fused(of_parts, plain["weights"], plain["normalisation"], n_items)
     else:
         raise ValueError(f"scores of the kind '{plain['kind']}' are unknown")
-    if plain.get("cold_users") == "popularity":
-        return PopularityForColdUsers(scoring, np.diff(history.indptr) == 0, popularity.astype(np.float32))
+    how, cold = plain.get("cold_users"), np.diff(history.indptr) == 0
+    if how == "popularity":
+        return WithColdUsers(scoring, cold, popularity.astype(np.float32))
+    if how == "features":
+        share, rows = arrays[f"{prefix}cold.popularity"], arrays[f"{prefix}cold.rows"]
+        _expect(share, (n_items,))
+        _expect(rows, (n_users,))
+        n_rows = len(arrays[f"{prefix}cold.scores.indptr"]) - 1
+        if rows.max(initial=-1) >= n_rows:
+            raise ValueError("rows of users are missing")
+        scores = _sparse(arrays, f"{prefix}cold.scores.", (n_rows, n_items))
+        return WithColdUsers(scoring, cold, share, OfSimilarUsers(rows, scores))
+    if how is not None:
+        raise ValueError(f"scores of users without interactions of the kind '{how}' are unknown")
     return scoring
 
 

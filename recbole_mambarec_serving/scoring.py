@@ -331,25 +331,53 @@ class Fused:
         return total
 
 
-class PopularityForColdUsers:
-    """Scores in which those of users without training interactions are the popularities of the items.
+class OfSimilarUsers(NamedTuple):
+    """Scores by the users who are most similar to a user without training interactions, by features of users.
+
+    Attributes:
+        rows: the row of each user, int64 ``(n_users,)``; -1 for users who have none.
+        scores: float32 ``(n_rows, n_items)``.
+    """
+
+    rows: np.ndarray
+    scores: sp.csr_array
+
+
+class WithColdUsers:
+    """Scores in which users without training interactions have others than the model's.
+
+    They have the popularities of the items, and to these is added what similar users have, if they are known.
 
     Args:
         base: scores of everybody else.
         cold: which users have none, bool ``(n_users,)``.
         popularity: float32 ``(n_items,)``.
+        of_similar: scores of cold users by similar ones; None where only the popularity counts.
     """
 
-    def __init__(self, base: Scoring, cold: np.ndarray, popularity: np.ndarray) -> None:
-        self.base, self._cold, self._popularity = base, cold, popularity
+    def __init__(
+        self, base: Scoring, cold: np.ndarray, popularity: np.ndarray, of_similar: OfSimilarUsers | None = None
+    ) -> None:
+        self.base, self.cold, self.popularity, self.of_similar = base, cold, popularity, of_similar
         self.kind, self.fold_in_by, self.is_exact, self.depth = base.kind, base.fold_in_by, base.is_exact, base.depth
         self.fold_in, self.similar, self.effects = base.fold_in, base.similar, base.effects
 
     def scores(self, users: np.ndarray) -> np.ndarray:
         """See :meth:`Scoring.scores`."""
         scores = self.base.scores(users)
-        scores[self._cold[users]] = self._popularity
+        cold = self.cold[users]
+        scores[cold] = self.popularity
+        if self.of_similar is not None:
+            rows = self.of_similar.rows[users]
+            found = cold & (rows >= 0)
+            scores[found] += self.of_similar.scores[rows[found]].toarray()
         return scores
+
+    def in_order(self, base: Scoring, rows: np.ndarray, columns: np.ndarray) -> WithColdUsers:
+        """The same over another base, whose users and items are ``rows`` and ``columns`` of those here."""
+        of = self.of_similar
+        found = None if of is None else OfSimilarUsers(of.rows[rows], sp.csr_array(of.scores[:, columns]))
+        return WithColdUsers(base, self.cold[rows], self.popularity[columns], found)
 
 
 class WithNewItems:

@@ -17,6 +17,7 @@ from recbole_mambarec.data.missing import all_modalities, hidden_items
 from recbole_mambarec.data.modality import ItemFeatures, Modality
 from recbole_mambarec.data.strays import stray_features
 from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.data.user_features import UserFeatures, read_user_features
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.value_checks import list_of_names
 from recbole_mambarec_common.ids import mismatch
@@ -58,15 +59,18 @@ class MultimodalDataset(Dataset):
     Configuration keys: ``modalities`` (names, in order; ``[]`` for none; unset: all that the folder has),
     ``derive_modalities`` (recipes for datasets without arrays, see :mod:`recbole_mambarec.data.derive`),
     ``feature_memory`` (larger arrays stay on disk), ``missing_modalities`` and ``impute_missing``
-    (:mod:`~recbole_mambarec.data.missing`, :mod:`~recbole_mambarec.data.imputation`), ``cache_dir``.
+    (:mod:`~recbole_mambarec.data.missing`, :mod:`~recbole_mambarec.data.imputation`), ``cache_dir``, and
+    ``user_features`` where ``cold_users`` is ``features`` (:mod:`~recbole_mambarec.data.user_features`).
 
     Attributes:
         item_features: modality -> :class:`ItemFeatures`, rows in internal item order.
+        user_features: the columns by which users are compared, rows in internal user order without padding; None where
+            they are not.
     """
 
     def _from_scratch(self) -> None:
         super()._from_scratch()
-        self._load_item_features()
+        self._load_features()
 
     def _load_data(self, token, dataset_path) -> None:
         super()._load_data(token, dataset_path)
@@ -90,6 +94,13 @@ class MultimodalDataset(Dataset):
                 or f"{len(unknown)} items of the interactions have no line in {item_file}, e.g. '{unknown[0]}': "
                 "add a line (and a row to each array)"
             )
+
+    def _load_features(self) -> None:
+        self._load_item_features()
+        self.user_features: UserFeatures | None = None
+        if self.config["cold_users"] == "features":
+            users = self.field2id_token[self.uid_field][1:].tolist()
+            self.user_features = read_user_features(self.config, Path(self.dataset_path), self.dataset_name, users)
 
     def _load_item_features(self) -> None:
         folder, name = Path(self.dataset_path), self.dataset_name
@@ -136,6 +147,7 @@ class MultimodalDataset(Dataset):
             self._cache(),
             progress=bool(self.config["show_progress"]),
             knn_search=self.config["knn_search"],
+            user_features=self.user_features,
         )
         return imputed(data, self.config["impute_missing"], self.config["impute_neighbours"])
 
@@ -149,11 +161,12 @@ class MultimodalDataset(Dataset):
         # a pickled dataset must neither carry gigabytes nor keep the features of arrays that have changed
         state = self.__dict__.copy()
         state.pop("item_features", None)
+        state.pop("user_features", None)
         return state
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._load_item_features()
+        self._load_features()
 
 
 def modality_names(value: object) -> list[str] | None:

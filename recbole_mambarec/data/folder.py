@@ -121,8 +121,11 @@ def _other_interactions(folder: Path, name: str) -> str:
     return f"; the folder has {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}{named}"
 
 
-def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
+def read_atomic(path: Path, layout: Layout = PLAIN, missing: bool = False) -> pd.DataFrame:
     """An atomic file as a table of strings, columns without their types.
+
+    Args:
+        missing: make nothing of an empty text and of texts such as NA, as RecBole does.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -133,7 +136,7 @@ def read_atomic(path: Path, layout: Layout = PLAIN) -> pd.DataFrame:
             path,
             sep=layout.separator,
             dtype=str,
-            keep_default_na=False,
+            keep_default_na=missing,
             # between tabs, titles may contain quotation marks; between commas, titles with commas are quoted
             quoting=csv.QUOTE_NONE if layout.separator == "\t" else csv.QUOTE_MINIMAL,
             encoding=layout.encoding,

@@ -183,7 +183,7 @@ def _build(original: Callable, self: Dataset):
     if lost:
         getLogger().warning(
             f"new_items leaves {lost} users without training interactions, of whom a model knows nothing: "
-            "cold_users=popularity ranks the most popular items for them"
+            "cold_users=popularity ranks the most popular items for them, cold_users=features those of similar users"
         )
     new = np.bincount(items[kept], minlength=self.item_num) == 0
     new[0] = False

@@ -44,8 +44,8 @@ from recbole_mambarec.errors import UserError
 
 # settings that only say where something is, or that are applied to what was read back
 _IRRELEVANT_SETTINGS = ("data_path", "checkpoint_dir", "cache_dir", "topk", "feature_memory")
-# attributes that are not contents of a dataset; features of items are read from their arrays again
-_NOT_CONTENTS = ("config", "logger", "item_features", "dataset_path", "origin", "kept")
+# attributes that are not contents of a dataset; features of items and users are read from their files again
+_NOT_CONTENTS = ("config", "logger", "item_features", "user_features", "dataset_path", "origin", "kept")
 _GENERATORS = ("python", "numpy", "torch")
 _OURS = ("recbole.", "recbole_mambarec.")
 

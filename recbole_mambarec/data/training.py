@@ -30,6 +30,7 @@ from recbole_mambarec.data.graphs.neighbours import (
 from recbole_mambarec.data.graphs.sparse import SparseGraph, weighted_sum
 from recbole_mambarec.data.modality import ItemFeatures
 from recbole_mambarec.data.rows import Rows, blocks
+from recbole_mambarec.data.user_features import UserFeatures
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.value_checks import check_share
 
@@ -50,6 +51,7 @@ class TrainingData:
         progress: whether to show progress bars for long work.
         knn_search: how item neighbours are searched, ``exact`` or ``approximate``; if None, it depends on the number of
             items.
+        user_features: columns by which users without training interactions are compared with others, if they are.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TrainingData:
         cache: ArrayCache | None = None,
         progress: bool = False,
         knn_search: str | None = None,
+        user_features: UserFeatures | None = None,
     ) -> None:
         if knn_search not in (None, "exact", "approximate"):
             raise UserError(f"knn_search '{knn_search}' is unknown: use exact or approximate")
@@ -73,6 +76,7 @@ class TrainingData:
         self._cache = cache or ArrayCache(None)
         self._progress = progress
         self._knn_search = knn_search
+        self.user_features = user_features
 
     @property
     def shows_progress(self) -> bool:

@@ -103,7 +103,8 @@ class MultimodalRecommender(GeneralRecommender):
         self.modality_dropout = config["modality_dropout"] or 0.0
         how, k = config["cold_items"] or "id", config["impute_neighbours"] or 10
         self._cold_items = None if how == "id" else ColdItems(self.data, how, k)
-        self._cold_users = ColdUsers(self.data) if config["cold_users"] == "popularity" else None
+        how, k = config["cold_users"] or "id", config["user_neighbours"] or 50
+        self._cold_users = None if how == "id" else ColdUsers(self.data, how, k)
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None
 
@@ -248,7 +249,7 @@ class MultimodalRecommender(GeneralRecommender):
         return scores.view(-1)
 
     def with_cold_users(self, scores: Tensor, users: Tensor, items: Tensor | None = None) -> Tensor:
-        """Scores in which those of users without training interactions are popularities, where the key says so.
+        """Scores in which users without training interactions have those that the key ``cold_users`` gives them.
 
         Args:
             scores: of pairs, ``(B,)``, or of each user for all items, ``(B, n_items + 1)``.

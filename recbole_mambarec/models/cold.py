@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.data.imputation import Nearest, nearest_by_features
+from recbole_mambarec.data.similar_users import OfSimilarUsers, of_similar_users
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.features import FeatureTable
+from recbole_mambarec.layers.listed_scores import ListedScores
 
 #: what the keys can be
-COLD_ITEMS, COLD_USERS = ("id", "content", "neighbours"), ("id", "popularity")
+COLD_ITEMS, COLD_USERS = ("id", "content", "neighbours"), ("id", "popularity", "features")
 # part of the cache key: raise it when the search computes something else
 _VERSION = 1
 
@@ -120,26 +123,65 @@ class ColdItems:
 
 
 class ColdUsers:
-    """Scores of users without training interactions: the number of training interactions of each item.
+    """Scores of users without training interactions.
+
+    ``popularity``: the number of training interactions of the item. ``features``: how many of the users who are most
+    similar by their features have the item (:func:`of_similar_users`), and the popularity as a share, which is below 1:
+    it orders what is equal otherwise, and all items for users whom the features make similar to nobody.
 
     Args:
         data: the training data.
+        how: ``popularity`` or ``features``.
+        k: how many users are compared with.
+
+    Raises:
+        UserError: ``features``, and the data have none of users.
     """
 
-    def __init__(self, data: TrainingData) -> None:
-        counts = np.bincount(data.items, minlength=data.n_items).astype(np.float32)
+    def __init__(self, data: TrainingData, how: str, k: int) -> None:
+        popularity = np.bincount(data.items, minlength=data.n_items).astype(np.float64)
         cold = np.bincount(data.users, minlength=data.n_users) == 0
+        rows = np.zeros(data.n_users, dtype=np.int64)
+        self.listed: ListedScores | None = None
+        if how == "features":
+            popularity /= popularity.max() + 1
+            found = _of_similar_users(data, k)
+            rows = found.rows + 1
+            self.listed = ListedScores(found.scores) if found.scores.nnz else None
         # RecBole's ids, in which 0 is padding
-        self.popularity = torch.from_numpy(np.append(0.0, counts).astype(np.float32))
+        self.popularity = torch.from_numpy(np.append(0.0, popularity).astype(np.float32))
         self.cold = torch.from_numpy(np.append(False, cold))
+        self.rows = torch.from_numpy(np.append(0, rows))
 
     def to(self, device: torch.device) -> ColdUsers:
         """The same on another device."""
         self.popularity, self.cold = self.popularity.to(device), self.cold.to(device)
+        self.rows, self.listed = self.rows.to(device), self.listed and self.listed.to(device)
         return self
 
     def replaced(self, scores: Tensor, users: Tensor, items: Tensor | None) -> Tensor:
         """As :meth:`~recbole_mambarec.models.base.MultimodalRecommender.with_cold_users`."""
+        rows = self.rows[users]
         if items is None:
-            return torch.where(self.cold[users][:, None], self.popularity, scores)
-        return torch.where(self.cold[users], self.popularity[items], scores)
+            found = self.popularity if self.listed is None else self.listed.of_users(rows) + self.popularity
+            return torch.where(self.cold[users][:, None], found, scores)
+        popularity = self.popularity[items]
+        found = popularity if self.listed is None else self.listed.of_pairs(rows, items) + popularity
+        return torch.where(self.cold[users], found, scores)
+
+
+def _of_similar_users(data: TrainingData, k: int) -> OfSimilarUsers:
+    features, history = data.user_features, data.history
+    if features is None:
+        raise UserError("cold_users 'features': the dataset has no columns of users, use popularity")
+    found = of_similar_users(features, history, k)
+    cold = np.diff(history.indptr) == 0
+    log, by = getLogger(), ", ".join(features.columns)
+    log.info(f"cold_users: {cold.sum()} users without training interactions are compared with others by {by}")
+    alone = int((cold & (found.rows < 0)).sum())
+    if alone:
+        log.warning(
+            f"cold_users 'features' finds nobody who is similar to {alone} of the {cold.sum()} users without training "
+            f"interactions by {by}: they are ranked by popularity"
+        )
+    return found

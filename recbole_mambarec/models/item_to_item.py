@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.layers.containers import ModuleList
+from recbole_mambarec.layers.listed_scores import ListedScores
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.base import MultimodalRecommender
 
@@ -109,14 +110,14 @@ class Summands(ModuleList):
         return reduce(add, (part.of_users(users) for part in self))
 
 
-def _scores_of(weights: Weights, data: TrainingData) -> _Scores:
+def _scores_of(weights: Weights, data: TrainingData) -> _Scores | ListedScores:
     """The part of the scores that a matrix of weights gives."""
     history = data.history
     if isinstance(weights, Factors):
         return _FactoredScores(history, weights)
     if isinstance(weights, np.ndarray):
         return _DenseScores(history, weights)
-    return _ListedScores(history @ weights)
+    return ListedScores(history @ weights)
 
 
 class _Scores(nn.Module):
@@ -129,41 +130,6 @@ class _Scores(nn.Module):
     @abstractmethod
     def of_users(self, users: Tensor) -> Tensor:
         """Scores of each user for all items, ``(B, n_items + 1)``."""
-
-
-class _ListedScores(_Scores):
-    """The scores that sparse weights give, listed for each user: those that are not zero."""
-
-    pairs: Tensor
-    values: Tensor
-    starts: Tensor
-
-    def __init__(self, scores: sp.csr_array) -> None:
-        super().__init__()
-        n_users, n_items = scores.shape
-        self.n_columns = n_items + 1
-        scores.sort_indices()
-        # RecBole's numbers of user and item in one, ascending; a user's entries lie between their start and the next
-        users = np.repeat(np.arange(1, n_users + 1, dtype=np.int64), np.diff(scores.indptr))
-        starts = np.concatenate([[0], scores.indptr]).astype(np.int64)
-        pairs = users * self.n_columns + scores.indices + 1
-        self.longest = int(np.diff(starts).max())
-        _keep(self, pairs=pairs, values=scores.data, starts=starts)
-
-    def of_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        wanted = users * self.n_columns + items
-        places = torch.searchsorted(self.pairs, wanted).clamp_max(len(self.pairs) - 1)
-        return torch.where(self.pairs[places] == wanted, self.values[places], 0.0)
-
-    def of_users(self, users: Tensor) -> Tensor:
-        users = users[:, None]
-        # as many entries as the longest list has, so that no size depends on values
-        places = self.starts[users] + torch.arange(self.longest, device=users.device)
-        there = places < self.starts[users + 1]
-        places = places.clamp_max(len(self.pairs) - 1)
-        items = torch.where(there, self.pairs[places] - users * self.n_columns, 0)
-        scores = torch.zeros(len(users), self.n_columns, device=users.device)
-        return scores.scatter_(1, items, self.values[places])
 
 
 class _DenseScores(_Scores):

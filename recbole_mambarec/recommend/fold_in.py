@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_mambarec_serving.ranking import BLOCK_VALUES, largest
-from recbole_mambarec_serving.scoring import FoldIn, Fused, InnerProducts, PopularityForColdUsers, Scoring
+from recbole_mambarec_serving.scoring import FoldIn, Fused, InnerProducts, Scoring, WithColdUsers
 
 # ridge penalty, as a share of the mean square of the inputs
 _PENALTY = 1e-3
@@ -84,6 +84,6 @@ def _fitted_without(users: np.ndarray, scoring: Scoring, history: sp.csr_array) 
     if isinstance(scoring, Fused):
         parts = [_fitted_without(users, part, history) for part in scoring.parts]
         return Fused(parts, scoring.weights, scoring.normalisation, history.shape[1])
-    if isinstance(scoring, PopularityForColdUsers):
+    if isinstance(scoring, WithColdUsers):
         return _fitted_without(users, scoring.base, history)
     return scoring

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from recbole.config import Config
 
+from recbole_mambarec.models.cold import ColdUsers
 from recbole_mambarec.models.item_to_item import Factors as ModelFactors
 from recbole_mambarec.models.item_to_item import ItemToItem
 from recbole_mambarec.models.multiease import multiease
@@ -26,8 +27,9 @@ from recbole_mambarec_serving.scoring import (
     InnerProducts,
     ItemWeights,
     Listed,
-    PopularityForColdUsers,
+    OfSimilarUsers,
     Scoring,
+    WithColdUsers,
 )
 
 # users whose scores are compared, and the largest difference that is rounding, as a share of the largest score
@@ -54,14 +56,19 @@ def portable(scorer: Scorer, history: sp.csr_array) -> Scoring | None:
         return _reordered(scorer, history)
     if not isinstance(scorer, ModelScorer):
         return None
-    cold = np.diff(history.indptr) == 0
     for scoring in _candidates(scorer, history):
-        popular = getattr(scorer.model, "_cold_users", None)
-        if popular is not None:
-            scoring = PopularityForColdUsers(scoring, cold, popular.popularity[1:].cpu().numpy())
+        cold = getattr(scorer.model, "_cold_users", None)
+        if cold is not None:
+            scoring = _with_cold_users(scoring, cold)
         if is_same(scorer, scoring):
             return scoring
     return None
+
+
+def _with_cold_users(base: Scoring, cold: ColdUsers) -> WithColdUsers:
+    which, popularity, rows = (tensor[1:].cpu().numpy() for tensor in (cold.cold, cold.popularity, cold.rows))
+    of_similar = None if cold.listed is None else OfSimilarUsers(rows - 1, cold.listed.matrix())
+    return WithColdUsers(base, which, popularity, of_similar)
 
 
 def is_same(scorer: Scorer, scoring: Scoring) -> bool:
@@ -117,9 +124,8 @@ def _reordered(scorer: Reordered, history: sp.csr_array) -> Scoring | None:
     """Of a part of a fusion whose users or items are in another order."""
     rows, columns = np.argsort(scorer.rows), np.argsort(scorer.columns.numpy())
     base = portable(scorer.base, sp.csr_array(history[rows][:, columns]))
-    if isinstance(base, PopularityForColdUsers):
-        inner = _in_order(base.base, scorer, history)
-        return PopularityForColdUsers(inner, np.diff(history.indptr) == 0, history.sum(axis=0).astype(np.float32))
+    if isinstance(base, WithColdUsers):
+        return base.in_order(_in_order(base.base, scorer, history), scorer.rows, scorer.columns.numpy())
     return None if base is None else _in_order(base, scorer, history)
 
 

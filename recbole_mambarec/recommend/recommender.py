@@ -18,7 +18,7 @@ from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_serving import recommender as serving
 from recbole_mambarec_serving.bundle import training_history
 from recbole_mambarec_serving.recommender import SEEN_BITS
-from recbole_mambarec_serving.scoring import InnerProducts, PopularityForColdUsers, Scoring
+from recbole_mambarec_serving.scoring import InnerProducts, Scoring, WithColdUsers
 
 
 class ModelScoring:
@@ -111,7 +111,7 @@ class ModelScoring:
 
 
 def _products(scoring: Scoring | None) -> InnerProducts | None:
-    base = scoring.base if isinstance(scoring, PopularityForColdUsers) else scoring
+    base = scoring.base if isinstance(scoring, WithColdUsers) else scoring
     return base if isinstance(base, InnerProducts) else None
 
 

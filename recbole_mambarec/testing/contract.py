@@ -29,6 +29,7 @@ from recbole.utils.case_study import full_sort_topk
 from recbole_mambarec import registry
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.graphs.neighbours import Neighbours
+from recbole_mambarec.data.user_features import Tokens, UserFeatures
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks, FeatureTable
@@ -518,19 +519,25 @@ class ModelContract(TrainingContract):
         plain = self.build(dataset).eval().full_sort_predict(users).view(3, -1)[:, 1:]
         assert torch.isfinite(scores).all() and not torch.equal(scores[:, 3], plain[:, 3])
 
-    def test_cold_users_are_ranked_by_popularity(self):
+    def test_cold_users_are_ranked_by_popularity_or_by_similar_users(self):
+        """In rankings and for pairs, while the scores of all others stay what they are."""
         dataset = random_dataset()
         kept = dataset.users != 1
         dataset.users, dataset.items = dataset.users[kept], dataset.items[kept]
-        models = [self.build(dataset, cold_users=how).eval() for how in ("popularity", "id")]
-        scores, plain = (
-            model.full_sort_predict({"user_id": torch.arange(1, 4)}).view(3, -1)[:, 1:] for model in models
-        )
-        popularity = torch.from_numpy(np.bincount(dataset.items, minlength=20)).float()
-        torch.testing.assert_close(scores[1], popularity, atol=0, rtol=0)
-        torch.testing.assert_close(scores[::2], plain[::2], atol=0, rtol=0)
+        # users 1, 6, 11, ... are alike
+        dataset.user_features = UserFeatures({"group": Tokens(np.arange(30) % 5)})
+        popularity = np.bincount(dataset.items, minlength=20)
+        of_group = np.bincount(dataset.items[dataset.users % 5 == 1], minlength=20)
+        wanted = {"popularity": popularity, "features": of_group + popularity / (popularity.max() + 1)}
+        users = {"user_id": torch.arange(1, 4)}
         pairs = {"user_id": torch.full((20,), 2), "item_id": torch.arange(1, 21)}
-        torch.testing.assert_close(models[0].predict(pairs), popularity, atol=0, rtol=0)
+        plain = self.build(dataset, cold_users="id").eval().full_sort_predict(users).view(3, -1)[:, 1:]
+        for how, expected in wanted.items():
+            model = self.build(dataset, cold_users=how).eval()
+            scores = model.full_sort_predict(users).view(3, -1)[:, 1:]
+            torch.testing.assert_close(scores[1], torch.from_numpy(expected).float(), atol=0, rtol=1e-6)
+            torch.testing.assert_close(scores[::2], plain[::2], atol=0, rtol=0)
+            torch.testing.assert_close(model.predict(pairs), scores[1], atol=0, rtol=0)
 
     @property
     def _is_unmeasured(self) -> bool:

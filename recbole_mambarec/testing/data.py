@@ -11,6 +11,7 @@ import torch
 from recbole_mambarec.config import default_properties
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.data.training import TrainingData
+from recbole_mambarec.data.user_features import UserFeatures
 
 
 class PlainConfig(dict):
@@ -40,13 +41,22 @@ class InMemoryDataset:
         n_users, n_items: real users and items.
         features: modality -> ``(n_items, dim)``; a NaN row lacks the modality.
         on_disk: treat the features as too large for the memory.
+        user_features: columns of the users.
     """
 
     def __init__(
-        self, users, items, n_users: int, n_items: int, features: dict[str, np.ndarray], on_disk: bool = False
+        self,
+        users,
+        items,
+        n_users: int,
+        n_items: int,
+        features: dict[str, np.ndarray],
+        on_disk: bool = False,
+        user_features: UserFeatures | None = None,
     ) -> None:
         self.users, self.items = np.asarray(users), np.asarray(items)
         self.n_users, self.n_items = n_users, n_items
+        self.user_features = user_features
         tokens = np.array([str(i) for i in range(n_items)], dtype=object)
         ids = {token: i + 1 for i, token in enumerate(tokens)}
         self.item_features = {
@@ -65,7 +75,9 @@ class InMemoryDataset:
 
     def training_data(self) -> TrainingData:
         """As :meth:`MultimodalDataset.training_data`."""
-        return TrainingData(self.users, self.items, self.n_users, self.n_items, self.item_features)
+        return TrainingData(
+            self.users, self.items, self.n_users, self.n_items, self.item_features, user_features=self.user_features
+        )
 
 
 def batch(users, positives, negatives) -> dict[str, torch.Tensor]:
