@@ -1,6 +1,6 @@
 """Users without training interactions: are similar users a better guess than popularity?
 
-    python -m benchmarks.cold_users [--seeds 5] [--neighbours 10,20,50,100,200] [--columns gender age,gender ...]
+    python -m benchmarks.cold_users [--seeds 10] [--neighbours 20,50,100,200] [--columns gender age,gender ...]
     python -m benchmarks.cold_users --speed [--cold 10000] [--known 100000] [--items 20000]
 
 Of ml-100k, which comes with RecBole, 20 % of the users are held out for the test and 10 % for the validation; the rest
@@ -128,7 +128,7 @@ def speed(options: argparse.Namespace) -> None:
     history = sp.csr_array((np.ones(len(of), np.float32), (of, items)), shape=(n_users, options.items))
     history.data[:] = 1.0
     started = time.process_time()
-    found = of_similar_users(UserFeatures(columns), history, 50)
+    found = of_similar_users(UserFeatures(columns), history, 100)
     print(
         f"{options.cold} users compared with {options.known}: {time.process_time() - started:.1f} s of CPU, "
         f"{found.scores.shape[0]} different users, {found.scores.nnz} scores"
@@ -138,8 +138,8 @@ def speed(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--neighbours", default="10,20,50,100,200")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--neighbours", default="20,50,100,200")
     parser.add_argument("--columns", nargs="+", default=COLUMNS, help="sets of columns; an empty one means all")
     parser.add_argument("--speed", action="store_true", help="time the search instead")
     for name, default in (("cold", 10_000), ("known", 100_000), ("items", 20_000)):

@@ -1,13 +1,16 @@
 """Mistakes with devices are found without a GPU, in models that contain them on purpose."""
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
+from recbole_mambarec.data.user_features import Tokens, UserFeatures
 from recbole_mambarec.models.mambarec import MambaRec
 from recbole_mambarec.models.vbpr import VBPR
 from recbole_mambarec.testing.contract import ModelContract
-from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU
+from recbole_mambarec.testing.data import model_config, random_dataset
+from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
 
 pytestmark = pytest.mark.skipif(not CAN_SIMULATE_GPU, reason="needs torch 2.13")
 
@@ -108,3 +111,15 @@ def test_a_mistake_is_found(kind, sentence, monkeypatch):
 @pytest.mark.parametrize("kind", [VBPR, MambaRec])
 def test_without_a_mistake_nothing_is_found(kind, monkeypatch):
     check(type("Copy", (kind,), {}), monkeypatch)
+
+
+@pytest.mark.parametrize("how", ["popularity", "features"])
+def test_scores_of_cold_users_are_on_the_device_of_the_model(how):
+    dataset = random_dataset()
+    dataset.users, dataset.items = dataset.users[4:], dataset.items[4:]
+    dataset.user_features = UserFeatures({"group": Tokens(np.arange(30) % 5)})
+    model = VBPR(model_config("VBPR", cold_users=how), dataset)
+    with simulated_gpu(model):
+        rows = {name: torch.ones(4, dtype=torch.int64, device="cuda") for name in ("user_id", "item_id")}
+        scores = model.eval().full_sort_predict(rows), model.predict(rows)
+        assert {part.device.type for part in scores} == {"cuda"}

@@ -103,7 +103,7 @@ class MultimodalRecommender(GeneralRecommender):
         self.modality_dropout = config["modality_dropout"] or 0.0
         how, k = config["cold_items"] or "id", config["impute_neighbours"] or 10
         self._cold_items = None if how == "id" else ColdItems(self.data, how, k)
-        how, k = config["cold_users"] or "id", config["user_neighbours"] or 50
+        how, k = config["cold_users"] or "id", config["user_neighbours"] or 100
         self._cold_users = None if how == "id" else ColdUsers(self.data, how, k)
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None

@@ -141,8 +141,7 @@ def test_faulty_values(tmp_path, settings, sentence):
 
 
 def test_models_that_cannot_use_the_keys():
-    for key in ("cold_items", "cold_users"):
-        value = {"cold_items": "content", "cold_users": "popularity"}[key]
+    for key, value in (("cold_items", "content"), ("cold_users", "popularity"), ("cold_users", "features")):
         with pytest.raises(UserError, match=f"{key} has no effect on BPR"):
             Config("BPR", "ml-100k", config_dict={key: value})
     with pytest.raises(UserError, match="new_items has no effect on GRU4Rec, which reads sequences"):
