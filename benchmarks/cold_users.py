@@ -3,9 +3,9 @@
     python -m benchmarks.cold_users [--seeds 10] [--neighbours 20,50,100,200] [--columns gender age,gender ...]
     python -m benchmarks.cold_users --speed [--cold 10000] [--known 100000] [--items 20000]
 
-Of ml-100k, which comes with RecBole, 20 % of the users are held out for the test and 10 % for the validation; the rest
-is the training data. The held-out users' interactions are what is to be found. Each number of neighbours and each set
-of columns is evaluated by RecBole for the held-out users: means over the seeds, and on the test users the mean
+Of ml-100k, which comes with RecBole, a fifth of the users are held out for the test and a tenth for the validation; the
+rest is the training data. The held-out users' interactions are what is to be found. Each number of neighbours and each
+set of columns is evaluated by RecBole for the held-out users: means over the seeds, and on the test users the mean
 difference to popularity with its standard deviation over the seeds. No model is trained, because none has a say in
 these scores.
 ``age`` is a token in the ``.user`` file; ``years`` is the same as a number.
