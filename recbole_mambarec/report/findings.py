@@ -51,5 +51,7 @@ def _tested(best: Row, n_models: int, tests: Paired | None, dataset: str, metric
     how += "it" if family.best == best.label else family.best
     if not alike:
         return f"{how} is better than {'each of the others' if total > 1 else 'the other'}."
+    if len(alike) == total:
+        return f"{how} is not shown to be better than {f'any of the {total} others' if total > 1 else 'the other'}."
     shown = alike if len(alike) <= _MOST_NAMES else [*alike[:_MOST_NAMES], f"{len(alike) - _MOST_NAMES} more"]
     return f"{how} is better than {total - len(alike)} of the {total} others, and cannot be told from {listing(shown)}."

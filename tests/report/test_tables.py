@@ -167,6 +167,9 @@ def test_the_finding_names_the_best_its_lead_and_what_it_cannot_be_told_from():
     (tested,) = findings.sentences(rows, "train", "recall@20", compare_all(rows, "train", METRICS))
     assert "By seed (Wilcoxon's test, Holm's correction), it is better than 1 of the 2 others" in tested
     assert tested.startswith("On d, c ") and tested.endswith("cannot be told from b.")
+    two = load.rows([r for part in many[1:] for r in part])
+    (level,) = findings.sentences(two, "train", "recall@20", compare_all(two, "train", METRICS))
+    assert level.endswith("it is not shown to be better than the other.")
 
 
 def test_the_cost_table_says_which_computation_its_times_leave_out():
