@@ -178,16 +178,16 @@ def page(measured: dict[str, dict], task: dict, command: str) -> str:
 
 # Cost of every model
 
-Random data of Amazon Baby's size ({sizes["users"]:,} users, {sizes["items"]:,} items, {sizes["pairs"]:,} training
-pairs; features: {widths} wide), default settings, d 64, batches of {sizes["batch"]:,}, float32, threads:
-{task["threads"]}, torch {task["torch"]}. A step is the fastest of {task["steps"]}. Peak memory: training in a process
-of its own, data included.
+The data are random and of Amazon Baby's size ({sizes["users"]:,} users, {sizes["items"]:,} items, {sizes["pairs"]:,}
+training pairs; features: {widths} wide). Settings: the default ones, d 64, batches of {sizes["batch"]:,}, float32,
+threads: {task["threads"]}, torch {task["torch"]}. The time of a step is that of the fastest of {task["steps"]}. The peak
+memory is that of a training in a process of its own, data included.
 
-**Need**: the operations of a step (forward, backward, optimizer) at the speeds of the last two columns, which the
-same process measured with a square product and a sum of two large arrays. A dense product needs its floating-point
-operations, or the passes over its operands if these take longer; a sparse one a row per entry; Adam seven passes over
-the parameters; any other operation one pass over its arguments and results. Copies, fills and concatenations count as
-nothing.
+The **need** is the time that the operations of a step (forward, backward, optimizer) would take at the speeds of the last
+two columns. The same process measured these speeds with a square product and a sum of two large arrays. A dense product
+needs its floating-point operations, or the passes over its operands if these take longer. A sparse product reads a row
+for each entry, Adam needs seven passes over the parameters, and any other operation needs one pass over its arguments and
+results. Copies, fills and concatenations count as nothing.
 
 {table(measured)}
 
@@ -205,8 +205,8 @@ nothing.
         text += f"""
 ## Beside MMRec's code
 
-CPU seconds per epoch and per evaluation on one core; MMRec's were measured on Amazon Baby itself with stand-in features
-of the same widths, on a machine of the same kind.
+The table shows CPU seconds per epoch and per evaluation on one core. MMRec's were measured on Amazon Baby itself, with
+stand-in features of the same widths, on a machine of the same kind.
 
 | model | MMRec | here |
 |---|---|---|

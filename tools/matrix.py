@@ -169,10 +169,9 @@ def table(lines: list[dict], missing: dict[str, str] | None = None) -> str:
     text = [
         "# Matrix of Pythons and releases",
         "",
-        "Written by `make matrix` (`python tools/matrix.py`) from [matrix.jsonl](matrix.jsonl). A part of it can be",
-        "run anew by the command in its row, which it replaces. smoke: the built wheel in an environment of its own,",
-        "used from another folder (tests/smoke). suite: all tests, in the source tree. Seconds are those of the tests",
-        "alone, without the installation.",
+        "Written by `make matrix` (`python tools/matrix.py`) from [matrix.jsonl](matrix.jsonl). To repeat a row, run the",
+        "command in it. The tests called *smoke* use the built wheel in an environment of its own, from another folder",
+        "(tests/smoke). *suite* is all tests, in the source tree. Seconds are those of the tests, without the installation.",
         "",
         *(f"* {bound}: {meaning}" for bound, meaning in BOUNDS.items() if any(x["bound"] == bound for x in lines)),
         "",
