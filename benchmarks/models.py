@@ -180,14 +180,14 @@ def page(measured: dict[str, dict], task: dict, command: str) -> str:
 
 The data are random and of Amazon Baby's size ({sizes["users"]:,} users, {sizes["items"]:,} items, {sizes["pairs"]:,}
 training pairs; features: {widths} wide). Settings: the default ones, d 64, batches of {sizes["batch"]:,}, float32,
-threads: {task["threads"]}, torch {task["torch"]}. The time of a step is that of the fastest of {task["steps"]}. The peak
-memory is that of a training in a process of its own, data included.
+threads: {task["threads"]}, torch {task["torch"]}. The time of a step is that of the fastest of {task["steps"]}. The
+peak memory is that of a training in a process of its own, data included.
 
-The **need** is the time that the operations of a step (forward, backward, optimizer) would take at the speeds of the last
-two columns. The same process measured these speeds with a square product and a sum of two large arrays. A dense product
-needs its floating-point operations, or the passes over its operands if these take longer. A sparse product reads a row
-for each entry, Adam needs seven passes over the parameters, and any other operation needs one pass over its arguments and
-results. Copies, fills and concatenations count as nothing.
+The **need** is the time that the operations of a step (forward, backward, optimizer) would take at the speeds of the
+last two columns. The same process measured these speeds with a square product and a sum of two large arrays. A dense
+product needs its floating-point operations, or the passes over its operands if these take longer. A sparse product
+reads a row for each entry, Adam needs seven passes over the parameters, and any other operation needs one pass over
+its arguments and results. Copies, fills and concatenations count as nothing.
 
 {table(measured)}
 

@@ -169,9 +169,10 @@ def table(lines: list[dict], missing: dict[str, str] | None = None) -> str:
     text = [
         "# Matrix of Pythons and releases",
         "",
-        "Written by `make matrix` (`python tools/matrix.py`) from [matrix.jsonl](matrix.jsonl). To repeat a row, run the",
-        "command in it. The tests called *smoke* use the built wheel in an environment of its own, from another folder",
-        "(tests/smoke). *suite* is all tests, in the source tree. Seconds are those of the tests, without the installation.",
+        "Written by `make matrix` (`python tools/matrix.py`) from [matrix.jsonl](matrix.jsonl). To repeat a row, run",
+        "the command in it. The tests called *smoke* use the built wheel in an environment of its own, from another",
+        "folder (tests/smoke). *suite* is all tests, in the source tree. Seconds are those of the tests, without the",
+        "installation.",
         "",
         *(f"* {bound}: {meaning}" for bound, meaning in BOUNDS.items() if any(x["bound"] == bound for x in lines)),
         "",
