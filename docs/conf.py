@@ -47,6 +47,8 @@ exclude_patterns = [".git", ".nox", "build", "dist", "saved", "dataset", "log", 
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
+# quotes and ellipses, but not dashes: --variants is an option
+smartquotes_action = "qe"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
