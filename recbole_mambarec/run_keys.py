@@ -33,6 +33,7 @@ NEUTRAL: dict[str, object] = {
 # the same for keys that one model gained later, while others have been recorded with them
 NEUTRAL_OF: dict[str, dict[str, object]] = {
     "COHESION": {"n_mm_layers": 1},
+    **{name: {"cold_scale": 0.0} for name in ("GraphFilter", "MultiEASE", "ThreeViews")},
     "CRANE": {"variant": "paper", "feat_embed_dim": 64},
     "REARM": {"negatives_skip_held_out": False},
 }

@@ -6,7 +6,7 @@ Solutions are computed in float64 on the device of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -241,6 +241,38 @@ def balanced_features(linear: LinearFeatures, discount: float) -> LinearFeatures
     squares = np.einsum("ij,ij->i", source @ (target.T @ target), source) - linear.own**2
     scale = balance(squares, discount)
     return LinearFeatures(Factors(source * scale[:, None], target), linear.own * scale)
+
+
+def scale_of_new_items(squares: Callable[[], np.ndarray], data: TrainingData, relative: float) -> np.ndarray:
+    """Factors for the columns of W that lift items without training interactions to the others, ``(n_items,)``.
+
+    What features alone say of an item is small beside what interactions say, so that such items would be ranked behind
+    all others. Their columns are multiplied with one number, so that they are ``relative`` times as long as those of
+    the others (root mean square); the others, and all of them with ``relative`` 0, have the factor 1.
+
+    Args:
+        squares: computes the squared lengths of the columns, ``(n_items,)``, if there are such items.
+
+    Raises:
+        UserError: ``relative`` is negative.
+    """
+    if relative < 0:
+        raise UserError(f"cold_scale must not be negative, got {relative}")
+    known = np.bincount(data.items, minlength=data.n_items) > 0
+    scale = np.ones(data.n_items)
+    if relative and not known.all():
+        lengths = squares()
+        # nothing may lead to them: no features, or no weight of what there is
+        if lengths[~known].any():
+            scale[~known] = relative * np.sqrt(lengths[known].mean() / lengths[~known].mean())
+    return scale
+
+
+def squared_columns(sparse: sp.csr_array, factors: Factors) -> np.ndarray:
+    """Squared lengths of the columns of ``sparse + source @ target.T``, without it, float64 ``(n_items,)``."""
+    source, target = (part.astype(np.float64) for part in factors)
+    crossed = 2.0 * (sparse.T @ source) + target @ (source.T @ source)
+    return sparse.power(2).sum(axis=0) + np.einsum("ij,ij->i", crossed, target)
 
 
 def largest_of_rows(rows: Iterator[sp.csr_array], k: int) -> sp.csr_array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +17,7 @@ from recbole_mambarec.models.closed_forms import (
     memory_of_matrices,
     neighbour_lists,
     row_blocks,
+    scale_of_new_items,
     symmetric_graph,
 )
 from recbole_mambarec.models.item_to_item import ItemToItem, Weights, memory_of_lists
@@ -38,7 +41,8 @@ class GraphFilter(ItemToItem):
         s(u, i) = (R D^-history_discount (c_1 G + c_2 G^2 + ...) D^popularity)_ui
 
     Modalities count as ``modality_weights`` says or, by default, as much as each explains of which items are used
-    together. Items without a training interaction are reached over T.
+    together. Items without a training interaction are reached over T, and ``cold_scale`` lifts their columns of weights
+    to that many times the length of the others.
 
     ``solver: dense`` holds the weights of all pairs of items; ``sparse`` keeps the ``sparse_k`` largest of each row.
     """
@@ -62,7 +66,13 @@ class GraphFilter(ItemToItem):
                     total = total + coefficient * hops
                 yield rows, sp.csr_array(sp.diags_array(before[rows]) @ total @ sp.diags_array(after))
 
-        if check_choice("solver", config["solver"], SOLVERS) == "sparse":
+        def squares() -> np.ndarray:
+            return reduce(add, (block.power(2).sum(axis=0) for _, block in filtered()))
+
+        sparse = check_choice("solver", config["solver"], SOLVERS) == "sparse"
+        # before any entry is left out: from here on, what is filtered has this scale
+        after = after * scale_of_new_items(squares, data, config["cold_scale"])
+        if sparse:
             return [largest_of_rows((block for _, block in filtered()), config["sparse_k"])]
         weights = np.empty((data.n_items, data.n_items), dtype=np.float32)
         for rows, block in filtered():

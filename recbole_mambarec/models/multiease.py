@@ -22,7 +22,9 @@ from recbole_mambarec.models.closed_forms import (
     memory_of_matrices,
     neighbour_lists,
     row_blocks,
+    scale_of_new_items,
     sparse_ease,
+    squared_columns,
     symmetric_graph,
     weighted_history,
 )
@@ -64,7 +66,9 @@ class MultiEASE(ItemToItem):
     Modalities count as ``modality_weights`` says or, by default, as much as each explains of which items are used
     together.
 
-    Items without a training interaction get their scores from L, from K and from the neighbours that B T reaches.
+    Items without a training interaction get their scores from L, from K and from the neighbours that B T reaches. As
+    these are small, ``cold_scale`` lifts them: the columns of such items become that many times as long as those of the
+    others.
 
     ``solver: dense`` holds matrices of all pairs of items and takes time with the cube of the items. ``sparse``
     predicts an item from the ``sparse_k`` items it shares most users with, keeps as many of the largest entries of ``B
@@ -109,8 +113,13 @@ def multiease(config, data: TrainingData) -> Sequence[Weights]:
     lists = neighbour_lists(data, config["n_neighbors"], given, history)
     linear = balanced_features(linear_features(features, config["feature_reg"]), config["item_discount"])
     if solver == "sparse":
-        return _sparse(config, data, history, lists, linear)
-    return [_dense(config, _solution(config, history, features), lists, linear)]
+        kept, factors = _sparse(config, data, history, lists, linear)
+        scale = scale_of_new_items(lambda: squared_columns(kept, factors), data, config["cold_scale"])
+        scale = scale.astype(np.float32)
+        return [sp.csr_array(kept @ sp.diags_array(scale)), Factors(factors.source, factors.target * scale[:, None])]
+    weights = _dense(config, _solution(config, history, features), lists, linear)
+    weights *= scale_of_new_items(lambda: np.einsum("ij,ij->j", weights, weights), data, config["cold_scale"])
+    return [weights]
 
 
 def _solution(config, history: sp.csr_array, features: np.ndarray) -> np.ndarray:
@@ -145,7 +154,7 @@ def _dense(config, solution: np.ndarray, lists: sp.csr_array, linear: LinearFeat
 
 def _sparse(
     config, data: TrainingData, history: sp.csr_array, lists: sp.csr_array, linear: LinearFeatures
-) -> Sequence[Weights]:
+) -> tuple[sp.csr_array, Factors]:
     """W as a sparse matrix and factors."""
     k, spread, n_items = config["sparse_k"], config["spread_weight"], data.n_items
     candidates = data.co_items(k)
@@ -160,4 +169,4 @@ def _sparse(
     diagonal = kept.diagonal() + config["feature_weight"] * linear.own
     source, target = linear.factors
     factors = Factors((config["feature_weight"] * source).astype(np.float32), target.astype(np.float32))
-    return [sp.csr_array(kept - sp.diags_array(diagonal.astype(np.float32))), factors]
+    return sp.csr_array(kept - sp.diags_array(diagonal.astype(np.float32))), factors

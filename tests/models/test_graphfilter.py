@@ -54,6 +54,21 @@ class TestGraphFilter(ModelContract):
         )
         assert (alone.full_sort_predict(ALL_USERS).view(30, 21)[:, 20] == 0).all()
 
+    @pytest.mark.parametrize("solver", ["dense", "sparse"])
+    def test_the_weights_of_new_items_are_lifted(self, solver):
+        """Their columns become as long as the others, of which they would else be behind."""
+        dataset = with_gaps()
+        kept = dataset.items != 19
+        dataset = InMemoryDataset(dataset.users[kept], dataset.items[kept], 30, 20, features_of(dataset))
+        models = [self.build(dataset, solver=solver, sparse_k=20, cold_scale=scale) for scale in (0.0, 1.0)]
+        plain, lifted = (model.full_sort_predict(ALL_USERS).view(30, 21)[:, 1:] for model in models)
+        torch.testing.assert_close(lifted[:, :19], plain[:, :19])
+        factor = (lifted[:, 19].sum() / plain[:, 19].sum()).item()
+        torch.testing.assert_close(lifted[:, 19], factor * plain[:, 19])
+        weights = self.build(dataset, cold_scale=0.0).summands[0].table[1:, 1:].numpy()
+        lengths = np.linalg.norm(weights, axis=0)
+        assert factor == pytest.approx(np.sqrt(np.square(lengths[:19]).mean()) / lengths[19], rel=1e-4)
+
     def test_too_many_items_are_refused(self):
         with pytest.raises(UserError, match=r"GraphFilter on 20 items would hold 1 matrices.*set solver=sparse"):
             self.build(dense_items=19)

@@ -2,10 +2,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models import closed_forms
+from recbole_mambarec.models.item_to_item import Factors
+from recbole_mambarec.models.multiease import multiease
 from recbole_mambarec.testing.contract import ModelContract
 from recbole_mambarec.testing.data import InMemoryDataset, model_config, random_dataset
 from tests.models.test_itemfeatureknn import (
@@ -151,6 +154,31 @@ class TestMultiEASE(ModelContract):
             ranks.append(int((scores[others] > scores[19]).sum()))
         assert ranks[0] < 5 and ranks[1] > 9
 
+    @pytest.mark.parametrize("settings", [{}, {"solver": "sparse", "sparse_k": 6}])
+    def test_the_weights_of_new_items_are_lifted(self, settings):
+        """Scores of known items stay; those of new ones are multiplied, so that the columns are of equal length."""
+        dataset = with_gaps()
+        kept = dataset.items < 18
+        dataset = InMemoryDataset(dataset.users[kept], dataset.items[kept], 30, 20, features_of(dataset))
+        settings = {"reg_weight": REG, "n_neighbors": K, "feature_reg": 0.7} | settings
+        models = [self.build(dataset, cold_scale=scale, **settings) for scale in (0.0, 1.0, 0.5)]
+        plain, equal, half = (model.full_sort_predict(ALL_USERS).view(30, 21)[:, 1:] for model in models)
+        torch.testing.assert_close(equal[:, :18], plain[:, :18], rtol=0, atol=0)
+        torch.testing.assert_close(half[:, :18], plain[:, :18], rtol=0, atol=0)
+        torch.testing.assert_close(half[:, 18:], equal[:, 18:] / 2)
+        parts = multiease(model_config(self.name, cold_scale=0.0, **settings), dataset.training_data())
+        dense = [part.source @ part.target.T if isinstance(part, Factors) else sp.csr_array(part) for part in parts]
+        squares = np.square(np.asarray(sum(dense[1:], dense[0].toarray()))).sum(axis=0)
+        factor = np.sqrt(squares[:18].mean() / squares[18:].mean())
+        np.testing.assert_allclose(equal[:, 18:], plain[:, 18:] * factor, rtol=1e-4, atol=1e-6)
+
+    def test_new_items_that_nothing_leads_to_keep_their_weights(self):
+        data = with_gaps().training_data()
+        known = data.items < 18
+        data = InMemoryDataset(data.users[known], data.items[known], 30, 20, features_of(with_gaps())).training_data()
+        squares = np.append(np.ones(18), np.zeros(2))
+        assert (closed_forms.scale_of_new_items(lambda: squares, data, 1.0) == 1).all()
+
     def test_too_many_items_are_refused_before_anything_is_computed(self):
         with pytest.raises(UserError, match=r"MultiEASE on 20 items would hold 2.2 matrices.*set solver=sparse"):
             self.build(dense_items=19)
@@ -163,6 +191,7 @@ class TestMultiEASE(ModelContract):
             ({"solver": "gpu"}, "solver 'gpu' is unknown: use one of dense, sparse"),
             ({"solver": "sparse", "form": "prior"}, "the form additive alone: use solver=dense with form=prior"),
             ({"reg_weight": 0.0}, "reg_weight must be above 0, got 0.0"),
+            ({"cold_scale": -1.0}, "cold_scale must not be negative, got -1.0"),
         ],
     )
     def test_settings_that_cannot_be_meant(self, settings, sentence):
