@@ -261,6 +261,16 @@ def _from_npz(path: Path, items: Sequence[str], numbered: bool) -> dict[str, lis
     return pairs
 
 
+def names_items(path: Path) -> bool:
+    """Whether the arrays of a ``.npz`` are called as those of a published mask or list of new items are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name in ("items", ALL) or set(name) <= set(LETTERS) for name in names)
+
+
 def ids_of_numbers(path: Path, numbers: np.ndarray, items: Sequence[str], numbered: bool) -> list[str]:
     """The ids of items that a published file names by number.
 

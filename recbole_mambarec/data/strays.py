@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from recbole_mambarec.data.folder import modality_files
+from recbole_mambarec_common.masks import names_items
 
 _FORMATS = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".h5", ".hdf5", ".mat", ".b"),
@@ -22,12 +23,17 @@ _ENTRIES_EXAMINED = 10_000
 def stray_features(folder: Path, name: str) -> list[str]:
     """One sentence for each file that looks like features of the dataset ``name`` and is not read as such.
 
-    The sentence says what to call it. Arrays with the right name (``<name>.<modality>.npy``) are not mentioned.
+    The sentence says what to call it. Arrays with the right name (``<name>.<modality>.npy``), masks and lists of new
+    items are not mentioned.
     """
     if not folder.is_dir():
         return []
     entries, read = sorted(islice(folder.iterdir(), _ENTRIES_EXAMINED)), set(modality_files(folder, name).values())
-    found = [_sentence(path, name) for path in entries if _format(path) and not path.is_dir() and path not in read]
+    found = [
+        _sentence(path, name)
+        for path in entries
+        if _format(path) and not path.is_dir() and path not in read and not names_items(path)
+    ]
     for inner in entries:
         if inner.is_dir() and not inner.name.startswith("."):
             files = [path for path in islice(inner.iterdir(), _ENTRIES_EXAMINED) if _format(path)]

@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_mambarec.cli import run_recbole
-from recbole_mambarec.data.strays import modality_of
+from recbole_mambarec.data.strays import modality_of, stray_features
 from recbole_mambarec.errors import UserError, run_main
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.testing.planted import QUICK, write_planted
@@ -72,6 +72,19 @@ def test_the_near_miss_is_named(tmp_path, model, name, sentence):
         resolve(model, "shop", overrides={"data_path": str(tmp_path), **parts})
     # RecBole's models have no use for features
     assert load(folder, "BPR", **parts).item_num == 48 + 1
+
+
+def test_masks_and_lists_of_new_items_are_no_features(tmp_path):
+    folder = write_planted(tmp_path, name="shop")
+    np.savez(folder / "shop-0.6.npz", t=np.arange(2), tv=np.arange(2, 4), all=np.arange(4, 6))
+    np.savez(folder / "shop-new-items.npz", items=np.arange(3))
+    assert stray_features(folder, "shop") == []
+    np.savez(folder / "shop.image.npz", arr_0=np.ones((3, 2)))
+    (folder / "broken.npz").write_bytes(b"PK")
+    assert [sentence.partition(" ")[0].rpartition("/")[2] for sentence in stray_features(folder, "shop")] == [
+        "broken.npz",
+        "shop.image.npz",
+    ]
 
 
 def test_one_array_per_item(tmp_path):
