@@ -66,17 +66,18 @@ class GraphFilter(ItemToItem):
                     total = total + coefficient * hops
                 yield rows, sp.csr_array(sp.diags_array(before[rows]) @ total @ sp.diags_array(after))
 
-        def squares() -> np.ndarray:
-            return reduce(add, (block.power(2).sum(axis=0) for _, block in filtered()))
+        if check_choice("solver", config["solver"], SOLVERS) == "sparse":
 
-        sparse = check_choice("solver", config["solver"], SOLVERS) == "sparse"
-        # before any entry is left out: from here on, what is filtered has this scale
-        after = after * scale_of_new_items(squares, data, config["cold_scale"])
-        if sparse:
+            def squares() -> np.ndarray:
+                return reduce(add, (block.power(2).sum(axis=0) for _, block in filtered()))
+
+            # in a pass of its own before entries are left out: from here on, what is filtered has this scale
+            after = after * scale_of_new_items(squares, data, config["cold_scale"])
             return [largest_of_rows((block for _, block in filtered()), config["sparse_k"])]
         weights = np.empty((data.n_items, data.n_items), dtype=np.float32)
         for rows, block in filtered():
             weights[rows] = block.toarray()
+        weights *= scale_of_new_items(lambda: np.einsum("ij,ij->j", weights, weights), data, config["cold_scale"])
         return [weights]
 
     @classmethod
