@@ -71,7 +71,7 @@ def test_a_mask(results):
     ]
     assert tested == [
         "B is better by user than every other model but A (R@20, Wilcoxon's test, Holm's correction, 8 users, seeds "
-        "in common: 1)."
+        "in common: 1; of several settings, validation's choice)."
     ]
 
 

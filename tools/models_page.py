@@ -127,6 +127,17 @@ models/*
 ```
 """
 
+# columns of results/models.md, in the words of a card
+_COSTS = {
+    "s to build": "seconds to build the model",
+    "CPU s / step": "seconds per training step",
+    "step / need": "the same, relative to what the arithmetic of a step needs",
+    "CPU s / epoch": "seconds per training epoch",
+    "CPU s / evaluation": "seconds per evaluation of all users",
+    "peak memory GiB": "peak memory, GiB",
+    "trained parameters": "trained parameters",
+}
+
 _CONDITIONS = """\
 Scores on the test split, with validation items ranked as in published tables; means over seeds. On baby, the features
 stand in for the public ones ([Amazon Baby](../../results/amazon-baby.md)); on lfm2k they are real
@@ -230,8 +241,8 @@ def card(model: str, records: Records) -> str:
         parts.append(f"## Formula\n\nThe symbols are [the same on all cards](../models.md#notation).\n\n{formula}\n")
     parts.append(_accuracy(model, records))
     if model in records.cost:
-        conditions = "At Amazon Baby's size, under the conditions of [Cost of every model](../../results/models.md).\n"
-        parts.append(f"## Cost\n\n{conditions}\n" + table(("Quantity", "Value"), zip(*records.cost[model])))
+        conditions = "At Amazon Baby's size, on one core of a CPU ([Cost of every model](../../results/models.md)).\n"
+        parts.append(f"## Cost\n\n{conditions}\n" + table(("Quantity", "Value"), _cost(*records.cost[model])))
     else:
         parts.append("## Cost\n\nNot measured yet.\n")
     entry = registry.entry(model)
@@ -310,6 +321,12 @@ def _accuracy(model: str, records: Records) -> str:
 
 def _scores(scores: dict[str, float | None]) -> list[str]:
     return ["" if scores.get(metric) is None else f"{scores[metric]:.4f}" for metric in METRICS]
+
+
+def _cost(header: list[str], values: list[str]) -> list[tuple[str, str]]:
+    """The columns of a model's row that tell a user what it costs, in words; a closed form takes no steps."""
+    found = dict(zip(header, values))
+    return [(words, found[column]) for column, words in _COSTS.items() if found.get(column, "0.0") != "0.0"]
 
 
 def costs(text: str) -> dict[str, tuple[list[str], list[str]]]:

@@ -207,7 +207,7 @@ def _tested(rows: Sequence[Row]) -> str:
     seeds = ", ".join(map(str, family.seeds))
     return (
         f"\n{family.best} is better by user than {others} (R@20, Wilcoxon's test, Holm's correction, "
-        f"{family.pairs:,} users, seeds in common: {seeds}).\n"
+        f"{family.pairs:,} users, seeds in common: {seeds}; of several settings, validation's choice).\n"
     )
 
 
