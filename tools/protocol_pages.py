@@ -27,7 +27,7 @@ PAGES = "missing-modality", "new-items"
 WHOLE = {"baby": "runs.jsonl", "lfm2k": "lfm2k.jsonl", "tiktok": "tiktok.jsonl"}
 MASK, METRIC, SECOND, TOP = "train", "recall@20", "ndcg@20", 20
 #: keys of the two protocols, without which a run is that of the whole data
-_PROTOCOL = ("missing_modalities", "impute_missing", "impute_neighbours", "new_items", "rank_items")
+_PROTOCOL = ("missing_modalities", "impute_missing", "impute_neighbours", "new_items", "rank_items", "cold_items")
 #: keys about the scores of new items, and the values that are not written out
 _SCORING = {"cold_items": "id", "cold_scale": 0.0}
 _PLACE = re.compile(r"<!-- (\w+) (\w+) -->\n")
@@ -146,16 +146,11 @@ def _file(row: Row, key: str) -> bool:
 def _whole(row: Row) -> Row | None:
     """The same model and configuration with all features and items."""
     others = [other for other in _comparison(RESULTS / WHOLE[row.dataset]) if other.model == row.model]
-    # where all items have interactions, the keys about new ones have no effect
-    for left_out in (_PROTOCOL, (*_PROTOCOL, *_SCORING)):
-        for other in others:
-            if _identity(other, left_out) == _identity(row, left_out):
-                return other
-    return None
+    return next((other for other in others if _identity(other) == _identity(row)), None)
 
 
-def _identity(row: Row, left_out: Sequence[str]) -> str:
-    return load.identity({key: value for key, value in row.config.items() if key not in left_out})
+def _identity(row: Row) -> str:
+    return load.identity({key: value for key, value in row.config.items() if key not in _PROTOCOL})
 
 
 @cache
