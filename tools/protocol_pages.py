@@ -17,6 +17,7 @@ from recbole_mambarec.experiments import users
 from recbole_mambarec.experiments.paired_tests import holm
 from recbole_mambarec.experiments.significance import over_users
 from recbole_mambarec.report import load
+from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, mean
 from tools.markdown import table
 
@@ -198,7 +199,7 @@ def _tested(rows: Sequence[Row]) -> str:
     """A sentence on which models the best cannot be told from, by user."""
     family = over_users([record for row in rows for record in row.named()], ".", MASK, METRIC)
     equal = [each.label for each in family.comparisons if not each.significant]
-    others = f"every other model but {' and '.join(equal)}" if equal else "every other model"
+    others = f"every other model but {listing(equal)}" if equal else "every other model"
     seeds = ", ".join(map(str, family.seeds))
     return (
         f"\n{family.best} is better by user than {others} (R@20, Wilcoxon's test, Holm's correction, "
