@@ -335,8 +335,9 @@ class OfSimilarUsers(NamedTuple):
     """Scores by the users who are most similar to a user without training interactions, by features of users.
 
     Attributes:
-        rows: the row of each user, int64 ``(n_users,)``; -1 for users who have none.
-        scores: float32 ``(n_rows, n_items)``.
+        rows: the row of each user, int64 ``(n_users,)``; -1 for users with training interactions, and for those whom
+            the features make similar to nobody.
+        scores: float32 ``(n_rows, n_items)``; an entry is at least 1.
     """
 
     rows: np.ndarray

@@ -46,7 +46,7 @@ def _page(name: str) -> str:
 
     def filled(place: re.Match) -> str:
         kind, dataset = place.groups()
-        return _TABLES[kind](dataset, [row for row in rows if row.dataset == dataset])
+        return _TABLES[kind]([row for row in rows if row.dataset == dataset])
 
     return head + _PLACE.sub(filled, notes)
 
@@ -55,7 +55,7 @@ def _page(name: str) -> str:
 # tables
 
 
-def masked(dataset: str, rows: Sequence[Row]) -> str:
+def masked(rows: Sequence[Row]) -> str:
     """One published mask: scores of each model with and without it, and what it finds of items that lack something."""
     rows = [row for row in rows if _file(row, "missing_modalities") and row.config.get("impute_missing") is None]
     rows = _best_first(load.chosen_by_validation(rows, METRIC, smaller=False)[0])
@@ -72,7 +72,7 @@ def masked(dataset: str, rows: Sequence[Row]) -> str:
     return table(header, body) + _tested(rows)
 
 
-def rates(dataset: str, rows: Sequence[Row]) -> str:
+def rates(rows: Sequence[Row]) -> str:
     """Masks of a rate: Recall@20 of each model over the share of items that lack something."""
     by_model: dict[str, dict[float, Row]] = {}
     for row in rows:
@@ -89,7 +89,7 @@ def rates(dataset: str, rows: Sequence[Row]) -> str:
     return table(("model", "0", *(f"{rate:g}" for rate in at)), body)
 
 
-def imputations(dataset: str, rows: Sequence[Row]) -> str:
+def imputations(rows: Sequence[Row]) -> str:
     """What is put in place of missing features: scores, and Wilcoxon's test by user against the default."""
     rows = [row for row in rows if _file(row, "missing_modalities")]
     models = dict.fromkeys(row.model for row in rows if row.config.get("impute_missing") is not None)
@@ -105,7 +105,7 @@ def imputations(dataset: str, rows: Sequence[Row]) -> str:
     return table(("model", "`impute_missing`", "R@20 / N@20", "R@20 against `mean`", "p"), body)
 
 
-def new_items(dataset: str, rows: Sequence[Row]) -> str:
+def new_items(rows: Sequence[Row]) -> str:
     """A list of new items: all, known and new items, ranked together."""
     rows = [row for row in rows if row.config.get("rank_items") == "all"]
     by_user: Callable = lambda frame: users.by_newness(frame, MASK, METRIC)  # noqa: E731
@@ -121,13 +121,13 @@ def new_items(dataset: str, rows: Sequence[Row]) -> str:
     return table(header, body) + _tested(load.chosen_by_validation(rows, METRIC, smaller=False)[0])
 
 
-def among_new(dataset: str, rows: Sequence[Row]) -> str:
+def among_new(rows: Sequence[Row]) -> str:
     """New items ranked among themselves."""
     rows = _best_first([row for row in rows if row.config.get("rank_items") == "new"])
     return table(("model", "setting", "R@20 / N@20"), [(row.model, _scoring(row), _pair(row)) for row in rows])
 
 
-_TABLES: dict[str, Callable[[str, Sequence[Row]], str]] = {
+_TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "mask": masked,
     "rates": rates,
     "imputations": imputations,

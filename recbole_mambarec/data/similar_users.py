@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.sparse as sp
 
 from recbole_mambarec.data.user_features import UserFeatures
+from recbole_mambarec_serving.scoring import OfSimilarUsers
 
 # similarities that are held at a time (32 MiB), more where a single row is longer
 _BLOCK_VALUES = 1 << 22
-
-
-class OfSimilarUsers(NamedTuple):
-    """Scores of items by the users who are most similar to somebody.
-
-    Users with equal features have equal scores, and share a row.
-
-    Attributes:
-        rows: the row of each user, int64 ``(n_users,)``; -1 for users with training interactions, and for those whom
-            the features make similar to nobody.
-        scores: float32 ``(n_rows, n_items)``; an entry is at least 1.
-    """
-
-    rows: np.ndarray
-    scores: sp.csr_array
 
 
 def of_similar_users(features: UserFeatures, history: sp.csr_array, k: int) -> OfSimilarUsers:
@@ -33,7 +17,8 @@ def of_similar_users(features: UserFeatures, history: sp.csr_array, k: int) -> O
 
     Each of the ``k`` most similar users counts in proportion to the similarity, the least similar of them 1. If more
     users are as similar as the least similar of them, these share what places are left, so that the order of users does
-    not matter. Users with the similarity 0 do not count. All users are compared, in blocks.
+    not matter. Users with the similarity 0 do not count. All users are compared, in blocks. Users with equal features
+    have equal scores, and share a row.
 
     Args:
         history: binary training interactions, ``(n_users, n_items)``.
