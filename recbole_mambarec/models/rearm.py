@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mambarec.data.graphs.sparse import SparseGraph
-from recbole_mambarec.layers import scalar_attention
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.features import FeatureTable
 from recbole_mambarec.layers.losses import bpr, cross_correlation, info_nce_distinct
 from recbole_mambarec.layers.propagation import mean_of_layers, propagate, split_nodes
-from recbole_mambarec.layers.scalar_attention import ScalarAttention
+from recbole_mambarec.layers.scalar_attention import ScalarAttention, weights_held
 from recbole_mambarec.layers.unit import unit_rows
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models import rearm_graphs as graphs
 from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.value_checks import check_share
 
-# arrays of attention weights that a step holds per modality
-_ATTENTION_ARRAYS = 6
+# what training holds of the weights of a modality's attentions: one bit of each
+_ATTENTIONS, _WEIGHTS_PER_FLOAT = 2, 32
 
 
 class MetaNetwork(nn.Module):
@@ -77,7 +76,7 @@ class REARM(MultimodalRecommender):
     """
 
     min_modalities = 1
-    step_memory = StepMemory(users=(40, 20), items=(40, 30), batch=(20, 20))
+    step_memory = StepMemory(users=(28, 12), items=(40, 26), batch=(20, 20))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -113,14 +112,13 @@ class REARM(MultimodalRecommender):
 
     @classmethod
     def memory_of(cls, config, data) -> StepMemory:
-        """``step_memory``, tables of the users' interests, and attention weights, ``(d, d)`` per item and modality."""
+        """``step_memory``, tables of the users' interests, and attention weights, ``(d, d)`` per item."""
         (users, of_users), (items, of_items) = cls.step_memory.users, cls.step_memory.items
         d, frozen = config["embedding_size"], config["freeze_features"]
         widths = sum(data.features(m).shape[1] for m in data.modalities)
         users += (1.0 if frozen else cls.step_memory.tables) * widths / d
-        # beyond one block nothing but the weights of a block is held
-        held = min(data.n_items * d * d, scalar_attention._BLOCK_VALUES)
-        of_items += _ATTENTION_ARRAYS * held / (data.n_items * d)
+        items += weights_held(data.n_items, d, config["device"]) / (data.n_items * d)
+        of_items += _ATTENTIONS * d / _WEIGHTS_PER_FLOAT
         return cls.step_memory._replace(users=(users, of_users), items=(items, of_items))
 
     def _user_graph(self, config) -> SparseGraph:

@@ -439,7 +439,7 @@ class ModelContract(TrainingContract):
         """No allocation of a step comes near items x items or batch x batch x d."""
         # blocks have a fixed size: make them as small as the data
         monkeypatch.setattr("recbole_mambarec.layers.losses._PAIRS_AT_A_TIME", {"cpu": 1 << 16})
-        monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._BLOCK_VALUES", 1 << 16)
+        monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._WEIGHTS_AT_A_TIME", {"cpu": 1 << 16})
         monkeypatch.setattr("recbole_mambarec.models.damrs._SHARES_AT_A_TIME", 1 << 16)
         monkeypatch.setattr("recbole_mambarec.data.graphs.neighbours._BLOCK_VALUES", 1 << 17)
         n_items, n_batch = 2500, 640

@@ -1,6 +1,7 @@
 from typing import ClassVar
 
 import numpy as np
+import pytest
 import torch
 
 from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
@@ -34,16 +35,71 @@ def test_attention_equals_torchs_at_width_one():
     torch.testing.assert_close(ours(query, context), expected)
 
 
-def test_blocks_of_attention_change_neither_value_nor_gradient(monkeypatch):
+def attend_and_descend(attention, query, context):
+    """Attention after the same seed, and gradients with respect to everything."""
+    torch.manual_seed(1)
+    made = attention(query, context)
+    return made, *torch.autograd.grad(made.square().sum(), (query, context, *attention.parameters()))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_blocks_of_attention_change_neither_value_nor_gradient(dropout, monkeypatch):
     torch.manual_seed(0)
-    attention, results = ScalarAttention(0.0), []
-    query, context = (torch.randn(7, 4, requires_grad=True) for _ in range(2))
-    for values in (1 << 24, 33):
-        monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._BLOCK_VALUES", values)
-        made = attention(query, context)
-        results.append((made, *torch.autograd.grad(made.square().sum(), (query, context, *attention.parameters()))))
+    attention = ScalarAttention(dropout)
+    # 8 x 8 weights take 16 whole words of random bits, so that blocks of rows draw what all rows at once draw
+    query, context = (torch.randn(7, 8, requires_grad=True) for _ in range(2))
+    results = []
+    for weights in (1 << 24, 130):
+        monkeypatch.setattr("recbole_mambarec.layers.scalar_attention._WEIGHTS_AT_A_TIME", {"cpu": weights})
+        results.append(attend_and_descend(attention, query, context))
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_of_attention_are_those_of_its_values(dropout):
+    torch.manual_seed(0)
+    attention = ScalarAttention(dropout).double()
+    query, context = (torch.randn(5, width, dtype=torch.float64, requires_grad=True) for width in (3, 4))
+
+    def attend(query, context, *_):
+        torch.manual_seed(1)
+        return attention(query, context)
+
+    assert torch.autograd.gradcheck(attend, (query, context, *attention.parameters()))
+
+
+def test_large_products_do_not_overflow():
+    attention = ScalarAttention(0.4)
+    query, context = (torch.randn(7, 8).mul(1e4).requires_grad_() for _ in range(2))
+    assert all(values.isfinite().all() for values in attend_and_descend(attention, query, context))
+
+
+@pytest.mark.parametrize("dropout", [0.05, 0.4, 0.9])
+def test_dropout_drops_that_share_of_the_weights_and_scales_the_others(dropout):
+    attention, width = ScalarAttention(dropout), 16
+    with torch.no_grad():
+        attention.in_weight.copy_(torch.tensor([0.0, 0.0, 1.0]))
+        attention.out_weight.fill_(1.0)
+    # all weights are 1 / width, and the one value that is not 0 comes through or does not
+    context = torch.eye(width).repeat(500, 1)
+    made = attention(torch.zeros_like(context), context).detach() * width
+    kept = made > 0
+    torch.testing.assert_close(made[kept], torch.full_like(made[kept], 1 / (1 - dropout)), rtol=1e-3, atol=0)
+    n = kept.numel()
+    assert abs(kept.float().mean() - (1 - dropout)) < 5 * (dropout * (1 - dropout) / n) ** 0.5
+    # neighbours are dropped independently of each other
+    pairs = (kept[:, 1:] & kept[:, :-1]).float().mean()
+    assert abs(pairs - (1 - dropout) ** 2) < 0.005
+    again = attention(torch.zeros_like(context), context).detach() > 0
+    assert (again != kept).any()
+    assert torch.equal(attention.eval()(torch.zeros_like(context), context) * width, torch.ones_like(context))
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_a_rate_that_is_none_is_refused(dropout):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        ScalarAttention(dropout)
 
 
 def test_nodes_with_few_neighbours_repeat_theirs_and_lonely_ones_receive_from_the_most_active():

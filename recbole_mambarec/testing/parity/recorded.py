@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 from unittest import mock
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.layers.scalar_attention import Draws
 
 
 @contextmanager
 def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
-    """Dropout, ``torch.rand``, ``torch.randn`` and ``torch.randperm`` take ``draws`` in this order.
+    """Dropout (that of attention weights, too), ``torch.rand``, ``torch.randn`` and ``torch.randperm`` take ``draws``.
 
-    A draw of dropout is the mask that multiplies its argument, 0 or 1/(1-rate).
+    Each call takes the next one. A draw of dropout is the mask that multiplies its argument, 0 or 1/(1-rate).
 
     Raises:
         UserError: the model makes more or fewer draws than were recorded, or one of another shape or dropout rate.
@@ -36,12 +37,23 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
         return draw
 
     def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if not training or p == 0:
-            return x
-        mask = take(x.shape)
+        return x * mask_of_dropout(x.shape, p) if training and p else x
+
+    def mask_of_dropout(shape: torch.Size, p: float) -> Tensor:
+        mask = take(shape)
         if abs(mask.max().item() * (1 - p) - 1) > 1e-5:
             raise UserError(f"draw {used} is no mask of dropout at rate {p:g}, which the model uses")
-        return x * mask
+        return mask
+
+    class RecordedDraws(Draws):
+        """Of attention weights, all blocks of which are one draw."""
+
+        def __init__(self, rate: float, shape: Sequence[int]) -> None:
+            super().__init__(rate, shape)
+            self._mask = mask_of_dropout(self.shape, rate)
+
+        def block(self, rows: slice, like: Tensor) -> Tensor:
+            return self._mask[rows].ne(0)
 
     def rand(*size: int | torch.Size, dtype: torch.dtype | None = None, **_: object) -> Tensor:
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
@@ -55,6 +67,7 @@ def recorded(draws: Iterable[Tensor]) -> Iterator[None]:
         "torch.rand": rand,
         "torch.randn": rand,
         "torch.randperm": randperm,
+        "recbole_mambarec.layers.scalar_attention.Draws": RecordedDraws,
     }
     with ExitStack() as stack:
         for name, function in replaced.items():
