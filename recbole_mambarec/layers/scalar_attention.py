@@ -53,7 +53,8 @@ class ScalarAttention(nn.Module):
         nn.init.kaiming_uniform_(self.out_weight.data.view(1, 1), a=5**0.5)
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        """Query and context of the same rows, ``(n, d)`` each -> ``(n, d)``."""
+        """Query and context of the same rows, ``(n, d)`` each -> ``(n, d)``, in the precision of the parameters."""
+        query, context = query.to(self.in_weight.dtype), context.to(self.in_weight.dtype)
         q, k, v = (w * x + b for w, b, x in zip(self.in_weight, self.in_bias, (query, context, context)))
         draws = Draws(self.dropout, (*q.shape, k.shape[1])) if self.training and self.dropout else None
         return self.out_weight * _Attend.apply(q, k, v, draws) + self.out_bias

@@ -69,6 +69,19 @@ def test_gradients_of_attention_are_those_of_its_values(dropout):
     assert torch.autograd.gradcheck(attend, (query, context, *attention.parameters()))
 
 
+def test_attention_computes_in_single_precision_under_autocast():
+    torch.manual_seed(0)
+    attention = ScalarAttention(0.4)
+    query, context = (torch.randn(7, 8).bfloat16().requires_grad_() for _ in range(2))
+    expected = attend_and_descend(attention, query.float(), context.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = attend_and_descend(attention, query, context)
+    assert made[0].dtype == torch.float32
+    for one, other in zip(made, expected):
+        torch.testing.assert_close(one.float(), other, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(made[0], expected[0])
+
+
 def test_large_products_do_not_overflow():
     attention = ScalarAttention(0.4)
     query, context = (torch.randn(7, 8).mul(1e4).requires_grad_() for _ in range(2))
