@@ -27,6 +27,8 @@ _BLOCK_VALUES = 1 << 22
 SOLVERS = ("dense", "sparse")
 # seconds that two cores took for the inverse of Amazon Baby's 7 050 items; it grows with their cube
 _SECONDS, _ITEMS = 25, 7050
+# time of a multiplication in a product of sparse matrices, measured in that of one in a product of dense ones
+_SPARSE_COST = 130
 
 
 def memory_of_matrices(model: str, config, data: TrainingData, matrices: float) -> StepMemory:
@@ -208,6 +210,12 @@ def symmetric_graph(lists: sp.csr_array) -> sp.csr_array:
     both = (lists + lists.T) / 2
     scale = sp.diags_array(inverse_sqrt(both.sum(axis=1).astype(np.float64)))
     return sp.csr_array((scale @ both @ scale).astype(np.float32))
+
+
+def dense_if_faster(graph: sp.csr_array) -> sp.csr_array | np.ndarray:
+    """The graph, ``(n, n)``, as a dense float32 matrix if products with itself are computed faster so."""
+    multiplications = float(np.square(np.diff(graph.indptr).astype(np.float64)).sum())
+    return graph.astype(np.float32).toarray() if _SPARSE_COST * multiplications > graph.shape[0] ** 3 else graph
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +14,7 @@ from recbole_mambarec.data.graphs.bipartite import normalised_interactions
 from recbole_mambarec.memory import StepMemory
 from recbole_mambarec.models.closed_forms import (
     SOLVERS,
+    dense_if_faster,
     largest_of_rows,
     memory_of_matrices,
     neighbour_lists,
@@ -54,19 +56,21 @@ class GraphFilter(ItemToItem):
         normalised = normalised_interactions(data.users, data.items, data.n_users, data.n_items)
         lists = neighbour_lists(data, config["n_neighbors"], config["modality_weights"], data.history)
         graph = sp.csr_array((1 - share) * (normalised.T @ normalised) + share * symmetric_graph(lists))
+        sparse = check_choice("solver", config["solver"], SOLVERS) == "sparse"
+        hop = graph if sparse else dense_if_faster(graph)
         counts = np.maximum(data.history.sum(axis=0), 1.0)
         before, after = counts ** -config["history_discount"], counts ** config["popularity"]
 
-        def filtered() -> Iterator[tuple[slice, sp.csr_array]]:
+        def filtered() -> Iterator[tuple[slice, Any]]:
             for rows in row_blocks(data.n_items):
-                hops = graph[rows]
+                hops = hop[rows]
                 total = coefficients[0] * hops
                 for coefficient in coefficients[1:]:
-                    hops = hops @ graph
+                    hops = hops @ hop
                     total = total + coefficient * hops
-                yield rows, sp.csr_array(sp.diags_array(before[rows]) @ total @ sp.diags_array(after))
+                yield rows, sp.diags_array(before[rows]) @ total @ sp.diags_array(after)
 
-        if check_choice("solver", config["solver"], SOLVERS) == "sparse":
+        if sparse:
 
             def squares() -> np.ndarray:
                 return reduce(add, (block.power(2).sum(axis=0) for _, block in filtered()))
@@ -76,7 +80,7 @@ class GraphFilter(ItemToItem):
             return [largest_of_rows((block for _, block in filtered()), config["sparse_k"])]
         weights = np.empty((data.n_items, data.n_items), dtype=np.float32)
         for rows, block in filtered():
-            weights[rows] = block.toarray()
+            weights[rows] = block if isinstance(block, np.ndarray) else block.toarray()
         weights *= scale_of_new_items(lambda: np.einsum("ij,ij->j", weights, weights), data, config["cold_scale"])
         return [weights]
 

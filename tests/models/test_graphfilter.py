@@ -34,9 +34,11 @@ class TestGraphFilter(ModelContract):
         ("coefficients", "solver", "k"),
         [([1.0], "dense", 20), ([0.0, 1.0], "sparse", 20), ([0.5, 1.0, 0.3], "dense", 20), ([0.0, 1.0], "sparse", 6)],
     )
-    def test_scores_are_those_of_the_formula(self, coefficients, solver, k, monkeypatch):
-        """Items lack a modality or both; the filter is computed in blocks."""
+    @pytest.mark.parametrize("sparse_cost", [0, 1e9])
+    def test_scores_are_those_of_the_formula(self, coefficients, solver, k, sparse_cost, monkeypatch):
+        """Items lack a modality or both; the filter is computed in blocks, from a sparse and from a dense graph."""
         monkeypatch.setattr(closed_forms, "_BLOCK_VALUES", 49)
+        monkeypatch.setattr(closed_forms, "_SPARSE_COST", sparse_cost)
         dataset = with_gaps()
         exponents = {"feature_share": 0.4, "history_discount": 0.2, "popularity": 0.6}
         model = self.build(dataset, filter=coefficients, solver=solver, sparse_k=k, n_neighbors=K, **exponents)
