@@ -495,6 +495,7 @@ CHECKS: dict[str, Check] = {
     "new_items": _new_items,
     "rank_items": one_of("all", "new"),
     "cold_items": one_of("id", "content", "neighbours"),
+    "cold_scale": number(0),
     "cold_users": one_of("id", "popularity", "features"),
     "user_features": lambda name, value: None if value is None or isinstance(value, str) else _NAMES(name, value),
     "user_neighbours": whole(1),

@@ -17,8 +17,8 @@ from recbole_mambarec.errors import UserError
 OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),
-    *("impute_missing", "impute_neighbours", "modality_dropout", "cold_items", "cold_users"),
-    *("user_features", "user_neighbours"),
+    *("impute_missing", "impute_neighbours", "modality_dropout"),
+    *("cold_items", "cold_scale", "cold_users", "user_features", "user_neighbours"),
 )
 # keys of the command line and of RecBole's own code that no YAML file lists
 _OTHER_KEYS = (

@@ -28,12 +28,11 @@ NEUTRAL: dict[str, object] = {
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
     **{"missing_modalities": 0, "impute_neighbours": 10, "modality_dropout": 0.0},
-    **{"rank_items": "all", "cold_items": "id", "cold_users": "id", "user_neighbours": 100},
+    **{"rank_items": "all", "cold_items": "id", "cold_scale": 0.0, "cold_users": "id", "user_neighbours": 100},
 }
 # the same for keys that one model gained later, while others have been recorded with them
 NEUTRAL_OF: dict[str, dict[str, object]] = {
     "COHESION": {"n_mm_layers": 1},
-    **{name: {"cold_scale": 0.0} for name in ("GraphFilter", "MultiEASE", "ThreeViews")},
     "CRANE": {"variant": "paper", "feat_embed_dim": 64},
     "REARM": {"negatives_skip_held_out": False},
 }

@@ -269,14 +269,16 @@ def _description(model: str) -> tuple[str, str]:
 
 
 def _new_items(model: str) -> str:
-    """What the model supports of the key ``cold_items``, found on random data."""
+    """What the model supports of the keys ``cold_items`` and ``cold_scale``, found on random data."""
     config = model_config(model)
     data = random_dataset(dims={} if config["modalities"] == [] else None)
     made = get_model(model)(config, data)
     reason = cold.obstacle(made, made.data)
-    if reason is None:
-        return f"**New items**: `cold_items` can be {', '.join(f'`{choice}`' for choice in cold.COLD_ITEMS)}.\n"
-    return f"**New items**: `cold_items` can only be `id`, because the model {reason}.\n"
+    choices = ", ".join(f"`{choice}`" for choice in cold.COLD_ITEMS)
+    ids = f"can be {choices}" if reason is None else f"can only be `id`, because the model {reason}"
+    scaled = cold.scale_obstacle(made, made.data) is None
+    scale = f"`cold_scale` scales their {made.cold_scale_of}" if scaled else "`cold_scale` has no effect"
+    return f"**New items**: `cold_items` {ids}. {scale}.\n"
 
 
 def _parity(model: str, files: dict[str, dict]) -> str:

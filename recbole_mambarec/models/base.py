@@ -19,7 +19,7 @@ from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
 from recbole_mambarec.layers.features import FeatureTable
-from recbole_mambarec.models.cold import ColdItems, ColdUsers
+from recbole_mambarec.models.cold import ColdItems, ColdScale, ColdUsers, scale_obstacle
 from recbole_mambarec.trained_apart import TrainedApart
 from recbole_mambarec.value_checks import check_choice
 
@@ -61,6 +61,8 @@ class MultimodalRecommender(GeneralRecommender):
     generates_missing = False
     # whether the id of an item without training interactions is part of its score (cold_items)
     uses_ids_of_new_items = True
+    # what cold_scale makes longer: "embeddings" (those of scored_embeddings) or "weights"; None if it has no effect
+    cold_scale_of: str | None = "embeddings"
     # what the model took to compute closed forms when it was built
     computing_seconds = 0.0
     # no paper's model, but this package's
@@ -103,6 +105,9 @@ class MultimodalRecommender(GeneralRecommender):
         self.modality_dropout = config["modality_dropout"] or 0.0
         how, k = config["cold_items"] or "id", config["impute_neighbours"] or 10
         self._cold_items = None if how == "id" else ColdItems(self.data, how, k)
+        self.cold_scale = config["cold_scale"] or 0.0
+        lengthens = self.cold_scale > 0 and self.cold_scale_of == "embeddings"
+        self._cold_scale = ColdScale(self.data, self.cold_scale) if lengthens else None
         how, k = config["cold_users"] or "id", config["user_neighbours"] or 100
         self._cold_users = None if how == "id" else ColdUsers(self.data, how, k)
         self.loss_names: tuple[str, ...] = ()
@@ -175,13 +180,16 @@ class MultimodalRecommender(GeneralRecommender):
         return ModuleDict({m: FeatureTable(self.data.features(m), frozen, rate) for m in self.modalities})
 
     def check_cold_items(self) -> None:
-        """Refuse a value of ``cold_items`` that the model does not support.
+        """Refuse values of ``cold_items`` and ``cold_scale`` that the model does not support.
 
         Raises:
             UserError: it does not.
         """
         if self._cold_items is not None:
             self._cold_items.check(self)
+        reason = scale_obstacle(self, self.data) if self.cold_scale else None
+        if reason is not None:
+            raise UserError(f"cold_scale has no effect on {type(self).__name__}, which {reason}: leave it out")
 
     def tables_with_dropout(self) -> list[FeatureTable]:
         """The feature tables to which ``modality_dropout`` applies; none where it is 0.
@@ -262,8 +270,8 @@ class MultimodalRecommender(GeneralRecommender):
     def scored_embeddings(self) -> tuple[Tensor, Tensor]:
         """Final embeddings in RecBole's numbering (row 0 is padding, zero), computed once per evaluation.
 
-        They are kept from the first call in evaluation mode until training resumes or weights are loaded. The key
-        ``cold_items`` applies to them alone.
+        They are kept from the first call in evaluation mode until training resumes or weights are loaded. The keys
+        ``cold_items`` and ``cold_scale`` apply to them alone.
         """
         if self._scored is not None:
             return self._scored
@@ -271,8 +279,13 @@ class MultimodalRecommender(GeneralRecommender):
         with cast(ColdItems, self._cold_items).replaced(self) if cold else nullcontext():
             users, items = (F.pad(x.float(), (0, 0, 1, 0)) for x in self.embed())
         if not self.training:
+            items = self.with_new_items_scaled(items)
             self._scored = users.detach(), items.detach()
         return users, items
+
+    def with_new_items_scaled(self, items: Tensor) -> Tensor:
+        """Final embeddings ``(n_items + 1, d)``, in which items without training interactions are of ``cold_scale``."""
+        return items if self._cold_scale is None else self._cold_scale.scaled(items)
 
     def train(self, mode: bool = True):
         """Set the mode and drop the embeddings kept for evaluation: weights may have changed."""

@@ -1,4 +1,4 @@
-"""The keys ``cold_items`` and ``cold_users``: scores of items and users without training interactions."""
+"""Scores of items and users without training interactions (``cold_items``, ``cold_scale``, ``cold_users``)."""
 
 from __future__ import annotations
 
@@ -38,17 +38,29 @@ def item_ids(model: nn.Module, n_users: int, n_items: int) -> Tensor | None:
     return None
 
 
+def reads_features(model: nn.Module, data: TrainingData) -> bool:
+    """Whether scores depend on features."""
+    may = getattr(model, "min_modalities", 0) > 0 or any(isinstance(m, FeatureTable) for m in model.modules())
+    return may and bool(data.modalities)
+
+
 def obstacle(model: nn.Module, data: TrainingData) -> str | None:
     """Why a model supports no other ``cold_items`` than ``id``, as the end of a sentence; None if it supports all."""
-    reads_features = getattr(model, "min_modalities", 0) > 0 or any(
-        isinstance(m, FeatureTable) for m in model.modules()
-    )
-    if not data.modalities or not reads_features:
+    if not reads_features(model, data):
         return "reads no features"
     if item_ids(model, data.n_users, data.n_items) is None:
         return "has no ids of items"
     if not getattr(model, "uses_ids_of_new_items", True):
         return "scores items without training interactions by their features alone"
+    return None
+
+
+def scale_obstacle(model: nn.Module, data: TrainingData) -> str | None:
+    """Why ``cold_scale`` has no effect on a model, as the end of a sentence; None if it has one."""
+    if not reads_features(model, data):
+        return "reads no features"
+    if getattr(model, "cold_scale_of", None) is None:
+        return "scores new items as it scores all others"
     return None
 
 
@@ -120,6 +132,32 @@ class ColdItems:
         features = {m: self.data.features(m) for m in self.data.modalities}
         present = {m: self.data.present(m) for m in self.data.modalities}
         return nearest_by_features(features, present, ~self.known, self.known, self.k)
+
+
+class ColdScale:
+    """Final embeddings of items without training interactions, as long as those of others.
+
+    No interaction has lengthened them, so that their scores are small and such items are ranked behind all others. All
+    are multiplied with one number: each user ranks them among each other as before.
+
+    Args:
+        data: the training data.
+        relative: their length relative to that of the others (root mean square).
+    """
+
+    def __init__(self, data: TrainingData, relative: float) -> None:
+        known = np.bincount(data.items, minlength=data.n_items) > 0
+        # RecBole's ids, in which 0 is padding
+        self.relative, self.known = relative, torch.from_numpy(np.append(False, known))
+        self.new = torch.from_numpy(np.append(False, ~known))
+
+    def scaled(self, items: Tensor) -> Tensor:
+        """Embeddings ``(n_items + 1, d)`` in which the rows of these items are scaled."""
+        squares, new = items.square().sum(dim=1), self.new.to(items.device)
+        # no item may be new, and nothing may be known of those that are
+        lengths = [squares[which].mean().sqrt() for which in (self.known.to(items.device), new)]
+        factor = torch.where(lengths[1] > 0, self.relative * lengths[0] / lengths[1], 1.0)
+        return torch.where(new[:, None], factor * items, items)
 
 
 class ColdUsers:

@@ -49,6 +49,8 @@ class GraphFilter(ItemToItem):
     ``solver: dense`` holds the weights of all pairs of items; ``sparse`` keeps the ``sparse_k`` largest of each row.
     """
 
+    cold_scale_of = "weights"
+
     def weights(self, config) -> Sequence[Weights]:
         """The filter, dense or sparse."""
         data, coefficients = self.data, config["filter"]

@@ -47,6 +47,7 @@ class ItemToItem(MultimodalRecommender):
     type = ModelType.TRADITIONAL
     input_type = InputType.POINTWISE
     min_modalities = 1
+    cold_scale_of: str | None = None
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -75,6 +75,8 @@ class MultiEASE(ItemToItem):
     + spread_weight (T B + B T)`` in each row, and L as factors; it has the form ``additive`` alone.
     """
 
+    cold_scale_of = "weights"
+
     def weights(self, config) -> Sequence[Weights]:
         """:func:`multiease`."""
         return multiease(config, self.data)

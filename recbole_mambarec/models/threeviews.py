@@ -154,12 +154,20 @@ class ThreeViews(PGL):
         profiles, contents, _ = self.profile()
         return torch.cat([users, unit_rows(profiles)], dim=1), torch.cat([items, unit_rows(contents)], dim=1)
 
+    @property
+    def _graph_width(self) -> int:
+        return len(self.modalities) * self.embedding_size
+
     def trained_views(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Embeddings of users and items in each trained view with a weight, in RecBole's numbering."""
         users, items = self.scored_embeddings()
-        width = len(self.modalities) * self.embedding_size
-        parts = {"graph": slice(width), "profile": slice(width, None)}
+        parts = {"graph": slice(self._graph_width), "profile": slice(self._graph_width, None)}
         return {view: (users[:, part], items[:, part]) for view, part in parts.items() if self.weights[view]}
+
+    def with_new_items_scaled(self, items: Tensor) -> Tensor:
+        """Each view is scaled by itself, as it is standardised by itself."""
+        scaled = super().with_new_items_scaled
+        return torch.cat([scaled(part) for part in items.tensor_split([self._graph_width], dim=1)], dim=1)
 
     def _scores(self, users: Tensor) -> Tensor:
         """Weighted scores of all views, of users in RecBole's numbering, ``(B, n_items)``, without padding."""

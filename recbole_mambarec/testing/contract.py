@@ -34,7 +34,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.layers.features import FeatureBlocks, FeatureTable
 from recbole_mambarec.memory import StepMemory, need
-from recbole_mambarec.models.cold import choices
+from recbole_mambarec.models.cold import choices, scale_obstacle
 from recbole_mambarec.testing.data import InMemoryDataset, batch, model_config, random_dataset
 from recbole_mambarec.testing.devices import CAN_SIMULATE_GPU, simulated_gpu
 from recbole_mambarec.testing.memory import parameters_by_optimizer, step_peak
@@ -518,6 +518,29 @@ class ModelContract(TrainingContract):
             torch.testing.assert_close(values, before[name], atol=0, rtol=0)
         plain = self.build(dataset).eval().full_sort_predict(users).view(3, -1)[:, 1:]
         assert torch.isfinite(scores).all() and not torch.equal(scores[:, 3], plain[:, 3])
+
+    def test_cold_scale_lengthens_what_new_items_are_ranked_by(self):
+        """Scores of an item without training interactions grow, those of all others stay; or it is refused."""
+        dataset = random_dataset()
+        kept = dataset.items != 3
+        dataset.users, dataset.items = dataset.users[kept], dataset.items[kept]
+        plain, scaled, longer = (self.build(dataset, cold_scale=scale).eval() for scale in (0.0, 0.5, 1.5))
+        if scale_obstacle(plain, plain.data) is not None:
+            with pytest.raises(UserError, match=f"cold_scale has no effect on {self.name}"):
+                scaled.check_cold_items()
+            return
+        scaled.check_cold_items()
+        users = {"user_id": torch.arange(1, 4)}
+        scores = [model.full_sort_predict(users).view(3, -1)[:, 1:] for model in (plain, scaled, longer)]
+        pairs = {"user_id": torch.full((20,), 2), "item_id": torch.arange(1, 21)}
+        torch.testing.assert_close(longer.predict(pairs), scores[2][1], atol=1e-6, rtol=1e-5)
+        others = torch.arange(20) != 3
+        for found in scores[1:]:
+            torch.testing.assert_close(found[:, others], scores[0][:, others], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(scores[2][:, 3], 3 * scores[1][:, 3], atol=1e-6, rtol=1e-4)
+        if plain.cold_scale_of == "embeddings":
+            lengths = longer.scored_embeddings()[1][1:].norm(dim=1)
+            assert lengths[3].item() == pytest.approx(1.5 * lengths[others].square().mean().sqrt().item(), rel=1e-4)
 
     def test_cold_users_are_ranked_by_popularity_or_by_similar_users(self):
         """In rankings and for pairs, while the scores of all others stay what they are."""

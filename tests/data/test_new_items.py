@@ -14,7 +14,7 @@ from recbole_mambarec.data.imputation import nearest_by_features
 from recbole_mambarec.data.new_items import items_without_training
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.plan import resolve
-from recbole_mambarec.models.cold import choices
+from recbole_mambarec.models.cold import ColdScale, choices
 from recbole_mambarec.testing.data import InMemoryDataset, model_config, random_dataset
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
@@ -118,6 +118,7 @@ def test_items_first_seen_since_a_date(tmp_path):
         ({"new_items": 0.2, "train_neg_sample_args": {"distribution": "popularity"}}, "use the distribution uniform"),
         ({"new_items": 0.2, "rank_items": "new", "eval_args": {"mode": "uni100"}}, "mode'] full"),
         ({"cold_items": "none"}, "cold_items must be one of id, content, neighbours"),
+        ({"cold_scale": -0.5}, "cold_scale must be a number from 0"),
     ],
 )
 def test_faulty_values(tmp_path, settings, sentence):
@@ -141,7 +142,10 @@ def test_faulty_values(tmp_path, settings, sentence):
 
 
 def test_models_that_cannot_use_the_keys():
-    for key, value in (("cold_items", "content"), ("cold_users", "popularity"), ("cold_users", "features")):
+    for key, value in (
+        *(("cold_items", "content"), ("cold_scale", 1.0)),
+        *(("cold_users", "popularity"), ("cold_users", "features")),
+    ):
         with pytest.raises(UserError, match=f"{key} has no effect on BPR"):
             Config("BPR", "ml-100k", config_dict={key: value})
     with pytest.raises(UserError, match="new_items has no effect on GRU4Rec, which reads sequences"):
@@ -220,6 +224,32 @@ def test_ids_that_new_items_have_in_scores():
     known = np.arange(20) % 19 > 0
     (row,) = nearest_by_features(features, {m: data.present(m) for m in features}, ~known, known, 3).nearest
     assert row.tolist() == nearest.tolist()
+
+
+def test_models_that_cannot_lengthen_what_new_items_are_ranked_by():
+    for name, dataset, lacks in (
+        ("ItemFeatureKNN", with_new_item(), "scores new items as it scores all others"),
+        ("LayerGCN", random_dataset(dims={}), "reads no features"),
+    ):
+        model = get_model(name)(model_config(name, cold_scale=1.0), dataset)
+        with pytest.raises(UserError, match=f"cold_scale has no effect on {name}, which {lacks}: leave it out"):
+            model.check_cold_items()
+
+
+def test_new_items_are_as_long_as_the_others_if_something_is_known_of_them():
+    items = torch.randn(21, 4)
+    items[0] = 0.0
+    scale = ColdScale(with_new_item().training_data(), 0.5)
+    found = scale.scaled(items)
+    torch.testing.assert_close(found[2:20], items[2:20], atol=0, rtol=0)
+    lengths = found.square().sum(dim=1)
+    torch.testing.assert_close(lengths[[1, 20]].mean().sqrt(), 0.5 * lengths[2:20].mean().sqrt())
+    torch.testing.assert_close(found[1] / found[20], items[1] / items[20])
+    unknown = items.clone()
+    unknown[[1, 20]] = 0.0
+    assert torch.equal(scale.scaled(unknown), unknown)
+    # nothing is new
+    assert torch.equal(ColdScale(random_dataset().training_data(), 0.5).scaled(items), items)
 
 
 def test_a_model_without_ids_or_without_features_refuses():

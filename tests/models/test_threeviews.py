@@ -32,6 +32,24 @@ class TestThreeViews(ModelContract):
     sizes: ClassVar = {"reg_weight": 5.0}
     rounding = 1e-5
 
+    def test_cold_scale_lengthens_what_new_items_are_ranked_by(self):
+        """In each view by itself, before it is standardised."""
+        dataset = random_dataset()
+        kept = dataset.items != 3
+        dataset.users, dataset.items = dataset.users[kept], dataset.items[kept]
+        plain, scaled = (self.build(dataset, cold_scale=scale).eval() for scale in (0.0, 1.5))
+        others = torch.arange(20) != 3
+        for view, (users, items) in scaled.trained_views().items():
+            before, after = plain.trained_views()[view][1][1:], items[1:]
+            torch.testing.assert_close(users, plain.trained_views()[view][0])
+            torch.testing.assert_close(after[others], before[others])
+            length = 1.5 * after[others].square().sum(dim=1).mean().sqrt()
+            torch.testing.assert_close(after[3], before[3] * length / before[3].norm())
+        users = {"user_id": torch.arange(1, 4)}
+        scores = [model.full_sort_predict(users).view(3, -1)[:, 1:] for model in (plain, scaled)]
+        ranks = [(found[:, 3:4] < found).sum(dim=1) for found in scores]
+        assert (ranks[0] != ranks[1]).any()
+
     def test_scores_are_the_weighted_sum_of_standardised_views(self):
         dataset = random_dataset()
         given = {"graph_weight": 0.7, "profile_weight": 1.3, "linear_weight": 0.4}
