@@ -154,9 +154,11 @@ class ColdScale:
     def scaled(self, items: Tensor) -> Tensor:
         """Embeddings ``(n_items + 1, d)`` in which the rows of these items are scaled."""
         squares, new = items.square().sum(dim=1), self.new.to(items.device)
-        # no item may be new, and nothing may be known of those that are
-        lengths = [squares[which].mean().sqrt() for which in (self.known.to(items.device), new)]
-        factor = torch.where(lengths[1] > 0, self.relative * lengths[0] / lengths[1], 1.0)
+        # no item may be new, and nothing may be known of those that are: 0 / 0, which is not above 0
+        known_square, new_square = (
+            (squares * which).sum() / which.sum() for which in (self.known.to(items.device), new)
+        )
+        factor = torch.where(new_square > 0, self.relative * (known_square / new_square).sqrt(), 1.0)
         return torch.where(new[:, None], factor * items, items)
 
 
