@@ -3,8 +3,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from recbole.config import Config
 
 from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
+from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.scalar_attention import ScalarAttention
 from recbole_mambarec.models.rearm_graphs import drawn_once, shared_graph
 from recbole_mambarec.testing.contract import ModelContract
@@ -113,6 +115,9 @@ def test_dropout_drops_that_share_of_the_weights_and_scales_the_others(dropout):
 def test_a_rate_that_is_none_is_refused(dropout):
     with pytest.raises(ValueError, match="from 0 to below 1"):
         ScalarAttention(dropout)
+    for key in ("self_dropout", "mutual_dropout"):
+        with pytest.raises(UserError, match=f"{key} must be a number from 0 to below 1"):
+            Config("REARM", "ml-100k", config_dict={key: dropout})
 
 
 def test_nodes_with_few_neighbours_repeat_theirs_and_lonely_ones_receive_from_the_most_active():
