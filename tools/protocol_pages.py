@@ -145,9 +145,9 @@ def _file(row: Row, key: str) -> bool:
 
 
 def _whole(row: Row) -> Row | None:
-    """The same model and configuration with all features and items."""
+    """The same model, configuration and seeds with all features and items."""
     others = [other for other in _comparison(RESULTS / WHOLE[row.dataset]) if other.model == row.model]
-    return next((other for other in others if _identity(other) == _identity(row)), None)
+    return next((other.only(row.seeds) for other in others if _identity(other) == _identity(row)), None)
 
 
 def _identity(row: Row) -> str:
