@@ -71,7 +71,7 @@ class Draws:
     def __init__(self, rate: float, shape: Sequence[int]) -> None:
         self.rate, self.shape = rate, torch.Size(shape)
         # at or below which one of 65 536 equally likely numbers drops a weight
-        self._last = min(round(rate * _RANDOM_VALUES), _RANDOM_VALUES - 1) - _RANDOM_VALUES // 2 - 1
+        self._last = min(max(round(rate * _RANDOM_VALUES), 1), _RANDOM_VALUES - 1) - _RANDOM_VALUES // 2 - 1
         self._blocks: dict[int, Tensor] = {}
 
     def block(self, rows: slice, like: Tensor) -> Tensor:
