@@ -27,10 +27,10 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_mambarec import registry
-from recbole_mambarec.cli import configuration
 from recbole_mambarec.config import no_command_line
 from recbole_mambarec.data.folder import modality_files
 from recbole_mambarec.errors import UserError, run_main
+from recbole_mambarec_common.options import configuration
 from recbole_mambarec_common.terminal import table
 
 

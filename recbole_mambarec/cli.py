@@ -13,6 +13,7 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.yaml_files import read_yaml_mapping
 from recbole_mambarec_command.command_line import example
+from recbole_mambarec_common.options import configuration
 
 DEFAULT_MODEL, DEFAULT_DATASET = "MambaRec", "ml-100k"
 
@@ -30,26 +31,6 @@ def read_config_files(text: str | None) -> tuple[list[str], dict]:
     for file in files:
         contents.update(read_yaml_mapping(file))
     return files, contents
-
-
-def configuration(argv: list[str], rest: list[str]) -> dict[str, str]:
-    """The configuration on a command line.
-
-    Args:
-        argv: all arguments of a command.
-        rest: those that are not options of the command, ``--key=value``.
-
-    Raises:
-        UserError: an argument has another form, or is given more than once.
-    """
-    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
-    repeated = [key for key in given if given.count(key) > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]} is given more than once: give it once")
-    for argument in rest:
-        if not argument.startswith("--") or argument.count("=") != 1:
-            raise UserError(f"argument '{argument}' is not understood: configuration is given as --key=value")
-    return dict(argument.removeprefix("--").split("=") for argument in rest)
 
 
 def processes(options: dict, files: dict) -> dict:

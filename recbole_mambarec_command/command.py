@@ -41,6 +41,11 @@ COMMANDS: dict[str, Command] = {
     "tune": Command(
         "search for hyper-parameters on the validation split", "recbole_mambarec.experiments.hyper:main", _MODELS
     ),
+    "evaluate": Command(
+        "evaluate trained models again, with other values of keys that do not change the training",
+        "recbole_mambarec.experiments.evaluate_cli:main",
+        _MODELS,
+    ),
     "fuse": Command(
         "rank by several recorded runs at once, with weights found on validation",
         "recbole_mambarec.experiments.fuse_cli:main",

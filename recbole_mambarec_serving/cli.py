@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from recbole_mambarec_command.command_line import example, termination_as_interrupt
 from recbole_mambarec_common.errors import UserError
+from recbole_mambarec_common.options import configuration
 from recbole_mambarec_serving.ids import Ids
 from recbole_mambarec_serving.recommender import BY_MODEL, Recommender
 from recbole_mambarec_serving.types import Ranked, Recommendation
@@ -26,7 +27,12 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
     Raises:
         UserError: an option is faulty, or a user is unknown; nothing has been written by then.
     """
-    parser = _parser(prog, "Rank the catalogue for users of a trained model.", "--all --k 20 --out recs.parquet")
+    parser = _parser(
+        prog,
+        "Rank the catalogue for users of a trained model. Any other --key=value scores it with another value of "
+        "cold_items, cold_scale, cold_users, user_features or user_neighbours than it was trained with.",
+        "--all --k 20 --out recs.parquet",
+    )
     add = parser.add_argument
     add("--user", action="append", default=[], metavar="ID", help="a user; may be given several times")
     add("--users", metavar="FILE", help="users, one id per line, or a column user_id of a CSV or Parquet file")
@@ -42,11 +48,12 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
     add("--approximate", action="store_true", help="search the index of a bundle that was exported with --ann")
     add("--among", metavar="FILE", help="rank only the items of this file, given like --users with a column item_id")
     _add_out(add)
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    changed = configuration(rest, rest)
     with termination_as_interrupt():
         out = _out(options.out)
         _only_one(user=options.user, users=options.users, all=options.all, items=options.items)
-        rec = _load(options)
+        rec = _load(options, changed)
         among = read_ids(Path(options.among), "item_id") if options.among else None
         seen = {_ALL: True, _NONE: False}.get(options.exclude_seen, options.exclude_seen)
         if options.items:
@@ -115,14 +122,20 @@ def _only_one(**options: object) -> None:
         raise UserError(f"choose with one of {', '.join(names[:-1])} and {names[-1]}")
 
 
-def _load(options: argparse.Namespace) -> Recommender:
+def _load(options: argparse.Namespace, changed: Mapping[str, str] | None = None) -> Recommender:
+    """Load the model.
+
+    Args:
+        changed: configuration as it was typed.
+    """
     path = Path(options.model_file)
     if path.is_dir():
-        return Recommender.load(path)
+        return Recommender.load(path, changed=changed)
     importlib.import_module("recbole_mambarec").start()
     module = importlib.import_module("recbole_mambarec.recommend.recommender")
+    values = importlib.import_module("recbole_mambarec.scoring.changed").read_values(changed or {})
     with importlib.import_module("recbole_mambarec.mistakes").user_errors_of_recbole():
-        return module.Recommender.load(path, options.data_path)
+        return module.Recommender.load(path, options.data_path, values)
 
 
 def _chosen(ids: Ids, single: list[str], file: str | None, everybody: bool, column: str) -> list[str]:

@@ -61,15 +61,23 @@ class Recommender:
         self.index: ItemIndex | None = None
 
     @classmethod
-    def load(cls, path: str | Path, data_path: str | Path | None = None) -> Recommender:
+    def load(
+        cls, path: str | Path, data_path: str | Path | None = None, changed: Mapping[str, object] | None = None
+    ) -> Recommender:
         """Load a bundle, the folder that ``recbole-mambarec export`` writes. No code in it is run.
 
         Args:
-            data_path: is for checkpoints, which ``recbole_mambarec.Recommender`` loads, too.
+            data_path, changed: are for checkpoints, which ``recbole_mambarec.Recommender`` loads, too.
 
         Raises:
-            UserError: there is no such folder, a file in it is missing or damaged, or a later version has written it.
+            UserError: there is no such folder, a file in it is missing or damaged, or a later version has written it;
+                or something is to be changed.
         """
+        if changed:
+            raise UserError(
+                f"{path} is a bundle, which has the {next(iter(changed))} that it was exported with: give another "
+                "value to recbole-mambarec export"
+            )
         from recbole_mambarec_serving.bundle import read_bundle  # which builds a Recommender
 
         return read_bundle(path, cls)

@@ -34,6 +34,12 @@ class Ranking:
         """Metric -> value on validation, rounded as RecBole does."""
         return self._evaluate(self._splits.valid, "Validation")
 
+    def valid_with_lists(self) -> tuple[dict[str, float], users.TopK | None]:
+        """The same, and recommendations for the users of the validation split; None if the metrics do not rank."""
+        with users.captured(self) as captured:
+            scores = self.valid()
+        return scores, captured[0] if captured else None
+
     def test(self) -> tuple[dict[str, dict[str, float]], dict[str, users.TopK]]:
         """Scores by mask, with six decimals, and recommendations by mask."""
         self.loaders = self._splits.tests()

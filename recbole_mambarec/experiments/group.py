@@ -13,7 +13,7 @@ from typing import Protocol
 import yaml
 from recbole.config import Config
 
-from recbole_mambarec.cli import DEFAULT_DATASET, configuration, read_config_files
+from recbole_mambarec.cli import DEFAULT_DATASET, read_config_files
 from recbole_mambarec.config import no_command_line
 from recbole_mambarec.config_keys import keys_read
 from recbole_mambarec.defaults import properties_folder
@@ -28,6 +28,7 @@ from recbole_mambarec.protocol import MULTIMODAL
 from recbole_mambarec_command.command import run_script
 from recbole_mambarec_command.command_line import example, termination_as_interrupt, typed
 from recbole_mambarec_common.extras import need
+from recbole_mambarec_common.options import configuration
 from recbole_mambarec_common.terminal import table
 
 DEFAULT_RUNS = "results/runs.jsonl"

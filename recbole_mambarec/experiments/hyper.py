@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from recbole_mambarec.cli import DEFAULT_DATASET, DEFAULT_MODEL, configuration, read_config_files
+from recbole_mambarec.cli import DEFAULT_DATASET, DEFAULT_MODEL, read_config_files
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
 from recbole_mambarec.experiments.plan import Run, resolve
@@ -27,6 +27,7 @@ from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec_command.command import run_script
 from recbole_mambarec_command.command_line import example, termination_as_interrupt, typed
 from recbole_mambarec_common.files import atomic_file, locked
+from recbole_mambarec_common.options import configuration
 
 if TYPE_CHECKING:
     from recbole_mambarec.experiments.on_ray import RaySettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from logging import getLogger
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,19 +48,41 @@ def _rank_new_items(original: Callable, trainer: Trainer, batched_data):
 
 
 def by_newness(top: users.TopK, loader, new: np.ndarray, config) -> str:
-    """A table of the metrics of all, known and new items, each over the users that have such a test item.
+    """A table of the metrics of all, known and new items, see :func:`groups_of_items`."""
+    lines = []
+    for group in groups_of_items(top, loader, new, config):
+        means = (f"{value:.4f}" if group.users else "-" for value in group.scores.values())
+        lines.append([group.name, f"{group.users:,}", *means])
+    return table(["items", "users", *(f"{m}@{k}" for m in users.METRICS for k in config["topk"])], lines)
+
+
+class ItemGroup(NamedTuple):
+    """Scores of a group of test items.
+
+    Attributes:
+        name: ``all``, ``known`` or ``new``.
+        users: how many users have such a test item.
+        scores: metric -> mean over these users, as if such items were all of their test items; NaN if there are none.
+    """
+
+    name: str
+    users: int
+    scores: dict[str, float]
+
+
+def groups_of_items(top: users.TopK, loader, new: np.ndarray, config) -> list[ItemGroup]:
+    """Scores of all, known and new items, each over the users that have such a test item.
 
     Args:
         top: recommendations for the users of ``loader``.
         new: which items have no training interaction, bool ``(item_num,)``.
     """
-    lines = []
+    groups = []
     for name, chosen in (("all", np.ones_like(new)), ("known", ~new), ("new", new)):
-        part = users.of_items(top, loader, chosen)
-        means = [
-            f"{users.metric_of(metric, config, part)[:, k - 1].mean():.4f}" if len(part.positives) else "-"
-            for metric in users.METRICS
-            for k in config["topk"]
-        ]
-        lines.append([name, f"{len(part.positives):,}", *means])
-    return table(["items", "users", *(f"{m}@{k}" for m in users.METRICS for k in config["topk"])], lines)
+        part, scores = users.of_items(top, loader, chosen), {}
+        for metric in users.METRICS:
+            by_user = users.metric_of(metric, config, part) if len(part.positives) else None
+            for k in config["topk"]:
+                scores[f"{metric}@{k}"] = float("nan") if by_user is None else float(by_user[:, k - 1].mean())
+        groups.append(ItemGroup(name, len(part.positives), scores))
+    return groups

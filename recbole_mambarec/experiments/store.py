@@ -24,6 +24,8 @@ FORMAT = "recbole_mambarec.run/1"
 MASKS = ("train", "train+valid")
 # the only mask under `repeatable: True`, RecBole's setting for sequential models: items of the user may come again
 UNMASKED = "none"
+#: key of the configuration of a model that was evaluated with other values than it was trained with: those values
+TRAINED_WITH = "trained_with"
 # values of a record's `status`
 FINISHED, FAILED = "finished", "failed"
 
@@ -94,8 +96,12 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """What was done: ``run``, ``trial`` (of a search) or ``fusion``."""
-        return "fusion" if self.fusion is not None else "run" if self.point is None else "trial"
+        """What was done: ``run``, ``trial`` (of a search), ``fusion``, or ``evaluation`` of a trained model."""
+        if self.fusion is not None:
+            return "fusion"
+        if TRAINED_WITH in self.config:
+            return "evaluation"
+        return "run" if self.point is None else "trial"
 
     @property
     def is_finished(self) -> bool:

@@ -8,7 +8,9 @@ import sys
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.recommend.export import BUNDLE, DEPTH, FORMS
 from recbole_mambarec.recommend.export import export as write
+from recbole_mambarec.scoring.changed import SCORING_KEYS, read_values
 from recbole_mambarec_command.command_line import example, termination_as_interrupt
+from recbole_mambarec_common.options import configuration
 
 
 def export(argv: list[str] | None = None, prog: str = "recbole-mambarec export") -> int:
@@ -20,7 +22,8 @@ def export(argv: list[str] | None = None, prog: str = "recbole-mambarec export")
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write a trained model as a bundle: a folder with embeddings (or what else scores need), ids, "
-        "titles and seen items, from which recommendations need neither torch nor RecBole, nor the dataset.",
+        "titles and seen items, from which recommendations need neither torch nor RecBole, nor the dataset. Any other "
+        f"--key=value scores with another value of {', '.join(SCORING_KEYS)} than in the training.",
         epilog=f"Example: {example(prog)} --model-file saved/MambaRec-....pth --out bundle. Checkpoints that RecBole's "
         "own models have written are pickles: set RECBOLE_MAMBAREC_TRUST_CHECKPOINTS=1 if you trust them.",
         allow_abbrev=False,
@@ -46,7 +49,8 @@ def export(argv: list[str] | None = None, prog: str = "recbole-mambarec export")
         help="items per user in the bundle of a model that has neither embeddings nor weights between items "
         "(default %(default)s)",
     )
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    changed = read_values(configuration(rest, rest))
     with termination_as_interrupt(), user_errors_of_recbole():
         folder = write(
             options.model_file,
@@ -58,6 +62,7 @@ def export(argv: list[str] | None = None, prog: str = "recbole-mambarec export")
             metrics=not options.no_metrics,
             licence=options.licence,
             depth=options.depth,
+            changed=changed,
         )
     print(f"written to {folder}", file=sys.stderr)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def export(
     metrics: bool = True,
     licence: str | None = None,
     depth: int = DEPTH,
+    changed: Mapping[str, object] | None = None,
     progress: bool = True,
 ) -> Path:
     """Write a checkpoint or a fusion in another form, whole or not at all.
@@ -65,13 +67,14 @@ def export(
         features: keep the items' features, by which items are compared and new ones are added.
         metrics: evaluate the model on validation and test for the card.
         licence: of the model and its data, for the card; None: what the dataset's card says, if it says something.
+        changed: other values of :data:`~recbole_mambarec.scoring.changed.SCORING_KEYS` than in the training.
 
     Raises:
         UserError: the folder exists, the model cannot be loaded or written in this form, or a package is missing.
     """
     check_choice("format", form, FORMS)
     check_new_folder(Path(out))
-    run = restore(model_file, data_path)
+    run = restore(model_file, data_path, changed)
     live = over(run)
     scoring = live.scoring
     assert isinstance(scoring, ModelScoring)

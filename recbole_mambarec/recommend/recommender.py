@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -119,20 +120,25 @@ class Recommender(serving.Recommender):
     """Recommendations from a checkpoint, a fusion or a bundle."""
 
     @classmethod
-    def load(cls, path: str | Path, data_path: str | Path | None = None) -> serving.Recommender:
+    def load(
+        cls, path: str | Path, data_path: str | Path | None = None, changed: Mapping[str, object] | None = None
+    ) -> serving.Recommender:
         """Load a checkpoint of a general model of this package or of RecBole, a fusion's file, or a bundle.
 
         Args:
             data_path: the folder that has the dataset's folder; None: where it was when the file was written. A bundle
                 needs none.
+            changed: other values of :data:`~recbole_mambarec.scoring.changed.SCORING_KEYS` than in the training, e.g.
+                ``{"cold_scale": 1.0}``.
 
         Raises:
-            UserError: there is no such file, it is damaged, not trusted or of another kind, or the data have changed.
+            UserError: there is no such file, it is damaged, not trusted or of another kind, or the data have changed;
+                a bundle, or a model that does not support it, is to be changed.
         """
         path = Path(path)
         if path.is_dir():
-            return serving.Recommender.load(path)
-        return over(restore(path, data_path))
+            return serving.Recommender.load(path, changed=changed)
+        return over(restore(path, data_path, changed))
 
 
 def over(run: Restored) -> serving.Recommender:

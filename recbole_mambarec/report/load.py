@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store
-from recbole_mambarec.experiments.store import Record
+from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.run_keys import neutral_values, run_key
 
 # the group of runs whose models were given on the command line
@@ -291,6 +291,10 @@ def chosen_by_validation(found: Sequence[Row], metric: str, smaller: bool) -> tu
 
 def _distinction(row: Row, namesakes: list[Row]) -> str:
     keys = varying([each.config for each in namesakes])
+    # what a model was trained with matters only if it is evaluated alike otherwise
+    others = [key for key in keys if key != TRAINED_WITH]
+    if len({identity({key: each.config.get(key) for key in others}) for each in namesakes}) == len(namesakes):
+        keys = others
     if not 0 < len(keys) <= _MOST_KEYS:
         return f"configuration {run_key(row.model, row.config, 0, '')[:6]}"
     return ", ".join(f"{key}={text(row.config.get(key))}" for key in keys)

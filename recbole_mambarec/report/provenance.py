@@ -14,10 +14,12 @@ import yaml
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.fusion import DEFAULT_NORMALISATION, DEFAULT_SEARCH, default_label
-from recbole_mambarec.experiments.group import read_group
+from recbole_mambarec.experiments.group import DEFAULT_RUNS, read_group
 from recbole_mambarec.experiments.plan import DEFAULT_SEED
+from recbole_mambarec.experiments.reevaluation import trained_key
 from recbole_mambarec.experiments.search import shipped_space
 from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
 from recbole_mambarec_command.command_line import MODULE
@@ -86,6 +88,8 @@ def _command(row: Row, rows: Sequence[Row]) -> Command:
     first = row.records[0]
     if first.fusion is not None:
         return Command(False, None, first.label, tuple(row.seeds), json.dumps(_fuse_options(row)))
+    if TRAINED_WITH in row.config:
+        return Command(False, None, first.label, tuple(row.seeds), json.dumps(_evaluate_options(row)))
     searched, group, own = first.point is not None, None, set()
     if searched:
         own = set(first.point)
@@ -113,6 +117,10 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
     if rows[0].records[0].fusion is not None:
         options = [f"--{key}={value}" for key, value in json.loads(command.overrides).items()]
         return "\n".join(f"{MODULE} {shlex.join(['fuse', *options, f'--dataset={name}'])}" for name in datasets)
+    if TRAINED_WITH in rows[0].config:
+        files = [_checkpoint(record) for row in rows for record in row.records]
+        options = [f"--{key}={value}" for key, value in json.loads(command.overrides).items()]
+        return f"{MODULE} {shlex.join(['evaluate', *files, *options, f'--runs={DEFAULT_RUNS}'])}"
     models = ",".join(dict.fromkeys(row.model for row in rows))
     shipped = command.group is not None and bool(_shipped(command.group))
     if command.searched:
@@ -162,6 +170,18 @@ def _fuse_options(row: Row) -> dict:
     if "weights" not in config and how["metric"] != row.metric:
         options["metric"] = how["metric"]
     return options
+
+
+def _evaluate_options(row: Row) -> dict:
+    """The values with which ``evaluate`` has made a row."""
+    values = {key: row.config[key] for key in row.config[TRAINED_WITH]}
+    return {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _checkpoint(record: Record) -> str:
+    """The file that the evaluated run has written in its default folder."""
+    key = trained_key(record.model, record.config, record.seed, record.data_hash)
+    return f"saved/{record.model}-{key[:16]}.pth"
 
 
 def _space(rows: Sequence[Row]) -> str:

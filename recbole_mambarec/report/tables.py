@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from recbole_mambarec.experiments.fusion import GIVEN
 from recbole_mambarec.experiments.significance import Family
-from recbole_mambarec.experiments.store import UNMASKED
+from recbole_mambarec.experiments.store import TRAINED_WITH, UNMASKED
 from recbole_mambarec.report.buckets import Grouping
 from recbole_mambarec.report.document import MISSING, Block, Cell, Table, count, listing, number, slug, thousands
 from recbole_mambarec.report.kinds import kind, untimed
@@ -101,7 +101,7 @@ def scores(
     if ranked:
         notes.append("Bold: best of the column on a dataset; underlined: second best.")
     if tests is not None:
-        notes += fusions(rows)
+        notes += [*fusions(rows), *reevaluations(rows)]
         starred = any(cell.star for block in blocks for line in block.rows for cell in line)
         tested = any(tests.family(dataset, metric) for dataset in datasets(rows) for metric in metrics)
         notes += [*(["No score has a star."] if tested and not starred else []), *tests.statements(rows, metrics)]
@@ -112,6 +112,15 @@ def scores(
             "validation items ranked at test; they are not considered for best and second best."
         )
     return Table(name, caption, ["model", "seeds", *metrics], blocks, notes=notes)
+
+
+def reevaluations(rows: Sequence[Row]) -> list[str]:
+    """A sentence on each row that is a trained model with other values of some keys: those of its training."""
+    return [
+        f"{row.label}: evaluated after the training, which had {listing(before)} and chose the epoch with it."
+        for row in rows
+        if (before := [f"{key}={text(value)}" for key, value in row.config.get(TRAINED_WITH, {}).items()])
+    ]
 
 
 def fusions(rows: Sequence[Row]) -> list[str]:

@@ -16,8 +16,10 @@ from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT, FUSION_FORMAT, is_fus
 from recbole_mambarec.compat.checkpoints import load_checkpoint
 from recbole_mambarec.data.saved import NotPackable, pack, unpack
 from recbole_mambarec.errors import UserError
+from recbole_mambarec.models.base import MultimodalRecommender
 from recbole_mambarec.restored import config_from_checkpoint, on_this_machine
 from recbole_mambarec.resume import data_of
+from recbole_mambarec.scoring.changed import change, changes_data
 from recbole_mambarec.scoring.fused import FusedScorer
 from recbole_mambarec.scoring.scorer import ModelScorer, Scorer, ScorerModel
 from recbole_mambarec.scoring.splits import Splits
@@ -36,6 +38,7 @@ class Restored:
         scorer, splits: with rows and columns in the same order.
         config: RecBole's, of the run; that of a fusion is of its first part.
         state: of a model, ``state_dict``, ``other_parameter`` and ``data`` (fingerprint) as the file has them.
+        trained_with: of a model that is scored with other values of some keys, their values in the training.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Restored:
     splits: Splits
     config: Config
     state: dict = field(repr=False)
+    trained_with: dict = field(default_factory=dict)
 
     @property
     def model(self) -> AbstractRecommender | None:
@@ -50,7 +54,9 @@ class Restored:
         return self.scorer.model if isinstance(self.scorer, ModelScorer) else None
 
 
-def restore(path: str | Path, data_path: str | Path | None = None) -> Restored:
+def restore(
+    path: str | Path, data_path: str | Path | None = None, changed: Mapping[str, object] | None = None
+) -> Restored:
     """Load a checkpoint of a general model of this package or of RecBole, or a fusion.
 
     Reading a file of this package runs no code in it; the pickles that RecBole writes have to be trusted
@@ -58,17 +64,20 @@ def restore(path: str | Path, data_path: str | Path | None = None) -> Restored:
 
     Args:
         data_path: the folder that has the dataset's folder; None: where it was when the file was written.
+        changed: other values of keys that do not change the training (:mod:`recbole_mambarec.scoring.changed`); of a
+            fusion, each part gets them.
 
     Raises:
         UserError: the file is missing, damaged, not trusted or of another kind; the dataset is missing or has changed
-            since; or the model does not rank a catalogue for users.
+            since; the model does not rank a catalogue for users, or does not support what is changed.
     """
     content = load_checkpoint(path, map_location="cpu")
+    changed = changed or {}
     if is_fusion(content):
-        return _fusion(Path(path), content, data_path)
+        return _fusion(Path(path), content, data_path, changed)
     if not isinstance(content, Mapping) or not {"config", "state_dict"} <= content.keys():
         raise UserError(f"{path} is not a checkpoint of a model: it has no configuration and parameters")
-    return _model(Path(path), content, data_path)
+    return _model(Path(path), content, data_path, changed)
 
 
 def write_fusion(path: str | Path, parts: Sequence[Restored], weights: Sequence[float], more: dict) -> None:
@@ -114,10 +123,10 @@ def load_fusion(path: str | Path) -> tuple:
     return config, model, splits.whole, splits.train, splits.valid, splits.test
 
 
-def _fusion(path: Path, content: Mapping, data_path: str | Path | None) -> Restored:
+def _fusion(path: Path, content: Mapping, data_path: str | Path | None, changed: Mapping[str, object]) -> Restored:
     parts: list[Restored] = []
     for entry in content["parts"]:
-        part = _model(path, entry, data_path)
+        part = _model(path, entry, data_path, changed)
         difference = parts[0].splits.difference(part.splits) if parts else None
         if difference:
             raise UserError(f"the parts of {path} no longer belong together: {difference}")
@@ -127,7 +136,7 @@ def _fusion(path: Path, content: Mapping, data_path: str | Path | None) -> Resto
     return Restored(path, scorer, parts[0].splits, parts[0].config, {})
 
 
-def _model(path: Path, content: Mapping, data_path: str | Path | None) -> Restored:
+def _model(path: Path, content: Mapping, data_path: str | Path | None, changed: Mapping[str, object]) -> Restored:
     config, data = _config(content, data_path)
     init_seed(config["seed"], config["reproducibility"])
     splits = Splits(config)
@@ -136,8 +145,14 @@ def _model(path: Path, content: Mapping, data_path: str | Path | None) -> Restor
             f"the data of {path} ({config['model']} on {config['dataset']}) have changed since it was trained: its "
             "interactions, its split or its items' features are others now"
         )
+    before = change(config, changed)
+    if changes_data(before):
+        init_seed(config["seed"], config["reproducibility"])
+        splits = Splits(config)
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, splits.dataset).to(config["device"])
+    if isinstance(model, MultimodalRecommender):
+        model.check_cold_items()
     other = content.get("other_parameter")
     other = unpack(other, config) if isinstance(other, list) else other
     try:
@@ -149,7 +164,7 @@ def _model(path: Path, content: Mapping, data_path: str | Path | None) -> Restor
         ) from None
     model.load_other_parameter(other)
     state = {"state_dict": content["state_dict"], "other_parameter": other, "data": data}
-    return Restored(path, ModelScorer(model, config, splits.dataset), splits, config, state)
+    return Restored(path, ModelScorer(model, config, splits.dataset), splits, config, state, before)
 
 
 def _config(content: Mapping, data_path: str | Path | None) -> tuple[Config, str | None]:

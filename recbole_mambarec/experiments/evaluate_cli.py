@@ -1,0 +1,106 @@
+"""Command line of ``recbole-mambarec evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments.reevaluation import Evaluation, combinations, evaluate
+from recbole_mambarec.mistakes import user_errors_of_recbole
+from recbole_mambarec.scoring.changed import CHANGEABLE, read_values
+from recbole_mambarec_command.command_line import example, termination_as_interrupt
+from recbole_mambarec_common.options import configuration
+from recbole_mambarec_common.terminal import table
+
+
+def main(argv: list[str] | None = None, prog: str = "recbole-mambarec evaluate") -> int:
+    """Evaluate trained models.
+
+    Raises:
+        UserError: an option is faulty, or a model cannot be evaluated; what was evaluated before has been printed.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Evaluate trained models on validation and test again: as they are, or with other values of "
+        f"{', '.join(CHANGEABLE)}, which do not change the training.",
+        epilog="Any other --key=value gives such a value; several, separated by commas, are tried one after another. "
+        f"Example: {example(prog)} saved/FREEDOM-....pth --cold_scale=0,0.5,1. Checkpoints that RecBole's own models "
+        "have written are pickles: set RECBOLE_MAMBAREC_TRUST_CHECKPOINTS=1 if you trust them.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="FILE", help="a checkpoint, or the file of a fusion")
+    add("--runs", help="also record the evaluations with other values in this file (default: nothing is written)")
+    add("--per_user", choices=("True", "False"), default="True", help="record results per user (default %(default)s)")
+    add("--data_path", help="folder with the dataset's folder (default: where the model was trained)")
+    options, rest = parser.parse_known_args(argv)
+    chosen = combinations(_values(configuration(argv, rest)))
+    with termination_as_interrupt(), user_errors_of_recbole(), _each_warning_once():
+        for number, (file, changed) in enumerate((file, changed) for file in options.checkpoints for changed in chosen):
+            made = evaluate(
+                file,
+                changed,
+                data_path=options.data_path,
+                runs=options.runs,
+                per_user=options.per_user == "True",
+            )
+            print("\n" * bool(number) + summary(file, made))
+    if options.runs:
+        print(f"recorded in {options.runs}")
+    return 0
+
+
+@contextlib.contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """What the data give rise to would be said again for each value."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in said
+        said.add(record.getMessage())
+        return not known
+
+    logging.getLogger().addFilter(is_new)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(is_new)
+
+
+def _values(texts: Mapping[str, str]) -> dict[str, list]:
+    """Key -> the values to be tried."""
+    # the value of user_features is a list itself
+    parts = {key: [text] if key == "user_features" else text.split(",") for key, text in texts.items()}
+    for key, values in parts.items():
+        if len(set(values)) < len(values) or "" in values:
+            raise UserError(f"--{key}={texts[key]} is not understood: give distinct values, separated by commas")
+    return {key: [read_values({key: value}, CHANGEABLE)[key] for value in values] for key, values in parts.items()}
+
+
+def summary(file: str, made: Evaluation) -> str:
+    """A table of all scores: a line per split and mask, followed by those of known and new items if there are any."""
+    metrics = list(made.valid)
+    users = [""] if made.groups else []
+    lines = []
+    for part, scores in (("validation", made.valid), *made.test.items()):
+        title = part if part == "validation" else f"test, {part} masked"
+        lines.append([title, *users, *(_number(scores.get(metric)) for metric in metrics)])
+        whole, *groups = made.groups.get(part) or [None]
+        if whole is not None:
+            lines[-1][1] = f"{whole.users:,}"
+        for group in groups if all(group.users for group in groups) else ():
+            cells = (_number(group.scores.get(metric)) for metric in metrics)
+            lines.append([f"  {group.name} items", f"{group.users:,}", *cells])
+    setting = ", ".join(f"{key}: {value}" for key, value in made.changed.items()) or "as it was trained"
+    header = [f"{made.name} on {made.dataset}", *(["users"] if made.groups else []), *metrics]
+    return f"{file}, {setting}\n{table(header, lines)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,248 @@
+"""A trained model is evaluated again: as it is, or with other values of keys that do not change the training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recbole_mambarec.compat.checkpoints import TRUST_VARIABLE
+from recbole_mambarec.errors import UserError
+from recbole_mambarec.experiments import evaluate_cli, run, store
+from recbole_mambarec.experiments.fusion import fuse
+from recbole_mambarec.experiments.fusion_parts import choose
+from recbole_mambarec.experiments.plan import resolve
+from recbole_mambarec.experiments.reevaluation import combinations, evaluate, trained_key
+from recbole_mambarec.recommend.cli import export
+from recbole_mambarec.recommend.recommender import Recommender
+from recbole_mambarec.report import load, provenance
+from recbole_mambarec.report.cli import main as report
+from recbole_mambarec.testing.planted import QUICK, write_planted
+
+pytest.importorskip("polars")  # results per user are kept by default
+
+NEW = {"new_items": 0.3}
+
+
+def trained(root, model, **overrides):
+    """Train for one epoch, so that all values of the keys in question choose the same one."""
+    values = {key: value for key, value in QUICK.items() if key != "knn_k" or model != "BPR"}
+    values |= {"data_path": str(root), "checkpoint_dir": str(root / "saved"), "epochs": 1, "state": "ERROR"}
+    values |= {"topk": [3, 5], "valid_metric": "Recall@5", "protocol": "multimodal"}
+    record = run.execute(resolve(model, "planted", 999, values | overrides), root / "runs.jsonl")
+    assert record.is_finished, record.error
+    return record
+
+
+def checkpoint(root, record):
+    return root / "saved" / f"{record.model}-{record.key[:16]}.pth"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a dataset and runs without the interactions of some items."""
+    root = tmp_path_factory.mktemp("made")
+    write_planted(root)
+    return root, {model: trained(root, model, **NEW) for model in ("BPR", "FREEDOM", "MultiEASE")}
+
+
+@pytest.fixture
+def root(made, tmp_path, monkeypatch):
+    """A copy of it; RecBole's checkpoints are trusted."""
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
+    return Path(shutil.copytree(made[0], tmp_path / "root"))
+
+
+@pytest.fixture
+def records(made):
+    return made[1]
+
+
+def again(root, record, changed=None, **options):
+    return evaluate(checkpoint(root, record), changed, data_path=root, progress=False, **options)
+
+
+@pytest.mark.parametrize("model", ["BPR", "FREEDOM", "MultiEASE"])
+def test_as_it_was_trained_it_has_the_recorded_scores(root, records, model):
+    before = (root / "runs.jsonl").read_text()
+    found = again(root, records[model])
+    assert found.valid == records[model].valid
+    assert found.test == records[model].test
+    assert found.record is None
+    assert (root / "runs.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        ("FREEDOM", {"cold_scale": 1.5}),
+        ("FREEDOM", {"cold_items": "content", "cold_scale": 0.5}),
+        ("FREEDOM", {"cold_items": "neighbours"}),
+        ("FREEDOM", {"rank_items": "new"}),
+        ("FREEDOM", {"cold_users": "popularity"}),
+        ("MultiEASE", {"cold_scale": 0.0}),
+        ("BPR", {"rank_items": "new"}),
+    ],
+)
+def test_other_values_give_what_a_training_with_them_gives(root, records, model, changed):
+    found = again(root, records[model], changed)
+    expected = trained(root, model, **NEW, **changed)
+    assert found.valid == expected.valid
+    assert found.test == expected.test
+    if changed != {"cold_users": "popularity"}:  # all of these users have interactions
+        assert found.test != records[model].test
+
+
+def test_known_and_new_items_have_scores_of_their_own(root, records):
+    found = again(root, records["FREEDOM"], {"cold_scale": 1.5})
+    assert set(found.groups) == {"validation", *store.MASKS}
+    for part, scores in (("validation", found.valid), *found.test.items()):
+        whole, known, new = found.groups[part]
+        assert [whole.name, known.name, new.name] == ["all", "known", "new"]
+        assert whole.scores["recall@5"] == pytest.approx(scores["recall@5"], abs=6e-5)
+        assert 0 < new.users <= whole.users
+        assert 0 < known.users <= whole.users
+    at_once = again(root, records["FREEDOM"]).groups["validation"]
+    assert at_once[2].scores["recall@5"] < found.groups["validation"][2].scores["recall@5"]
+
+
+def test_its_record_names_the_values_of_the_training(root, records):
+    runs, trained_run = root / "runs.jsonl", records["FREEDOM"]
+    found = again(root, trained_run, {"cold_scale": 1.5}, runs=runs).record
+    assert store.read(runs)[-1] == found
+    assert found.kind == "evaluation"
+    assert (found.label, found.group, found.seed) == (trained_run.label, trained_run.group, 999)
+    assert found.config["cold_scale"] == 1.5
+    assert found.config["trained_with"] == {"cold_scale": 0.0}
+    assert found.overrides == {**trained_run.overrides, "cold_scale": 1.5}
+    assert trained_key(found.model, found.config, found.seed, found.data_hash) == trained_run.key
+    # a training with this value is another run, since it may choose another epoch
+    assert trained(root, "FREEDOM", **NEW, cold_scale=1.5).key != found.key
+    assert (root / found.per_user).is_file()
+    before = runs.read_text()
+    with pytest.raises(UserError, match="already recorded"):
+        again(root, trained_run, {"cold_scale": 1.5}, runs=runs)
+    with pytest.raises(UserError, match=r"nothing to record .* evaluated as it was trained"):
+        again(root, trained_run, {"cold_scale": 0.0}, runs=runs)
+    assert runs.read_text() == before
+
+
+def test_a_report_of_it(root, records, tmp_path, monkeypatch):
+    runs = root / "runs.jsonl"
+    for scale in (0.5, 1.5):
+        again(root, records["FREEDOM"], {"cold_scale": scale}, runs=runs)
+    monkeypatch.chdir(root)
+    rows = load.read(["runs.jsonl"]).comparison()
+    names = {row.label for row in rows if row.model == "FREEDOM"}
+    assert names == {"FREEDOM (cold_scale=0)", "FREEDOM (cold_scale=0.5)", "FREEDOM (cold_scale=1.5)"}
+    commands = dict(provenance.trace(rows).commands).values()
+    file = f"saved/{checkpoint(root, records['FREEDOM']).name}"
+    wanted = f"python -m recbole_mambarec evaluate {file} --cold_scale=1.5 --runs=results/runs.jsonl"
+    assert wanted in commands
+    report(["runs.jsonl", "--variants", "--page=page.md"])
+    text = (root / "page.md").read_text()
+    assert "evaluated after the training, which had cold\\_scale=0 and chose the epoch with it." in text
+
+
+def test_rows_that_differ_in_their_training_alone_say_so(root, records):
+    runs = root / "runs.jsonl"
+    trained(root, "FREEDOM", **NEW, cold_scale=1.5)
+    again(root, records["FREEDOM"], {"cold_scale": 1.5}, runs=runs)
+    labels = [row.label for row in load.read([runs]).comparison() if row.model == "FREEDOM"]
+    assert len(set(labels)) == 3
+    assert any("trained_with={cold_scale: 0.0}" in label for label in labels)
+
+
+def test_a_fusion_is_of_trainings(root, records):
+    again(root, records["FREEDOM"], {"cold_scale": 1.5}, runs=root / "runs.jsonl")
+    parts = choose(store.read(root / "runs.jsonl"), ["FREEDOM", "BPR"], "planted", root / "saved")
+    assert parts[0].record.key == records["FREEDOM"].key
+    made = fuse(parts, runs=root / "runs.jsonl", out=root / "fusion.pth", data_path=root, progress=False)
+    found = evaluate(root / "fusion.pth", data_path=root, progress=False)
+    assert found.test == made.record.test
+    with pytest.raises(UserError, match="is a fusion"):
+        evaluate(root / "fusion.pth", data_path=root, runs=root / "other.jsonl", progress=False)
+    assert not (root / "other.jsonl").exists()
+
+
+def test_recommendations_with_other_values(root, records, tmp_path):
+    file = checkpoint(root, records["FREEDOM"])
+    user = Recommender.load(file, root).users.tokens[0]
+    plain, lifted = (
+        [(r.item, r.score) for r in Recommender.load(file, root, changed).recommend(user, k=5)]
+        for changed in ({}, {"cold_scale": 3.0})
+    )
+    assert plain != lifted
+
+
+def test_a_bundle_with_other_values(root, records, tmp_path):
+    pytest.importorskip("safetensors")
+    file = checkpoint(root, records["FREEDOM"])
+    rec = Recommender.load(file, root, {"cold_scale": 3.0})
+    user = rec.users.tokens[0]
+    lifted = [r.item for r in rec.recommend(user, k=5)]
+    bundle = tmp_path / "bundle"
+    export(["--model-file", str(file), "--out", str(bundle), "--data-path", str(root), "--cold_scale=3"])
+    assert json.loads((bundle / "card.json").read_text())["configuration"]["cold_scale"] == 3
+    assert [r.item for r in Recommender.load(bundle).recommend(user, k=5)] == lifted
+    with pytest.raises(UserError, match="is a bundle, which has the cold_scale that it was exported with"):
+        Recommender.load(bundle, changed={"cold_scale": 1.0})
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the command line
+
+
+def command(root, *arguments):
+    return evaluate_cli.main([*map(str, arguments), f"--data_path={root}"], "evaluate")
+
+
+def test_the_command_tries_each_value(root, records, capsys, caplog):
+    command(root, checkpoint(root, records["FREEDOM"]), "--cold_scale=0,1.5", "--cold_items=id,content")
+    out = capsys.readouterr().out
+    for setting in ("cold_scale: 0, cold_items: id", "cold_scale: 1.5, cold_items: content"):
+        assert setting in out
+    assert out.count("  new items") == 4 * 3
+    warnings = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert len(warnings) == len(set(warnings))
+
+
+def test_the_command_records_what_it_is_asked_to(root, records, capsys):
+    file, runs = checkpoint(root, records["FREEDOM"]), root / "more.jsonl"
+    command(root, file, "--cold_scale=0.5,1.5", f"--runs={runs}", "--per_user=False")
+    found = store.read(runs)
+    assert [record.config["cold_scale"] for record in found] == [0.5, 1.5]
+    assert not any(record.per_user for record in found)
+    assert f"recorded in {runs}" in capsys.readouterr().out
+
+
+def test_combinations():
+    assert combinations({}) == [{}]
+    assert combinations({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("FREEDOM", ["--learning_rate=0.1"], "--learning_rate is not understood: .* can only be given other values of"),
+        ("FREEDOM", ["--cold_scale=-1"], "cold_scale must be a number from 0"),
+        ("FREEDOM", ["--cold_scale=1,1.0,1"], "give distinct values"),
+        ("FREEDOM", ["--cold_scale="], "give distinct values"),
+        ("FREEDOM", ["--cold_items=nobody"], "cold_items must be one of id, content, neighbours"),
+        ("FREEDOM", ["--cold_scale=1", "--cold_scale=2"], "--cold_scale is given more than once"),
+        ("FREEDOM", ["--user_features=age"], "user_features has no effect without cold_users"),
+        ("MultiEASE", ["--cold_items=content"], "cold_items: MultiEASE, which .* does not support 'content'"),
+        ("BPR", ["--cold_scale=1"], "cold_scale has no effect on BPR, which is a model of RecBole's own"),
+    ],
+)
+def test_what_is_refused(root, records, model, arguments, message):
+    with pytest.raises(UserError, match=message):
+        command(root, checkpoint(root, records[model]), *arguments, f"--runs={root / 'more.jsonl'}")
+    assert not (root / "more.jsonl").exists()
+
+
+def test_a_missing_file_and_a_key_of_the_training(root, records):
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        command(root, root / "nowhere.pth")
+    with pytest.raises(UserError, match="knn_k cannot be changed after the training"):
+        again(root, records["FREEDOM"], {"knn_k": 3})
