@@ -28,6 +28,8 @@ Check = Callable[[str, object], "str | None"]
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
 SPLITS = {"RS": "three shares", "TS": "three shares", "LS": "valid_and_test, valid_only or test_only"}
 MODES = "full, labeled, uniN or popN with the number N of negative items"
+# of the key user_neighbours
+DEFAULT_USER_NEIGHBOURS = 100
 # keys that RecBole reads only as arguments of its function `run`
 PROCESSES = ("nproc", "world_size", "ip", "port", "group_offset")
 # transformations of sequences, with the key for the share of a sequence that they change
@@ -696,11 +698,14 @@ def _keys_of_columns_agree(final: Mapping, given: Mapping) -> str | None:
 
 def _columns_of_users_are_read(final: Mapping, given: Mapping) -> str | None:
     columns = final.get("user_features")
-    if columns is None:
-        return None
     if final.get("cold_users") != "features":
-        return "user_features has no effect without cold_users=features, which alone compares users: set it as well"
-    if not columns:
+        # the default has no effect either, but may be in a file that lists all keys
+        others = given.get("user_neighbours") not in (None, DEFAULT_USER_NEIGHBOURS)
+        key = "user_features" if columns is not None else "user_neighbours" if others else None
+        if key is None:
+            return None
+        return f"{key} has no effect without cold_users=features, which alone compares users: set it as well"
+    if columns is not None and not columns:
         return "user_features names no column: name at least one, or leave it out to use all"
     return None
 

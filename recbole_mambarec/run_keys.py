@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from recbole_mambarec.config_checks import DEFAULT_USER_NEIGHBOURS
 from recbole_mambarec.renamed import under_old_names
 
 # configuration that cannot change a result: fields of the record, where files lie, what is shown, which machine works
@@ -28,7 +29,8 @@ NEUTRAL: dict[str, object] = {
     # recorded runs had four epochs of more than 50 steps, and their best epochs came after 800 steps
     **{"lr_boost_steps": 200, "stopping_min_steps": 800},
     **{"missing_modalities": 0, "impute_neighbours": 10, "modality_dropout": 0.0},
-    **{"rank_items": "all", "cold_items": "id", "cold_scale": 0.0, "cold_users": "id", "user_neighbours": 100},
+    **{"rank_items": "all", "cold_items": "id", "cold_scale": 0.0, "cold_users": "id"},
+    "user_neighbours": DEFAULT_USER_NEIGHBOURS,
 }
 # the same for keys that one model gained later, while others have been recorded with them
 NEUTRAL_OF: dict[str, dict[str, object]] = {

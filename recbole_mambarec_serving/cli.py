@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_mambarec_command.command_line import example, termination_as_interrupt
 from recbole_mambarec_common.errors import UserError
-from recbole_mambarec_common.options import configuration
+from recbole_mambarec_common.options import check_changeable, configuration
 from recbole_mambarec_serving.ids import Ids
 from recbole_mambarec_serving.recommender import BY_MODEL, Recommender
 from recbole_mambarec_serving.types import Ranked, Recommendation
@@ -50,6 +50,7 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
     _add_out(add)
     options, rest = parser.parse_known_args(argv)
     changed = configuration(rest, rest)
+    check_changeable(changed)
     with termination_as_interrupt():
         out = _out(options.out)
         _only_one(user=options.user, users=options.users, all=options.all, items=options.items)

@@ -16,6 +16,7 @@ from pathlib import Path
 from recbole_mambarec.experiments import users
 from recbole_mambarec.experiments.paired_tests import holm
 from recbole_mambarec.experiments.significance import over_users
+from recbole_mambarec.experiments.store import TRAINED_WITH
 from recbole_mambarec.report import load
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import Row, mean
@@ -28,7 +29,10 @@ PAGES = "missing-modality", "new-items"
 WHOLE = {"baby": "runs.jsonl", "lfm2k": "lfm2k.jsonl", "tiktok": "tiktok.jsonl"}
 MASK, METRIC, SECOND, TOP = "train", "recall@20", "ndcg@20", 20
 #: keys of the two protocols, without which a run is that of the whole data
-_PROTOCOL = ("missing_modalities", "impute_missing", "impute_neighbours", "new_items", "rank_items", "cold_items")
+_PROTOCOL = (
+    *("missing_modalities", "impute_missing", "impute_neighbours"),
+    *("new_items", "rank_items", "cold_items", TRAINED_WITH),
+)
 #: keys about the scores of new items, and the values that are not written out
 _SCORING = {"cold_items": "id", "cold_scale": 0.0}
 _PLACE = re.compile(r"<!-- (\w+) (\w+) -->\n")
@@ -46,7 +50,7 @@ def _page(name: str) -> str:
 
     def filled(place: re.Match) -> str:
         kind, dataset = place.groups()
-        return _TABLES[kind]([row for row in rows if row.dataset == dataset])
+        return _TABLES[kind]([row for row in rows if _dataset(row) == dataset])
 
     return head + _PLACE.sub(filled, notes)
 
@@ -139,6 +143,11 @@ _TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
 # parts of them
 
 
+def _dataset(row: Row) -> str:
+    """The dataset, whatever was ranked."""
+    return row.records[0].dataset
+
+
 def _file(row: Row, key: str) -> bool:
     value = row.config.get(key)
     return isinstance(value, dict) and "sha256" in value
@@ -146,7 +155,7 @@ def _file(row: Row, key: str) -> bool:
 
 def _whole(row: Row) -> Row | None:
     """The same model, configuration and seeds with all features and items."""
-    others = [other for other in _comparison(RESULTS / WHOLE[row.dataset]) if other.model == row.model]
+    others = [other for other in _comparison(RESULTS / WHOLE[_dataset(row)]) if other.model == row.model]
     return next((other.only(row.seeds) for other in others if _identity(other) == _identity(row)), None)
 
 
@@ -160,12 +169,13 @@ def _comparison(path: Path) -> list[Row]:
 
 
 def _scoring(row: Row) -> str:
-    """The keys about the scores of new items that a row sets."""
-    return ", ".join(
+    """The keys about the scores of new items that a row sets, marked if the model was trained without them."""
+    keys = ", ".join(
         f"`{key}: {load.text(row.config[key])}`"
         for key, usual in _SCORING.items()
         if row.config.get(key) not in (None, usual)
     )
+    return f"{keys} †".strip() if TRAINED_WITH in row.config else keys
 
 
 def _best_first(rows: Sequence[Row]) -> list[Row]:

@@ -97,6 +97,11 @@ class TrainingData:
         return self._cache.get(kind, {**key, "data": data}, build)
 
     @property
+    def known_items(self) -> np.ndarray:
+        """Which items have training interactions, bool ``(n_items,)``; the others are new."""
+        return np.bincount(self.items, minlength=self.n_items) > 0
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in the order in which models use them."""
         return list(self._features)

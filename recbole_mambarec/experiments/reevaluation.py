@@ -26,13 +26,14 @@ from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.evaluation import Ranking
 from recbole_mambarec.experiments.new_item_ranking import ItemGroup, groups_of_items
-from recbole_mambarec.experiments.plan import effective_config
+from recbole_mambarec.experiments.plan import effective_config, resolve
 from recbole_mambarec.experiments.provenance import git_state, versions
 from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.memory import peak_gib
+from recbole_mambarec.protocol import MULTIMODAL
 from recbole_mambarec.run_keys import run_key
-from recbole_mambarec.scoring.changed import CHANGEABLE
+from recbole_mambarec.scoring.changed import check_values
 from recbole_mambarec.scoring.restore import Restored, restore
 from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_common.extras import need
@@ -45,20 +46,27 @@ class Evaluation:
     Attributes:
         name: of the model.
         dataset: its name.
+        seed: of the training.
         changed: the values that were given.
         valid: metric -> value on validation, rounded as RecBole does.
         test: mask -> metric -> value, six decimals.
         groups: part (``validation``, or a mask) -> known and new items; empty if no held-out item is new.
-        record: as it was written; None if none was to be written.
+        record: as it was written; None if none was to be written, or the model is evaluated as it was trained, which
+            its run has recorded.
     """
 
     name: str
     dataset: str
+    seed: int
     changed: dict
     valid: dict[str, float]
     test: dict[str, dict[str, float]]
     groups: dict[str, list[ItemGroup]]
     record: Record | None = None
+
+
+class AlreadyRecorded(UserError):
+    """The file of runs has this evaluation."""
 
 
 def combinations(values: Mapping[str, Sequence]) -> list[dict]:
@@ -87,8 +95,12 @@ def evaluate(
     Raises:
         UserError: the model cannot be loaded, does not support what is changed, or the evaluation cannot be recorded
             (see the messages); nothing has been written by then.
+        AlreadyRecorded: ``runs`` has this evaluation.
     """
     keep_freed_memory()
+    check_values(changed or {})
+    if not Path(checkpoint).is_file():
+        raise UserError(f"there is no checkpoint {checkpoint}")
     if runs is not None:
         if per_user:
             need("polars", "compare")
@@ -107,7 +119,8 @@ def evaluate(
         found = {"validation": (top, run.splits.valid)} | found
     groups = {part: groups_of_items(each, loader, new, run.config) for part, (each, loader) in found.items()}
     groups = {part: entries for part, entries in groups.items() if entries[-1].users}
-    made = Evaluation(run.scorer.name, str(run.config["dataset"]), dict(changed or {}), valid, test, groups)
+    dataset, seed = str(run.config["dataset"]), int(run.config["seed"])
+    made = Evaluation(run.scorer.name, dataset, seed, dict(changed or {}), valid, test, groups)
     if plan is None or runs is None:
         return made
     device = run.config["device"]
@@ -146,24 +159,22 @@ def _without_training(splits: Splits) -> np.ndarray:
     return new
 
 
-def _planned(run: Restored, runs: Path) -> Record:
-    """The record, without results."""
+def _planned(run: Restored, runs: Path) -> Record | None:
+    """The record, without results; None if the model is evaluated as it was trained."""
     if run.model is None:
-        raise UserError(f"{run.path} is a fusion, whose evaluation is recorded when it is made: leave out --runs")
+        raise UserError(f"{run.path} is a fusion: evaluations of fusions are not recorded, leave out --runs")
     config = effective_config(run.config)
     before = {key: value for key, value in plain(run.trained_with).items() if config.get(key) != value}
     if not before:
-        raise UserError(
-            f"there is nothing to record of {run.path}: it is evaluated as it was trained, which its run has recorded; "
-            f"leave out --runs, or give another value of {', '.join(CHANGEABLE)}"
-        )
+        return None
     model, seed, data_hash = str(run.config["model"]), int(run.config["seed"]), run.splits.data_hash
     recorded = store.finished(store.read(runs)) if runs.exists() else {}
     trained = recorded.get(run_key(model, config | before, seed, data_hash))
+    given = trained.overrides if trained else _settings(run, config | before)
     config[TRAINED_WITH] = before
     key = run_key(model, config, seed, data_hash)
     if key in recorded:
-        raise UserError(f"this evaluation is already recorded in {runs}: name another file of runs, or delete its line")
+        raise AlreadyRecorded(f"this evaluation is recorded in {runs}: name another file of runs, or delete its line")
     return Record(
         key=key,
         group=trained.group if trained else "comparison",
@@ -171,9 +182,17 @@ def _planned(run: Restored, runs: Path) -> Record:
         model=model,
         dataset=str(run.config["dataset"]),
         seed=seed,
-        overrides=(trained.overrides if trained else {}) | {name: config.get(name) for name in before},
+        overrides=given | {name: config.get(name) for name in before},
         config=config,
         data_hash=data_hash,
         versions=versions() | registry.versions(model),
         git=git_state(),
     )
+
+
+def _settings(run: Restored, config: Mapping) -> dict:
+    """What the configuration of a training has given, as far as it differs from what a comparison has without it."""
+    model, dataset = str(run.config["model"]), str(run.config["dataset"])
+    paths = {} if dataset == "ml-100k" else {"data_path": str(Path(run.config["data_path"]).parent)}
+    usual = resolve(model, dataset, overrides={"protocol": MULTIMODAL} | paths).config
+    return {key: value for key, value in config.items() if key not in usual or usual[key] != value}

@@ -15,6 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mambarec import memory
+from recbole_mambarec.config_checks import DEFAULT_USER_NEIGHBOURS
 from recbole_mambarec.data.dataset import MultimodalDataset
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.layers.containers import ModuleDict
@@ -108,7 +109,7 @@ class MultimodalRecommender(GeneralRecommender):
         self.cold_scale = config["cold_scale"] or 0.0
         lengthens = self.cold_scale > 0 and self.cold_scale_of == "embeddings"
         self._cold_scale = ColdScale(self.data, self.cold_scale) if lengthens else None
-        how, k = config["cold_users"] or "id", config["user_neighbours"] or 100
+        how, k = config["cold_users"] or "id", config["user_neighbours"] or DEFAULT_USER_NEIGHBOURS
         self._cold_users = None if how == "id" else ColdUsers(self.data, how, k)
         self.loss_names: tuple[str, ...] = ()
         self._scored: tuple[Tensor, Tensor] | None = None

@@ -266,7 +266,7 @@ def scale_of_new_items(squares: Callable[[], np.ndarray], data: TrainingData, re
     """
     if relative < 0:
         raise UserError(f"cold_scale must not be negative, got {relative}")
-    known = np.bincount(data.items, minlength=data.n_items) > 0
+    known = data.known_items
     scale = np.ones(data.n_items)
     if relative and not known.all():
         lengths = squares()

@@ -83,7 +83,7 @@ class ColdItems:
     """
 
     def __init__(self, data: TrainingData, how: str, k: int) -> None:
-        known = np.bincount(data.items, minlength=data.n_items) > 0
+        known = data.known_items
         self.data, self.how, self.k, self.known = data, how, k, known
         self.items = np.flatnonzero(~known)
         self._mean: SparseGraph | None = None
@@ -146,7 +146,7 @@ class ColdScale:
     """
 
     def __init__(self, data: TrainingData, relative: float) -> None:
-        known = np.bincount(data.items, minlength=data.n_items) > 0
+        known = data.known_items
         # RecBole's ids, in which 0 is padding
         self.relative, self.known = relative, torch.from_numpy(np.append(False, known))
         self.new = torch.from_numpy(np.append(False, ~known))

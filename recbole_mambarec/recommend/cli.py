@@ -8,9 +8,9 @@ import sys
 from recbole_mambarec.mistakes import user_errors_of_recbole
 from recbole_mambarec.recommend.export import BUNDLE, DEPTH, FORMS
 from recbole_mambarec.recommend.export import export as write
-from recbole_mambarec.scoring.changed import SCORING_KEYS, read_values
+from recbole_mambarec.scoring.changed import read_values
 from recbole_mambarec_command.command_line import example, termination_as_interrupt
-from recbole_mambarec_common.options import configuration
+from recbole_mambarec_common.options import SCORING_KEYS, configuration
 
 
 def export(argv: list[str] | None = None, prog: str = "recbole-mambarec export") -> int:

@@ -67,7 +67,7 @@ def export(
         features: keep the items' features, by which items are compared and new ones are added.
         metrics: evaluate the model on validation and test for the card.
         licence: of the model and its data, for the card; None: what the dataset's card says, if it says something.
-        changed: other values of :data:`~recbole_mambarec.scoring.changed.SCORING_KEYS` than in the training.
+        changed: other values of :data:`~recbole_mambarec_common.options.SCORING_KEYS` than in the training.
 
     Raises:
         UserError: the folder exists, the model cannot be loaded or written in this form, or a package is missing.
@@ -108,6 +108,7 @@ def _card(run: Restored, made: serving.Recommender, licence: str | None) -> dict
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "configuration": json.loads(json.dumps(plain(config), allow_nan=True), parse_constant=str),
+        "trained_with": plain(run.trained_with),
         "data": {
             "dataset": str(run.config["dataset"]),
             "files": config_data_hash(run.config),
@@ -141,6 +142,7 @@ def _readme(card: dict[str, Any], made: serving.Recommender) -> str:
         "```",
         "",
         f"* Scores come from {_FROM[made.scoring.kind]}.",
+        *([f"* {_other_values(card)}."] if card["trained_with"] else []),
         f"* New users: {_new_users(card, made)}.",
         f"* Licence: {card['licence']}.",
     ]
@@ -160,6 +162,12 @@ _FROM = {
     "lists": "lists of the best items of each user, which were made when the bundle was written",
     "fusion": "a weighted sum of the normalised scores of several models",
 }
+
+
+def _other_values(card: dict[str, Any]) -> str:
+    config, before = card["configuration"], card["trained_with"]
+    now = ", ".join(f"{key}: {config[key]}" for key in before)
+    return f"Scored with {now}; trained with {', '.join(f'{key}: {value}' for key, value in before.items())}"
 
 
 def _new_users(card: dict[str, Any], made: serving.Recommender) -> str:

@@ -128,7 +128,7 @@ class Recommender(serving.Recommender):
         Args:
             data_path: the folder that has the dataset's folder; None: where it was when the file was written. A bundle
                 needs none.
-            changed: other values of :data:`~recbole_mambarec.scoring.changed.SCORING_KEYS` than in the training, e.g.
+            changed: other values of :data:`~recbole_mambarec_common.options.SCORING_KEYS` than in the training, e.g.
                 ``{"cold_scale": 1.0}``.
 
         Raises:
@@ -138,6 +138,8 @@ class Recommender(serving.Recommender):
         path = Path(path)
         if path.is_dir():
             return serving.Recommender.load(path, changed=changed)
+        if "rank_items" in (changed or {}):
+            raise UserError("rank_items says what an evaluation ranks: rank some items alone with `among`")
         return over(restore(path, data_path, changed))
 
 

@@ -28,7 +28,8 @@ class Row:
 
     Attributes:
         label: the name of the row, unique within its dataset.
-        dataset: the name of the dataset, with part of its fingerprint if the records have several of that name.
+        dataset: the name of the dataset, with part of its fingerprint if the records have several of that name, and
+            with what was ranked if that was a part of the catalogue, whose scores are no others' to compare with.
         group: the first group under which it was recorded.
         records: one per seed, in ascending order (see :class:`~recbole_mambarec.experiments.store.Record`).
     """
@@ -232,6 +233,8 @@ def rows(records: Sequence[Record]) -> list[Row]:
         dataset = record.dataset
         if len(hashes[dataset]) > 1:
             dataset += f" (data {record.data_hash[:8]})"
+        if record.config.get("rank_items") == "new":
+            dataset += ", new items alone"
         configuration = run_key(record.model, record.config, 0, record.data_hash)
         made.setdefault((dataset, record.label, configuration), {})[record.seed] = record
     found = []

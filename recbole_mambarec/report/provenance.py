@@ -22,6 +22,7 @@ from recbole_mambarec.experiments.space import read_space
 from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.report.document import listing
 from recbole_mambarec.report.load import COMPARISON, Row, identity, varying
+from recbole_mambarec.run_keys import neutral_values
 from recbole_mambarec_command.command_line import MODULE
 
 # libraries named in captions; the page lists all of them
@@ -89,7 +90,7 @@ def _command(row: Row, rows: Sequence[Row]) -> Command:
     if first.fusion is not None:
         return Command(False, None, first.label, tuple(row.seeds), json.dumps(_fuse_options(row)))
     if TRAINED_WITH in row.config:
-        return Command(False, None, first.label, tuple(row.seeds), json.dumps(_evaluate_options(row)))
+        return Command(False, None, first.label, tuple(row.seeds), json.dumps(row.identity))
     searched, group, own = first.point is not None, None, set()
     if searched:
         own = set(first.point)
@@ -118,9 +119,7 @@ def _text(command: Command, rows: Sequence[Row], datasets: list[str]) -> str:
         options = [f"--{key}={value}" for key, value in json.loads(command.overrides).items()]
         return "\n".join(f"{MODULE} {shlex.join(['fuse', *options, f'--dataset={name}'])}" for name in datasets)
     if TRAINED_WITH in rows[0].config:
-        files = [_checkpoint(record) for row in rows for record in row.records]
-        options = [f"--{key}={value}" for key, value in json.loads(command.overrides).items()]
-        return f"{MODULE} {shlex.join(['evaluate', *files, *options, f'--runs={DEFAULT_RUNS}'])}"
+        return _evaluation(rows)
     models = ",".join(dict.fromkeys(row.model for row in rows))
     shipped = command.group is not None and bool(_shipped(command.group))
     if command.searched:
@@ -170,6 +169,21 @@ def _fuse_options(row: Row) -> dict:
     if "weights" not in config and how["metric"] != row.metric:
         options["metric"] = how["metric"]
     return options
+
+
+def _evaluation(rows: Sequence[Row]) -> str:
+    """The command lines that train a model, and that evaluate it with other values."""
+    first = rows[0].records[0]
+    before = rows[0].config[TRAINED_WITH]
+    given = {key: value for key, value in first.overrides.items() if key not in before}
+    usual = {key: value for key, value in before.items() if (key, value) not in neutral_values(first.model).items()}
+    training = ["compare", f"--models={first.model}", f"--dataset={first.dataset}"]
+    training.append(f"--seeds={','.join(map(str, rows[0].seeds))}{',' * (len(rows[0].seeds) == 1)}")
+    training += [f"--{key}={value}" for key, value in (given | usual).items()]
+    files = [_checkpoint(record) for row in rows for record in row.records]
+    values = [f"--{key}={value}" for key, value in _evaluate_options(rows[0]).items()]
+    evaluation = ["evaluate", *files, *values, f"--runs={DEFAULT_RUNS}"]
+    return "\n".join(f"{MODULE} {shlex.join(parts)}" for parts in (training, evaluation))
 
 
 def _evaluate_options(row: Row) -> dict:

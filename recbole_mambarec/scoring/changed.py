@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import yaml
 from recbole.config import Config
 
 from recbole_mambarec import registry
@@ -17,9 +16,8 @@ from recbole_mambarec.config_checks import combination_fault, value_fault
 from recbole_mambarec.data import new_items
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.value_checks import list_of_names
+from recbole_mambarec_common.options import SCORING_KEYS, check_changeable
 
-#: how items and users without training interactions are scored
-SCORING_KEYS = ("cold_items", "cold_scale", "cold_users", "user_features", "user_neighbours")
 #: which items are ranked in an evaluation
 RANKING_KEYS = ("rank_items",)
 #: all of these keys
@@ -34,20 +32,33 @@ def read_values(texts: Mapping[str, str], allowed: tuple[str, ...] = SCORING_KEY
     Raises:
         UserError: another key is named.
     """
-    for key in texts:
-        if key not in allowed:
-            raise UserError(
-                f"--{key} is not understood: besides the options of this command (--help), a trained model can only be "
-                f"given other values of {', '.join(allowed)}"
-            )
+    check_changeable(texts, allowed)
     return {key: text if key == "user_features" else _value(text) for key, text in texts.items()}
 
 
 def _value(text: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def check_values(values: Mapping[str, object]) -> None:
+    """Check what can be checked without a model.
+
+    Raises:
+        UserError: a key is not among :data:`CHANGEABLE`, or a value is faulty.
+    """
+    for key, value in values.items():
+        if key not in CHANGEABLE:
+            raise UserError(f"{key} cannot be changed after the training: choose from {', '.join(CHANGEABLE)}")
+        fault = value_fault(key, value)
+        if fault:
+            raise UserError(fault)
+    if "user_features" in values:
+        list_of_names("user_features", values["user_features"])
 
 
 def change(config: Config, values: Mapping[str, object]) -> dict[str, object]:
@@ -64,14 +75,15 @@ def change(config: Config, values: Mapping[str, object]) -> dict[str, object]:
         UserError: a key is another one, a value is faulty, or it has no effect on the model.
     """
     final, model = config.final_config_dict, str(config["model"])
-    for key, value in values.items():
-        if key not in CHANGEABLE:
-            raise UserError(f"{key} cannot be changed after the training: choose from {', '.join(CHANGEABLE)}")
-        fault = value_fault(key, value, final.get(key))
-        if fault:
-            raise UserError(fault)
-        if key in SCORING_KEYS and model not in registry.names():
-            raise UserError(f"{key} has no effect on {model}, which is a model of RecBole's own: leave it out")
+    check_values(values)
+    useless = [key for key in values if key in SCORING_KEYS]
+    if useless and model not in registry.names():
+        raise UserError(f"{useless[0]} has no effect on {model}, which is a model of RecBole's own: leave it out")
+    if values.get("rank_items") == "new" and final.get("new_items") is None:
+        raise UserError(
+            f"rank_items 'new' ranks the items whose interactions new_items has left out of the training, and {model} "
+            "was trained without that key: train it with it, or leave rank_items out"
+        )
     given = dict(values)
     if "user_features" in given:
         given["user_features"] = list_of_names("user_features", given["user_features"])

@@ -25,6 +25,8 @@ from recbole_mambarec.scoring.scorer import ModelScorer, Scorer, ScorerModel
 from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_common.files import atomic_file
 
+# keys whose value may be a file, in the folder of the dataset or anywhere
+_LISTS = ("new_items", "missing_modalities")
 #: stands for a model's name
 FUSION = "Fusion"
 
@@ -126,7 +128,10 @@ def load_fusion(path: str | Path) -> tuple:
 def _fusion(path: Path, content: Mapping, data_path: str | Path | None, changed: Mapping[str, object]) -> Restored:
     parts: list[Restored] = []
     for entry in content["parts"]:
-        part = _model(path, entry, data_path, changed)
+        try:
+            part = _model(path, entry, data_path, changed)
+        except UserError as error:
+            raise UserError(f"{entry['config']['model']}, a part of the fusion {path}: {error}") from error
         difference = parts[0].splits.difference(part.splits) if parts else None
         if difference:
             raise UserError(f"the parts of {path} no longer belong together: {difference}")
@@ -167,6 +172,27 @@ def _model(path: Path, content: Mapping, data_path: str | Path | None, changed: 
     return Restored(path, ModelScorer(model, config, splits.dataset), splits, config, state, before)
 
 
+def _lists(config: Mapping, folder: Path) -> dict[str, dict]:
+    """Keys that name a file, with the place where it is now: where it was, or in the folder of the dataset.
+
+    Raises:
+        UserError: it is in neither of them.
+    """
+    found = {}
+    for key in _LISTS:
+        value = config.get(key)
+        if isinstance(value, Mapping) and "file" in value:
+            places = Path(value["file"]), folder / Path(value["file"]).name
+            file = next((place for place in places if place.is_file()), None)
+            if file is None:
+                raise UserError(
+                    f"{key}: the file {value['file']} with which the model was trained is missing, also in {folder}: "
+                    "put it there"
+                )
+            found[key] = {**value, "file": str(file)}
+    return found
+
+
 def _config(content: Mapping, data_path: str | Path | None) -> tuple[Config, str | None]:
     """(the configuration of a model's entry, the fingerprint of the data that it was trained on, if known)."""
     given: Any = content["config"]
@@ -177,5 +203,6 @@ def _config(content: Mapping, data_path: str | Path | None) -> tuple[Config, str
         return config, data
     if data_path is not None:
         given = given | {"data_path": str(Path(data_path) / given["dataset"])}
+    given = given | _lists(given, Path(given["data_path"]))
     ours = str(content.get("format")).startswith(CHECKPOINT_FORMAT)
     return config_from_checkpoint(given), (content.get("resume") or {}).get("data") if ours else content.get("data")

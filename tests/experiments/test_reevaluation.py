@@ -12,7 +12,7 @@ from recbole_mambarec.experiments import evaluate_cli, run, store
 from recbole_mambarec.experiments.fusion import fuse
 from recbole_mambarec.experiments.fusion_parts import choose
 from recbole_mambarec.experiments.plan import resolve
-from recbole_mambarec.experiments.reevaluation import combinations, evaluate, trained_key
+from recbole_mambarec.experiments.reevaluation import AlreadyRecorded, combinations, evaluate, trained_key
 from recbole_mambarec.recommend.cli import export
 from recbole_mambarec.recommend.recommender import Recommender
 from recbole_mambarec.report import load, provenance
@@ -120,11 +120,47 @@ def test_its_record_names_the_values_of_the_training(root, records):
     assert trained(root, "FREEDOM", **NEW, cold_scale=1.5).key != found.key
     assert (root / found.per_user).is_file()
     before = runs.read_text()
-    with pytest.raises(UserError, match="already recorded"):
+    with pytest.raises(AlreadyRecorded, match="this evaluation is recorded in"):
         again(root, trained_run, {"cold_scale": 1.5}, runs=runs)
-    with pytest.raises(UserError, match=r"nothing to record .* evaluated as it was trained"):
-        again(root, trained_run, {"cold_scale": 0.0}, runs=runs)
+    assert again(root, trained_run, {"cold_scale": 0.0}, runs=runs).record is None  # its run has recorded that
     assert runs.read_text() == before
+
+
+def test_a_training_that_is_not_recorded_there(root, records, tmp_path):
+    """The record says how to train the model, though its own record is in another file or nowhere."""
+    found = again(root, records["FREEDOM"], {"cold_scale": 1.5}, runs=tmp_path / "other.jsonl").record
+    assert (found.label, found.group) == ("FREEDOM", "comparison")
+    assert found.overrides["cold_scale"] == 1.5
+    overrides = {key: value for key, value in found.overrides.items() if key != "cold_scale"}
+    paths = {"data_path": str(root), "checkpoint_dir": str(root / "saved")}
+    assert resolve("FREEDOM", "planted", 999, overrides | paths).key == records["FREEDOM"].key
+
+
+def test_lists_move_with_the_data(root, tmp_path):
+    (root / "planted" / "new.txt").write_text("item_id\n" + "".join(f"{item}\n" for item in _items(root)[:9]))
+    record = trained(root, "FREEDOM", new_items="new.txt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "planted").rename(elsewhere / "planted")
+    found = evaluate(checkpoint(root, record), data_path=elsewhere, progress=False)
+    assert found.test == record.test
+    (elsewhere / "planted" / "new.txt").unlink()
+    with pytest.raises(UserError, match=r"new_items: the file .*new.txt with which the model was trained is missing"):
+        evaluate(checkpoint(root, record), data_path=elsewhere, progress=False)
+
+
+def _items(root):
+    return [line.split("\t")[0] for line in (root / "planted" / "planted.item").read_text().splitlines()[1:]]
+
+
+def test_rankings_of_new_items_are_compared_among_each_other(root, records):
+    runs = root / "runs.jsonl"
+    for model in ("FREEDOM", "MultiEASE"):
+        again(root, records[model], {"rank_items": "new"}, runs=runs)
+    rows = load.read([runs]).comparison()
+    assert {row.dataset for row in rows} == {"planted", "planted, new items alone"}
+    chosen, _ = load.chosen_by_validation(rows, "recall@5", smaller=False)
+    assert len(chosen) == 3 + 2
 
 
 def test_a_report_of_it(root, records, tmp_path, monkeypatch):
@@ -137,8 +173,11 @@ def test_a_report_of_it(root, records, tmp_path, monkeypatch):
     assert names == {"FREEDOM (cold_scale=0)", "FREEDOM (cold_scale=0.5)", "FREEDOM (cold_scale=1.5)"}
     commands = dict(provenance.trace(rows).commands).values()
     file = f"saved/{checkpoint(root, records['FREEDOM']).name}"
-    wanted = f"python -m recbole_mambarec evaluate {file} --cold_scale=1.5 --runs=results/runs.jsonl"
-    assert wanted in commands
+    both = next(text for text in commands if "--cold_scale=1.5" in text).splitlines()
+    assert both[0].startswith("python -m recbole_mambarec compare --models=FREEDOM --dataset=planted --seeds=999, ")
+    assert "--new_items=0.3" in both[0]
+    assert "cold_scale" not in both[0]
+    assert both[1] == f"python -m recbole_mambarec evaluate {file} --cold_scale=1.5 --runs=results/runs.jsonl"
     report(["runs.jsonl", "--variants", "--page=page.md"])
     text = (root / "page.md").read_text()
     assert "evaluated after the training, which had cold\\_scale=0 and chose the epoch with it." in text
@@ -157,11 +196,14 @@ def test_a_fusion_is_of_trainings(root, records):
     again(root, records["FREEDOM"], {"cold_scale": 1.5}, runs=root / "runs.jsonl")
     parts = choose(store.read(root / "runs.jsonl"), ["FREEDOM", "BPR"], "planted", root / "saved")
     assert parts[0].record.key == records["FREEDOM"].key
-    made = fuse(parts, runs=root / "runs.jsonl", out=root / "fusion.pth", data_path=root, progress=False)
+    options = {"data_path": root, "progress": False}
+    made = fuse(parts, runs=root / "runs.jsonl", out=root / "fusion.pth", weights=[1.0, 0.5], **options)
     found = evaluate(root / "fusion.pth", data_path=root, progress=False)
     assert found.test == made.record.test
-    with pytest.raises(UserError, match="is a fusion"):
+    with pytest.raises(UserError, match="evaluations of fusions are not recorded"):
         evaluate(root / "fusion.pth", data_path=root, runs=root / "other.jsonl", progress=False)
+    with pytest.raises(UserError, match=r"BPR, a part of the fusion .*: cold_scale has no effect on BPR"):
+        evaluate(root / "fusion.pth", {"cold_scale": 1.0}, data_path=root, progress=False)
     assert not (root / "other.jsonl").exists()
 
 
@@ -185,6 +227,9 @@ def test_a_bundle_with_other_values(root, records, tmp_path):
     export(["--model-file", str(file), "--out", str(bundle), "--data-path", str(root), "--cold_scale=3"])
     assert json.loads((bundle / "card.json").read_text())["configuration"]["cold_scale"] == 3
     assert [r.item for r in Recommender.load(bundle).recommend(user, k=5)] == lifted
+    card = json.loads((bundle / "card.json").read_text())
+    assert card["trained_with"] == {"cold_scale": 0.0}
+    assert "Scored with cold_scale: 3; trained with cold_scale: 0.0." in (bundle / "README.md").read_text()
     with pytest.raises(UserError, match="is a bundle, which has the cold_scale that it was exported with"):
         Recommender.load(bundle, changed={"cold_scale": 1.0})
 
@@ -216,6 +261,25 @@ def test_the_command_records_what_it_is_asked_to(root, records, capsys):
     assert f"recorded in {runs}" in capsys.readouterr().out
 
 
+def test_the_command_goes_on_where_it_was_interrupted(root, records, capsys):
+    file, runs = checkpoint(root, records["FREEDOM"]), root / "more.jsonl"
+    command(root, file, "--cold_scale=0, 0.5", f"--runs={runs}")
+    assert "not recorded: it has been evaluated as it was trained" in capsys.readouterr().out
+    before = runs.read_text()
+    command(root, "--cold_scale=0.5,1.5", file, f"--runs={runs}")
+    assert f"cold_scale: 0.5: recorded before in {runs}" in capsys.readouterr().out
+    assert runs.read_text().startswith(before)
+    assert [record.config["cold_scale"] for record in store.read(runs)] == [0.5, 1.5]
+
+
+def test_files_and_values_in_any_order(root, records, capsys):
+    first, second = (checkpoint(root, records[model]) for model in ("FREEDOM", "MultiEASE"))
+    command(root, first, "--cold_scale=0.5", second)
+    out = capsys.readouterr().out
+    assert "FREEDOM on planted, seed 999" in out
+    assert "MultiEASE on planted, seed 999" in out
+
+
 def test_combinations():
     assert combinations({}) == [{}]
     assert combinations({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
@@ -226,7 +290,12 @@ def test_combinations():
     [
         ("FREEDOM", ["--learning_rate=0.1"], "--learning_rate is not understood: .* can only be given other values of"),
         ("FREEDOM", ["--cold_scale=-1"], "cold_scale must be a number from 0"),
-        ("FREEDOM", ["--cold_scale=1,1.0,1"], "give distinct values"),
+        ("FREEDOM", ["--cold_scale=0.5,-1"], "cold_scale must be a number from 0, got -1"),
+        ("FREEDOM", ["--cold_items=content,nobody"], "cold_items must be one of"),
+        ("FREEDOM", ["--cold_scale=1,1.0"], "give distinct values"),
+        ("FREEDOM", ["--cold_scal=1"], "did you mean --cold_scale"),
+        ("FREEDOM", ["nowhere.pth", "--cold_scale=0.5"], "there is no checkpoint nowhere"),
+        ("FREEDOM", ["--user_neighbours=5"], "user_neighbours has no effect without cold_users"),
         ("FREEDOM", ["--cold_scale="], "give distinct values"),
         ("FREEDOM", ["--cold_items=nobody"], "cold_items must be one of id, content, neighbours"),
         ("FREEDOM", ["--cold_scale=1", "--cold_scale=2"], "--cold_scale is given more than once"),
@@ -246,3 +315,12 @@ def test_a_missing_file_and_a_key_of_the_training(root, records):
         command(root, root / "nowhere.pth")
     with pytest.raises(UserError, match="knn_k cannot be changed after the training"):
         again(root, records["FREEDOM"], {"knn_k": 3})
+
+
+def test_new_items_need_to_be_known(root):
+    record = trained(root, "FREEDOM")
+    with pytest.raises(UserError, match=r"rank_items 'new' ranks .* FREEDOM was trained without that key"):
+        again(root, record, {"rank_items": "new"})
+    file = checkpoint(root, record)
+    with pytest.raises(UserError, match="is named twice: name it once"):
+        command(root, file, file)
