@@ -19,6 +19,11 @@ from recbole_mambarec.renamed import under_new_names
 
 # derived values that a checkpoint of this package holds by name
 _BY_NAME = {"MODEL_TYPE": ModelType, "MODEL_INPUT_TYPE": InputType, "eval_type": EvaluatorType}
+#: keys by which ``Config`` reads the folder of a dataset
+KEYS_OF_THE_FILES = (
+    *("USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD", "field_separator", "encoding"),
+    "benchmark_filename",
+)
 # what belongs to the machine and the processes that trained, and what would continue the training
 _OF_THE_RUN = frozenset(
     (
@@ -82,6 +87,7 @@ def config_from_checkpoint(values: dict) -> Config:
     name = values["dataset"]
     # Config appends the dataset's name to the path, except for the embedded dataset, whose place it knows
     given = {} if name == "ml-100k" else {"data_path": str(Path(values["data_path"]).parent)}
+    given |= {key: values[key] for key in KEYS_OF_THE_FILES if values.get(key) is not None}
     with no_command_line():
         config = Config(model=values["model"], dataset=name, config_dict=given)
     final = {key: value for key, value in values.items() if key not in _OF_THE_RUN}

@@ -243,22 +243,34 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is not a mask but {what_it_is(path) or 'no text in UTF-8'}") from None
 
 
-def _from_npz(path: Path, items: Sequence[str], numbered: bool) -> dict[str, list[str]]:
+def read_numbers(path: Path, key: str) -> dict[str, np.ndarray]:
+    """The arrays of a published file, each with numbers of items.
+
+    Args:
+        key: that names the file.
+
+    Raises:
+        UserError: there is no such file, it is damaged or of another kind, or an array holds something else.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
-        raise UserError(f"missing_modalities: there is no file {path}") from None
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile):
+        raise UserError(f"{key}: there is no file {path}") from None
+    # a single array (.npy) under this name is no context manager, which is an AttributeError or a TypeError
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile):
         raise UserError(f"{path} is not an archive of arrays: it is {what_it_is(path) or 'damaged'}") from None
-    if set(arrays) == {"items"}:
-        raise UserError(f"{path} lists new items, not what items lack: give it as new_items")
-    pairs = {}
     for name, numbers in arrays.items():
         if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
             raise UserError(f"{path}: the array '{name}' must hold numbers of items, got {numbers.dtype}")
-        pairs[name] = ids_of_numbers(path, numbers, items, numbered)
-    return pairs
+    return arrays
+
+
+def _from_npz(path: Path, items: Sequence[str], numbered: bool) -> dict[str, list[str]]:
+    arrays = read_numbers(path, "missing_modalities")
+    if set(arrays) == {"items"}:
+        raise UserError(f"{path} lists new items, not what items lack: give it as new_items")
+    return {name: ids_of_numbers(path, numbers, items, numbered) for name, numbers in arrays.items()}
 
 
 def names_items(path: Path) -> bool:

@@ -17,6 +17,7 @@ from recbole.utils import EvaluatorType, FeatureType, ModelType
 
 from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.config_checks import samples_negatives, short
+from recbole_mambarec.data.new_items import NEW
 from recbole_mambarec.errors import UserError
 
 # smallest probability of drawing a negative item by popularity: with less, it takes over a million tries
@@ -187,10 +188,26 @@ def _check_negatives_exist(original: Callable, sampler: Sampler):
             f"item to draw for them: exclude them with user_inter_num_interval='[0,{sampler.item_num - 2}]', or add "
             "items without interactions to the .item file"
         ) from error
+    new = getattr(sampler.datasets[0], NEW, None)
+    if new is not None:
+        _check_known_items_are_left(sampler, int((~new[1:]).sum()))
     modes = sampler.datasets[0].config["eval_args"]["mode"].values()
     if sampler.distribution == "popularity" or any(mode.startswith("pop") for mode in modes):
         _check_popularity(sampler)
     return used
+
+
+def _check_known_items_are_left(sampler: Sampler, n_known: int) -> None:
+    """Negative items of the training are not new; a user who has all others would let it loop endlessly."""
+    training = sampler.datasets[0]
+    users, items = (training.inter_feat[field].numpy() for field in (sampler.uid_field, sampler.iid_field))
+    pairs = np.unique(users.astype(np.int64) * sampler.item_num + items)
+    full = np.flatnonzero(np.bincount(pairs // sampler.item_num, minlength=sampler.user_num) >= n_known)
+    if len(full):
+        raise UserError(
+            f"{_users(sampler, full)} interacted with all {n_known} items that new_items leaves in the training, so "
+            "there is no negative item to draw: name fewer new items"
+        )
 
 
 def _check_popularity(sampler: Sampler) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from logging import getLogger
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 
 #: part of the cache key: raise it when a method computes something else
-IMPUTATION_VERSION = 1
+IMPUTATION_VERSION = 2
 LEARNED = "learned"
 # values held at a time by a search (64 MiB of float32) and by the propagation
 _BLOCK_VALUES = 1 << 24
@@ -88,9 +89,17 @@ def imputed(data: TrainingData, method: str | None, k: int) -> TrainingData:
             features[modality] = _with_rows(data, modality, Found(absent, zeros), joins=False)
             continue
         key = {"method": method, "modality": modality, "k": int(k), "version": IMPUTATION_VERSION}
-        arrays = data.kept("imputation", key, functools.partial(_arrays, _METHODS[method], data, modality, int(k)))
-        features[modality] = _with_rows(data, modality, Found(**arrays), joins=True)
-    return data.with_features(features)
+        build = functools.partial(_arrays, _METHODS[method], data, modality, int(k))
+        found = Found(**data.kept("imputation", key, build, of_interactions=method != "neighbours"))
+        if len(found.items) < len(absent):
+            getLogger().info(
+                f"impute_missing '{method}' finds nothing for {len(absent) - len(found.items)} of the {len(absent)} "
+                f"items that lack {modality}: they have the mean, and are left out of graphs"
+            )
+        features[modality] = _with_rows(data, modality, found, joins=True)
+    filled = data.with_features(features)
+    filled.is_imputed = True
+    return filled
 
 
 def _arrays(find: Callable[..., Found], *args) -> dict[str, np.ndarray]:
@@ -140,7 +149,7 @@ class Nearest(NamedTuple):
 
     Attributes:
         items: ascending, ``(m,)``.
-        nearest: most similar first, ``(m, k)``.
+        nearest: most similar first, ``(m, k)``; -1 where there are fewer than k, after the others.
     """
 
     items: np.ndarray
@@ -150,10 +159,10 @@ class Nearest(NamedTuple):
 def nearest_by_features(
     features: Mapping[str, Rows], present: Mapping[str, np.ndarray], wanted: np.ndarray, donors: np.ndarray, k: int
 ) -> Nearest:
-    """The ``k`` donors that are most similar to each wanted item; an item without any of the modalities has none.
+    """The ``k`` donors that are most similar to each wanted item.
 
-    The similarity of two items is the sum of their cosines in the modalities that the first one has; one that the
-    second lacks adds nothing. All items are compared, in blocks.
+    The similarity of two items is the sum of their cosines in the modalities that both have. Those that share none are
+    not similar; an item that shares none with any donor is left out. All items are compared, in blocks.
 
     Args:
         features: modality -> float32 rows, ``(n_items, dim)``, of the modalities to compare by.
@@ -167,15 +176,22 @@ def nearest_by_features(
     width = max((rows.shape[1] for rows in features.values()), default=1)
     step = max(1, min(int(_BLOCK_VALUES**0.5), _BLOCK_VALUES // width))
     nearest = np.empty((len(of), min(k, len(among))), dtype=np.int64)
+    presence = (
+        torch.from_numpy(np.stack([present[m] for m in features], axis=1).astype(np.float32)) if len(of) else None
+    )
     for start in range(0, len(of), step):
         place = slice(start, start + step)
         mine = [_unit(rows, present[m], of[place]) for m, rows in features.items()]
         best = LargestSoFar(len(of[place]), k)
         for first in range(0, len(among), step):
-            theirs = (_unit(rows, present[m], among[first : first + step]) for m, rows in features.items())
-            best.add(functools.reduce(torch.add, (a @ b.T for a, b in zip(mine, theirs))), first)
-        nearest[place] = among[best.columns.numpy()]
-    return Nearest(of, nearest)
+            others = among[first : first + step]
+            theirs = (_unit(rows, present[m], others) for m, rows in features.items())
+            similarity = functools.reduce(torch.add, (a @ b.T for a, b in zip(mine, theirs)))
+            shared = presence[of[place]] @ presence[others].T
+            best.add(similarity.masked_fill_(shared == 0, -torch.inf), first)
+        nearest[place] = np.where(best.values.numpy() > -np.inf, among[best.columns.numpy()], -1)
+    found = (nearest >= 0).any(axis=1)
+    return Nearest(of[found], nearest[found])
 
 
 def _unit(rows: Rows, present: np.ndarray, index: np.ndarray) -> torch.Tensor:
@@ -184,12 +200,14 @@ def _unit(rows: Rows, present: np.ndarray, index: np.ndarray) -> torch.Tensor:
 
 
 def _means(rows: Rows, lists: np.ndarray) -> np.ndarray:
-    """The mean of the rows in each list, ``(n, k)`` -> ``(n, dim)``."""
+    """The mean of the rows in each list, ``(n, k)`` -> ``(n, dim)``; -1 is no row."""
     found = np.empty((len(lists), rows.shape[1]), dtype=np.float32)
     step = max(1, _BLOCK_VALUES // max(lists.shape[1] * rows.shape[1], 1))
     for start in range(0, len(lists), step):
         part = lists[start : start + step]
-        found[start : start + step] = rows[part.ravel()].reshape(*part.shape, -1).mean(axis=1)
+        exists = (part >= 0)[:, :, None]
+        taken = rows[np.maximum(part, 0).ravel()].reshape(*part.shape, -1)
+        found[start : start + step] = taken.mean(axis=1, where=exists)
     return found
 
 

@@ -121,6 +121,10 @@ def _drawn(
     if path.is_file():
         return read_mask(path, items, modalities)
     mask = draw(rule, modalities, popularity_groups(counts))
+    if not any(hidden.any() for hidden in mask.values()):
+        raise UserError(
+            f"missing_modalities: the rate {rule.rate} of {len(items)} items hides nothing: give a higher rate, or 0"
+        )
     try:
         write_mask(path, mask, items, str(rule))
     except OSError as error:

@@ -27,7 +27,7 @@ from recbole_mambarec.data.missing import is_numbered
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.files import what_it_is
 from recbole_mambarec_common.ids import mismatch
-from recbole_mambarec_common.masks import DEFAULT_SEED, ids_of_numbers, popularity_groups
+from recbole_mambarec_common.masks import DEFAULT_SEED, ids_of_numbers, popularity_groups, read_numbers
 
 #: values of ``rank_items``
 RANKED = ("all", "new")
@@ -91,12 +91,10 @@ def read_items(path: Path, items: Sequence[str], numbered: bool) -> set[str]:
         UserError: the file cannot be read, or names items that do not exist.
     """
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                numbers = stored["items"]
-        except (OSError, ValueError, EOFError, KeyError):
-            raise UserError(f"{path} has no array 'items' with the numbers of new items") from None
-        return set(ids_of_numbers(path, numbers, items, numbered))
+        arrays = read_numbers(path, "new_items")
+        if "items" not in arrays:
+            raise UserError(f"{path} has no array 'items' with the numbers of new items")
+        return set(ids_of_numbers(path, arrays["items"], items, numbered))
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError):

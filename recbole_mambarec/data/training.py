@@ -77,6 +77,8 @@ class TrainingData:
         self._progress = progress
         self._knn_search = knn_search
         self.user_features = user_features
+        #: whether features of items that lack a modality were filled in (:mod:`recbole_mambarec.data.imputation`)
+        self.is_imputed = False
 
     @property
     def shows_progress(self) -> bool:
@@ -84,16 +86,21 @@ class TrainingData:
         return self._progress
 
     def kept(
-        self, kind: str, key: Mapping[str, object], build: Callable[[], dict[str, np.ndarray]]
+        self,
+        kind: str,
+        key: Mapping[str, object],
+        build: Callable[[], dict[str, np.ndarray]],
+        of_interactions: bool = True,
     ) -> dict[str, np.ndarray]:
-        """Arrays made of all training interactions and all features, kept on disk.
+        """Arrays made of all features and, unless told otherwise, all training interactions, kept on disk.
 
         Args:
             kind: what they are.
             key: what else they depend on, the version of the computation included.
             build: computes them.
         """
-        data = {"interactions": content_key(*self.pairs)} | {m: self.content_key(m) for m in self.modalities}
+        data = {"interactions": content_key(*self.pairs)} if of_interactions else {}
+        data |= {m: self.content_key(m) for m in self.modalities}
         return self._cache.get(kind, {**key, "data": data}, build)
 
     @property

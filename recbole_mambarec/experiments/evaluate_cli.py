@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None, prog: str = "recbole-mambarec evaluate")
     options, rest = parser.parse_known_intermixed_args([argument for argument in argv if argument not in given])
     chosen = combinations(_values(configuration(argv, [*given, *rest])))
     _check_files(options.checkpoints)
+    for changed in chosen:
+        check_values(changed)
     with termination_as_interrupt(), user_errors_of_recbole(), _each_warning_once():
         for number, (file, changed) in enumerate((file, changed) for file in options.checkpoints for changed in chosen):
             title = "\n" * bool(number) + f"{file}, {_setting(changed)}"
@@ -108,8 +110,6 @@ def _values(texts: Mapping[str, str]) -> dict[str, list]:
     for key, values in found.items():
         if "" in values or len(set(values)) < len(values):
             raise UserError(f"--{key}={texts[key]} is not understood: give distinct values, separated by commas")
-        for value in values:
-            check_values({key: value})
     return found
 
 

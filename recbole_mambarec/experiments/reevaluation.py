@@ -32,11 +32,15 @@ from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.protocol import MULTIMODAL
+from recbole_mambarec.restored import KEYS_OF_THE_FILES
 from recbole_mambarec.run_keys import run_key
 from recbole_mambarec.scoring.changed import check_values
 from recbole_mambarec.scoring.restore import Restored, restore
 from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_common.extras import need
+
+# without which the configuration of a dataset may not be complete
+_OF_THE_DATA = ("modalities", "derive_modalities", *KEYS_OF_THE_FILES)
 
 
 @dataclass(frozen=True)
@@ -194,5 +198,6 @@ def _settings(run: Restored, config: Mapping) -> dict:
     """What the configuration of a training has given, as far as it differs from what a comparison has without it."""
     model, dataset = str(run.config["model"]), str(run.config["dataset"])
     paths = {} if dataset == "ml-100k" else {"data_path": str(Path(run.config["data_path"]).parent)}
-    usual = resolve(model, dataset, overrides={"protocol": MULTIMODAL} | paths).config
-    return {key: value for key, value in config.items() if key not in usual or usual[key] != value}
+    read_by = {key: config[key] for key in _OF_THE_DATA if config.get(key) is not None}
+    usual = resolve(model, dataset, overrides={"protocol": MULTIMODAL} | paths | read_by).config
+    return read_by | {key: value for key, value in config.items() if key not in usual or usual[key] != value}

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.data.graphs.sparse import SparseGraph
 from recbole_mambarec.data.imputation import Nearest, nearest_by_features
 from recbole_mambarec.data.similar_users import OfSimilarUsers, of_similar_users
@@ -22,7 +23,7 @@ from recbole_mambarec.layers.listed_scores import ListedScores
 #: what the keys can be
 COLD_ITEMS, COLD_USERS = ("id", "content", "neighbours"), ("id", "popularity", "features")
 # part of the cache key: raise it when the search computes something else
-_VERSION = 1
+_VERSION = 2
 
 
 def item_ids(model: nn.Module, n_users: int, n_items: int) -> Tensor | None:
@@ -74,7 +75,7 @@ class ColdItems:
 
     ``content``: zero, so that only features and graphs speak for the item. ``neighbours``: the mean of the ids of the
     items with training interactions that are most similar by their features (:func:`nearest_by_features`); zero for an
-    item without any modality.
+    item that shares a modality with none of them.
 
     Args:
         data: the training data.
@@ -121,12 +122,14 @@ class ColdItems:
 
     def _weights(self) -> SparseGraph:
         """The mean over the neighbours of each item, ``(items, n_items)``."""
-        data, key = self.data, {"k": self.k, "version": _VERSION}
-        found = data.kept("cold-neighbours", key, lambda: self._search()._asdict())
-        rows = np.repeat(np.searchsorted(self.items, found["items"]), found["nearest"].shape[1])
-        weights = np.full(len(rows), 1.0 / max(found["nearest"].shape[1], 1))
+        data, key = self.data, {"k": self.k, "version": _VERSION, "known": content_key(self.known)}
+        found = data.kept("cold-neighbours", key, lambda: self._search()._asdict(), of_interactions=False)
+        lists = found["nearest"]
+        exists = lists >= 0
+        rows = np.broadcast_to(np.searchsorted(self.items, found["items"])[:, None], lists.shape)
+        weights = np.broadcast_to(1.0 / exists.sum(axis=1, keepdims=True), lists.shape)
         shape = (len(self.items), data.n_items)
-        return SparseGraph(sp.coo_array((weights, (rows, found["nearest"].ravel())), shape=shape))
+        return SparseGraph(sp.coo_array((weights[exists], (rows[exists], lists[exists])), shape=shape))
 
     def _search(self) -> Nearest:
         features = {m: self.data.features(m) for m in self.data.modalities}

@@ -19,7 +19,7 @@ from recbole_mambarec.experiments.evaluation import Ranking
 from recbole_mambarec.experiments.provenance import versions
 from recbole_mambarec.recommend.arrays import write_arrays
 from recbole_mambarec.recommend.fold_in import overlap
-from recbole_mambarec.recommend.recommender import ModelScoring, over
+from recbole_mambarec.recommend.recommender import ModelScoring, check_scoring, over
 from recbole_mambarec.scoring.restore import Restored, restore
 from recbole_mambarec.value_checks import check_choice
 from recbole_mambarec_common.card import read_card
@@ -74,6 +74,7 @@ def export(
     """
     check_choice("format", form, FORMS)
     check_new_folder(Path(out))
+    check_scoring(changed or {})
     run = restore(model_file, data_path, changed)
     live = over(run)
     scoring = live.scoring

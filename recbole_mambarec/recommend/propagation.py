@@ -70,11 +70,21 @@ def user_embeddings(
 
 def _built(model: AbstractRecommender, config: Config, dataset: Dataset) -> AbstractRecommender:
     """The same model on other data, without a trace in the random generators."""
-    state = np.random.get_state()  # noqa: NPY002
+    state, final = np.random.get_state(), config.final_config_dict  # noqa: NPY002
+    others: dict[str, object] = {}
+    if isinstance(model, MultimodalRecommender):
+        # scores of cold users are not asked for, and the features are those that the trained model has, filled in
+        others["cold_users"] = "id"
+        if model.data.is_imputed:
+            dataset.item_features = {m: model.data.padded_features(m) for m in model.data.modalities}
+            others["impute_missing"] = "mean"
+    before = {key: final.get(key) for key in others}
     with torch.random.fork_rng():
         try:
+            final.update(others)
             wider = type(model)(config, dataset).to(config["device"])
         finally:
+            final.update(before)
             np.random.set_state(state)  # noqa: NPY002
     if isinstance(model, MultimodalRecommender):  # what RecBole's own models keep there are embeddings
         try:

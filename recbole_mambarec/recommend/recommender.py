@@ -138,9 +138,18 @@ class Recommender(serving.Recommender):
         path = Path(path)
         if path.is_dir():
             return serving.Recommender.load(path, changed=changed)
-        if "rank_items" in (changed or {}):
-            raise UserError("rank_items says what an evaluation ranks: rank some items alone with `among`")
+        check_scoring(changed or {})
         return over(restore(path, data_path, changed))
+
+
+def check_scoring(changed: Mapping[str, object]) -> None:
+    """Refuse a key about evaluations alone.
+
+    Raises:
+        UserError: there is one.
+    """
+    if "rank_items" in changed:
+        raise UserError("rank_items says what an evaluation ranks: rank some items alone with `among`")
 
 
 def over(run: Restored) -> serving.Recommender:

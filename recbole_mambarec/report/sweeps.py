@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
 
-from recbole_mambarec.experiments.store import Record
+from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.report.document import slug
 from recbole_mambarec.report.load import Row, identity, mean, rows, varying
 
@@ -90,7 +90,7 @@ def _is_number(value: object) -> bool:
 
 
 def _without(config: dict, keys: Sequence[str]) -> str:
-    return identity({key: value for key, value in config.items() if key not in keys})
+    return identity({key: value for key, value in config.items() if key not in (*keys, TRAINED_WITH)})
 
 
 def _searches(trials: Sequence[Record]) -> list[Sweep]:

@@ -85,7 +85,9 @@ def scores(
         columns = [_column(here, dataset, mask, metric, tests, ranked) for metric in metrics]
         lines = [[Cell(row.label), _seeds(row), *cells] for row, *cells in zip(here, *columns)]
         kinds = [kind(row) for row in here]
-        published_scores = published(here[0].records[0].dataset)
+        # of the whole catalogue
+        whole = here[0].config.get("rank_items") != "new"
+        published_scores = published(here[0].records[0].dataset) if whole else {}
         for model in dict.fromkeys(row.model for row in here if row.model in published_scores):
             cells = [Cell(number(published_scores[model].scores.get(metric)), aside=True) for metric in metrics]
             lines.append([Cell(f"{model}, published", aside=True), Cell("", aside=True), *cells])
@@ -117,7 +119,8 @@ def scores(
 def reevaluations(rows: Sequence[Row]) -> list[str]:
     """A sentence on each row that is a trained model with other values of some keys: those of its training."""
     return [
-        f"{row.label}: evaluated after the training, which had {listing(before)} and chose the epoch with it."
+        f"{row.label} on {row.dataset}: evaluated after the training, which had {listing(before)} and chose the epoch "
+        "with it."
         for row in rows
         if (before := [f"{key}={text(value)}" for key, value in row.config.get(TRAINED_WITH, {}).items()])
     ]

@@ -59,6 +59,12 @@ def check_values(values: Mapping[str, object]) -> None:
             raise UserError(fault)
     if "user_features" in values:
         list_of_names("user_features", values["user_features"])
+    of_users = [key for key in ("user_features", "user_neighbours") if key in values]
+    if of_users and values.get("cold_users", "features") != "features":
+        raise UserError(
+            f"{of_users[0]} has no effect with cold_users={values['cold_users']}: only cold_users=features compares "
+            "users"
+        )
 
 
 def change(config: Config, values: Mapping[str, object]) -> dict[str, object]:
@@ -87,6 +93,8 @@ def change(config: Config, values: Mapping[str, object]) -> dict[str, object]:
     given = dict(values)
     if "user_features" in given:
         given["user_features"] = list_of_names("user_features", given["user_features"])
+    if given.get("cold_users", final.get("cold_users")) != "features":
+        given.setdefault("user_features", None)  # the training's have no effect any more
     different = {key: value for key, value in given.items() if plain(final.get(key)) != plain(value)}
     after = {**final, **different}
     fault = combination_fault(after, given) or new_items.combination_fault(after)

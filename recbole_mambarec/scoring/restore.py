@@ -27,6 +27,11 @@ from recbole_mambarec_common.files import atomic_file
 
 # keys whose value may be a file, in the folder of the dataset or anywhere
 _LISTS = ("new_items", "missing_modalities")
+# what a training may have written beside its checkpoint, and its loading must not
+_NOTHING_WRITTEN = {
+    **{"save_dataset": False, "save_dataloaders": False},
+    **{"dataset_save_path": None, "dataloaders_save_path": None},
+}
 #: stands for a model's name
 FUSION = "Fusion"
 
@@ -40,7 +45,7 @@ class Restored:
         scorer, splits: with rows and columns in the same order.
         config: RecBole's, of the run; that of a fusion is of its first part.
         state: of a model, ``state_dict``, ``other_parameter`` and ``data`` (fingerprint) as the file has them.
-        trained_with: of a model that is scored with other values of some keys, their values in the training.
+        trained_with: of what is scored with other values of some keys, their values in the training.
     """
 
     path: Path
@@ -138,7 +143,8 @@ def _fusion(path: Path, content: Mapping, data_path: str | Path | None, changed:
         parts.append(part)
     weights = [entry["weight"] for entry in content["parts"]]
     scorer = FusedScorer([part.scorer for part in parts], weights, content["normalisation"])
-    return Restored(path, scorer, parts[0].splits, parts[0].config, {})
+    before = {key: value for part in parts for key, value in part.trained_with.items()}
+    return Restored(path, scorer, parts[0].splits, parts[0].config, {}, before)
 
 
 def _model(path: Path, content: Mapping, data_path: str | Path | None, changed: Mapping[str, object]) -> Restored:
@@ -198,11 +204,15 @@ def _config(content: Mapping, data_path: str | Path | None) -> tuple[Config, str
     given: Any = content["config"]
     if isinstance(given, Config):  # RecBole's own checkpoint
         config, data = on_this_machine(given), data_of(given)
+        final = config.final_config_dict
         if data_path is not None:
-            config.final_config_dict["data_path"] = str(Path(data_path) / config["dataset"])
+            final["data_path"] = str(Path(data_path) / config["dataset"])
+        final.update(_lists(final, Path(final["data_path"])) | _NOTHING_WRITTEN)
         return config, data
     if data_path is not None:
         given = given | {"data_path": str(Path(data_path) / given["dataset"])}
     given = given | _lists(given, Path(given["data_path"]))
     ours = str(content.get("format")).startswith(CHECKPOINT_FORMAT)
-    return config_from_checkpoint(given), (content.get("resume") or {}).get("data") if ours else content.get("data")
+    config = config_from_checkpoint(given)
+    config.final_config_dict.update(_NOTHING_WRITTEN)
+    return config, (content.get("resume") or {}).get("data") if ours else content.get("data")

@@ -161,6 +161,7 @@ def test_published_masks_name_items_by_number(tmp_path):
         ("m.yaml", "- i1\n", "must map modalities to lists"),
         ("m.yaml", "text: [i1", "is not YAML"),
         ("m.npz", b"PK\x03\x04broken", "not an archive of arrays"),
+        ("m.npz", b"PK\x03\x04" + bytes(50), "not an archive of arrays"),
         ("m.npz", {"items": np.array([1])}, "give it as new_items"),
         ("m.npz", {"t": np.array([1.5])}, "must hold numbers of items"),
         ("m.csv", b"\xff\xfe\x00", "is not a mask"),

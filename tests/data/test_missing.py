@@ -103,6 +103,7 @@ def test_equal_masks_have_equal_keys(tmp_path):
         ({"missing_modalities": {"rate": 0.2, "kinds": 3}}, "must be a list of names"),
         ({"missing_modalities": "none.csv"}, "there is no file none.csv, neither here nor in"),
         ({"missing_modalities": {"rate": 0.2, "kinds": ["audio"]}}, "no modality 'audio'"),
+        ({"missing_modalities": 0.001}, "the rate 0.001 of 48 items hides nothing: give a higher rate, or 0"),
         ({"missing_modalities": {"rate": 1, "kinds": "all"}}, "hides every modality of every item"),
         ({"missing_modalities": {"rate": 1, "kinds": "image"}}, "hides 'image' from every item that has it: leave"),
         ({"missing_modalities": {"file": "mask.csv", "sha256": "0"}}, "has changed since its hash was recorded"),

@@ -72,12 +72,12 @@ def test_lists(tmp_path, name, text):
 
 
 def write_timed(root):
-    """Twelve items; item n is first seen on day n of May 2014, and everybody has everything in time."""
+    """Twelve items; item n is first seen on day n of May 2014, and everybody has most of them in time."""
     folder = root / "timed"
     folder.mkdir()
     start = int(datetime.datetime(2014, 5, 1, tzinfo=datetime.timezone.utc).timestamp())
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
-    lines += [f"u{u}\t{i}\t{start + i * 86400 + u}" for u in range(12) for i in range(12)]
+    lines += [f"u{u}\t{i}\t{start + i * 86400 + u}" for u in range(12) for i in range(12) if (u + i) % 4]
     (folder / "timed.inter").write_text("\n".join(lines) + "\n")
     (folder / "timed.item").write_text("item_id:token\n" + "\n".join(map(str, range(12))) + "\n")
     np.save(folder / "timed.image.npy", np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32))
@@ -111,7 +111,12 @@ def test_items_first_seen_since_a_date(tmp_path):
         ({"new_items": "other.txt"}, "only 0 of the 2 item ids"),
         ({"new_items": "empty.txt"}, "names no item of the dataset"),
         ({"new_items": "all.txt"}, "leaves no training interaction"),
-        ({"new_items": "broken.npz"}, "has no array 'items'"),
+        ({"new_items": "broken.npz"}, "is not an archive of arrays"),
+        ({"new_items": "cut.npz"}, "is not an archive of arrays"),
+        ({"new_items": "array.npz"}, "is not an archive of arrays: it is a NumPy array"),
+        ({"new_items": "mask.npz"}, "has no array 'items'"),
+        ({"new_items": "words.npz"}, "the array 'items' must hold numbers of items"),
+        ({"new_items": "most.txt"}, r"user 'u0' of 'planted' has? interacted with all \d+ items that new_items leaves"),
         ({"new_items": 0.2, "rank_items": "warm"}, "rank_items must be one of all, new"),
         ({"rank_items": "new"}, "say which they are with new_items"),
         ({"new_items": "unheld.txt", "rank_items": "new"}, "no held-out interaction is with a new item"),
@@ -137,6 +142,15 @@ def test_faulty_values(tmp_path, settings, sentence):
     ):
         (folder / name).write_text("\n".join(listed))
     (folder / "broken.npz").write_bytes(b"PK")
+    (folder / "cut.npz").write_bytes(b"PK\x03\x04" + bytes(50))
+    with open(folder / "array.npz", "wb") as stream:
+        np.save(stream, np.arange(3))
+    np.savez(folder / "mask.npz", t=np.arange(3))
+    np.savez(folder / "words.npz", items=np.array(["i1"]))
+    of_u0 = {
+        line.split("\t")[1] for line in (folder / "planted.train.inter").read_text().splitlines() if "u0\t" in line
+    }
+    (folder / "most.txt").write_text("\n".join(item for item in [*items, "extra"] if item not in of_u0))
     with pytest.raises(UserError, match=sentence.replace("[", r"\[").replace("]", r"\]")):
         loaders(folder, **settings)
 

@@ -14,9 +14,12 @@ from recbole_mambarec.experiments.fusion_parts import choose
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.reevaluation import AlreadyRecorded, combinations, evaluate, trained_key
 from recbole_mambarec.recommend.cli import export
+from recbole_mambarec.recommend.export import export as write_bundle
 from recbole_mambarec.recommend.recommender import Recommender
-from recbole_mambarec.report import load, provenance
+from recbole_mambarec.report import load, provenance, tables
 from recbole_mambarec.report.cli import main as report
+from recbole_mambarec.report.published import Published
+from recbole_mambarec.scoring.restore import restore
 from recbole_mambarec.testing.planted import QUICK, write_planted
 
 pytest.importorskip("polars")  # results per user are kept by default
@@ -149,6 +152,42 @@ def test_lists_move_with_the_data(root, tmp_path):
         evaluate(checkpoint(root, record), data_path=elsewhere, progress=False)
 
 
+def test_a_dataset_with_other_columns(root, records):
+    """What says how the files are read comes from the checkpoint, before the folder is looked at."""
+    for part in ("train", "valid", "test"):
+        file = root / "planted" / f"planted.{part}.inter"
+        file.write_text(file.read_text().replace("user_id:token", "who:token"))
+    record = trained(root, "FREEDOM", **NEW, USER_ID_FIELD="who")
+    found = evaluate(checkpoint(root, record), {"cold_scale": 1.0}, data_path=root, runs=root / "new.jsonl")
+    assert found.record.overrides["USER_ID_FIELD"] == "who"
+
+
+def test_nothing_but_records_is_written(root):
+    record = trained(root, "FREEDOM", **NEW, save_dataset=True, save_dataloaders=True)
+    before = {path: path.stat().st_mtime_ns for path in (root / "saved").iterdir()}
+    again(root, record, {"rank_items": "new"})
+    assert {path: path.stat().st_mtime_ns for path in (root / "saved").iterdir()} == before
+
+
+def test_other_users_than_in_the_training(root):
+    """Columns by which users were compared count no more if they are not to be compared."""
+    file = root / "planted" / "planted.train.inter"
+    first, *pairs = file.read_text().splitlines()
+    users = {line.split("\t")[0] for line in pairs}
+    file.write_text("\n".join([first, *(line for line in pairs if not line.startswith("u0\t"))]) + "\n")
+    lines = ["user_id:token\tage:token", *(f"{user}\t{len(user) % 2}" for user in sorted(users))]
+    (root / "planted" / "planted.user").write_text("\n".join(lines) + "\n")
+    record = trained(root, "FREEDOM", **NEW, cold_users="features", user_features=["age"], user_neighbours=3)
+    found = again(root, record, {"cold_users": "popularity"}, runs=root / "new.jsonl").record
+    assert found.config["trained_with"] == {"cold_users": "features", "user_features": ["age"]}
+    assert found.config.get("user_features") is None
+    with pytest.raises(UserError, match="user_features has no effect with cold_users=popularity"):
+        command(root, checkpoint(root, record), "--cold_users=features,popularity", "--user_features=age")
+    rec = Recommender.load(checkpoint(root, record), root)
+    items = rec.items.tokens[:3].tolist()
+    assert len(rec.recommend_for(items, 4)) == 4
+
+
 def _items(root):
     return [line.split("\t")[0] for line in (root / "planted" / "planted.item").read_text().splitlines()[1:]]
 
@@ -161,6 +200,11 @@ def test_rankings_of_new_items_are_compared_among_each_other(root, records):
     assert {row.dataset for row in rows} == {"planted", "planted, new items alone"}
     chosen, _ = load.chosen_by_validation(rows, "recall@5", smaller=False)
     assert len(chosen) == 3 + 2
+    of_all = {"FREEDOM": Published({"recall@5": 0.5}, "a paper")}
+    table = tables.scores("t", "c", rows, ["recall@5"], "train", published=lambda dataset: of_all)
+    shown = {block.heading: [line[0].text for line in block.rows] for block in table.blocks}
+    assert "FREEDOM, published" in shown["planted"]
+    assert "FREEDOM, published" not in shown["planted, new items alone"]
 
 
 def test_a_report_of_it(root, records, tmp_path, monkeypatch):
@@ -180,7 +224,7 @@ def test_a_report_of_it(root, records, tmp_path, monkeypatch):
     assert both[1] == f"python -m recbole_mambarec evaluate {file} --cold_scale=1.5 --runs=results/runs.jsonl"
     report(["runs.jsonl", "--variants", "--page=page.md"])
     text = (root / "page.md").read_text()
-    assert "evaluated after the training, which had cold\\_scale=0 and chose the epoch with it." in text
+    assert "on planted: evaluated after the training, which had cold\\_scale=0 and chose the epoch with it." in text
 
 
 def test_rows_that_differ_in_their_training_alone_say_so(root, records):
@@ -202,6 +246,8 @@ def test_a_fusion_is_of_trainings(root, records):
     assert found.test == made.record.test
     with pytest.raises(UserError, match="evaluations of fusions are not recorded"):
         evaluate(root / "fusion.pth", data_path=root, runs=root / "other.jsonl", progress=False)
+    changed = {"rank_items": "new"}
+    assert restore(root / "fusion.pth", root, changed).trained_with == {"rank_items": "all"}
     with pytest.raises(UserError, match=r"BPR, a part of the fusion .*: cold_scale has no effect on BPR"):
         evaluate(root / "fusion.pth", {"cold_scale": 1.0}, data_path=root, progress=False)
     assert not (root / "other.jsonl").exists()
@@ -227,6 +273,8 @@ def test_a_bundle_with_other_values(root, records, tmp_path):
     export(["--model-file", str(file), "--out", str(bundle), "--data-path", str(root), "--cold_scale=3"])
     assert json.loads((bundle / "card.json").read_text())["configuration"]["cold_scale"] == 3
     assert [r.item for r in Recommender.load(bundle).recommend(user, k=5)] == lifted
+    with pytest.raises(UserError, match="rank_items says what an evaluation ranks"):
+        write_bundle(file, tmp_path / "other", root, changed={"rank_items": "new"})
     card = json.loads((bundle / "card.json").read_text())
     assert card["trained_with"] == {"cold_scale": 0.0}
     assert "Scored with cold_scale: 3; trained with cold_scale: 0.0." in (bundle / "README.md").read_text()
