@@ -12,6 +12,7 @@ written: ``epoch``, ``cur_step``, ``best_valid_score``, ``best_valid_result``, `
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -76,10 +77,24 @@ def write_checkpoint(path: str | Path, model: str, config: dict, best: BestEpoch
         config: configuration as plain values.
         best: the best epoch.
         resume: the state of the run, as described above.
+
+    Raises:
+        UserError: the disk is full; an earlier file stays as it was.
     """
     state = {"format": _FORMAT, "model": model, "config": config, **vars(best), "resume": resume}
-    with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+    try:
+        with atomic_file(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a fault of its own
+        free = shutil.disk_usage(Path(path).parent).free
+        # the best epoch, the latest one, and two values of the optimizer per parameter
+        needed = 4 * sum(value.nbytes for value in best.state_dict.values())
+        if free > needed:
+            raise
+        raise UserError(
+            f"the checkpoint {path} could not be written, because its disk has {free / 2**20:,.0f} MiB left: make "
+            "room, or name a folder on another disk with checkpoint_dir"
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
@@ -186,3 +187,25 @@ def test_the_checkpoint_of_resume_from_is_checked_as_well(folder):
     trainer, train, valid, _ = build(folder, "MambaRec", epochs=4, resume_from=file, valid_metric="NDCG@20")
     with pytest.raises(UserError, match="valid_metric 'recall@20' and cannot be continued with 'ndcg@20'"):
         trainer.fit(train, valid, verbose=False)
+
+
+def test_a_full_disk(folder, monkeypatch):
+    """One sentence, and the last checkpoint stays; any other failure of writing is shown as it is."""
+    file = Path(checkpoint(folder, "FREEDOM"))
+    before = file.read_bytes()
+
+    def full(state, place):
+        Path(place).write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RuntimeError, match="enforce fail"):
+        resumed(folder, "FREEDOM", file)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=3 << 10))
+    trainer, train, valid, _ = build(folder, "FREEDOM", epochs=4)
+    trainer.saved_model_file = str(file)
+    with pytest.raises(UserError, match="could not be written, because its disk has 0 MiB left: make room"):
+        trainer.fit(train, valid, verbose=False)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
