@@ -12,13 +12,14 @@ from recbole.config import Config
 
 from recbole_mambarec import presets, registry, renamed
 from recbole_mambarec.errors import UserError
+from recbole_mambarec_common.options import SCORING_KEYS
 
 # keys that only the trainer and the models of this package read: RecBole's would silently ignore them
 OWN_TRAINER_KEYS = (
     *("lr_decay_rate", "lr_decay_epochs", "lr_boost", "lr_boost_epochs", "lr_boost_steps"),
     *("resume_from", "checkpoint_interval"),
     *("impute_missing", "impute_neighbours", "modality_dropout"),
-    *("cold_items", "cold_scale", "cold_users", "user_features", "user_neighbours"),
+    *SCORING_KEYS,
 )
 # keys of the command line and of RecBole's own code that no YAML file lists
 _OTHER_KEYS = (

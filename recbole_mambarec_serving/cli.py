@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_mambarec_command.command_line import example, termination_as_interrupt
 from recbole_mambarec_common.errors import UserError
-from recbole_mambarec_common.options import check_changeable, configuration
+from recbole_mambarec_common.options import SCORING_KEYS, check_changeable, configuration
 from recbole_mambarec_serving.ids import Ids
 from recbole_mambarec_serving.recommender import BY_MODEL, Recommender
 from recbole_mambarec_serving.types import Ranked, Recommendation
@@ -30,7 +30,7 @@ def recommend(argv: list[str] | None = None, prog: str = "recbole-mambarec recom
     parser = _parser(
         prog,
         "Rank the catalogue for users of a trained model. Any other --key=value scores it with another value of "
-        "cold_items, cold_scale, cold_users, user_features or user_neighbours than it was trained with.",
+        f"{', '.join(SCORING_KEYS)} than it was trained with.",
         "--all --k 20 --out recs.parquet",
     )
     add = parser.add_argument
