@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from recbole_mambarec.allocator import keep_freed_memory
@@ -26,7 +25,7 @@ from recbole_mambarec.experiments.fusion_parts import Part
 from recbole_mambarec.experiments.fusion_search import SEARCHES, Candidates, candidates
 from recbole_mambarec.experiments.group import MEASURED_BY
 from recbole_mambarec.experiments.plan import effective_config
-from recbole_mambarec.experiments.provenance import git_state, versions
+from recbole_mambarec.experiments.provenance import device_name, git_state, versions
 from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import Record
 from recbole_mambarec.memory import peak_gib
@@ -152,7 +151,7 @@ def fuse(
     entries = [entry | {"weight": weight} for entry, weight in zip(plan.fusion["parts"], weights)]
     record = replace(
         plan,
-        device=torch.cuda.get_device_name(splits.config["device"]) if splits.config["device"].type == "cuda" else "cpu",
+        device=device_name(splits.config["device"]),
         valid=valid,
         test=scores,
         peak_memory_gib=round(peak_gib(splits.config["device"]), 3),
@@ -263,10 +262,7 @@ def _check_free(file: Path) -> None:
 
 def _check_new(plan: Record, file: Path, runs: Path) -> None:
     _check_free(file)
-    try:
-        store.check_writable(runs)
-    except OSError as error:
-        raise UserError(f"{runs} cannot be written: {error.strerror or error}") from None
+    store.refuse_unwritable(runs)
     if runs.exists() and plan.key in store.finished(store.read(runs)):
         raise UserError(f"this fusion is already recorded in {runs}: name another file of runs, or delete its line")
 

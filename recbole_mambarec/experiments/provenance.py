@@ -1,4 +1,4 @@
-"""What software a run is made with: versions of the libraries and the revision of this package's source tree."""
+"""What a run is made with: versions of the libraries, the revision of this package's source tree, and the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
 
 LIBRARIES = ("recbole_mambarec", "torch", "recbole", "numpy", "scipy", "pandas")
 
@@ -19,6 +21,11 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or the name of the GPU, as records have it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @functools.cache

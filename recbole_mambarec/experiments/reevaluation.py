@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from recbole_mambarec import registry
 from recbole_mambarec.allocator import keep_freed_memory
@@ -27,7 +26,7 @@ from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.evaluation import Ranking
 from recbole_mambarec.experiments.new_item_ranking import ItemGroup, groups_of_items
 from recbole_mambarec.experiments.plan import effective_config, resolve
-from recbole_mambarec.experiments.provenance import git_state, versions
+from recbole_mambarec.experiments.provenance import device_name, git_state, versions
 from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import TRAINED_WITH, Record
 from recbole_mambarec.memory import peak_gib
@@ -108,10 +107,7 @@ def evaluate(
     if runs is not None:
         if per_user:
             need("polars", "compare")
-        try:
-            store.check_writable(runs)
-        except OSError as error:
-            raise UserError(f"{runs} cannot be written: {error.strerror or error}") from None
+        store.refuse_unwritable(runs)
     run = restore(checkpoint, data_path, changed)
     plan = None if runs is None else _planned(run, Path(runs))
     ranking = Ranking(run.splits, run.scorer, progress)
@@ -127,13 +123,12 @@ def evaluate(
     made = Evaluation(run.scorer.name, dataset, seed, dict(changed or {}), valid, test, groups)
     if plan is None or runs is None:
         return made
-    device = run.config["device"]
     record = replace(
         plan,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(run.config["device"]),
         valid=valid,
         test=test,
-        peak_memory_gib=round(peak_gib(device), 3),
+        peak_memory_gib=round(peak_gib(run.config["device"]), 3),
         parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad) if run.model else None,
     )
     path = users_file(runs, record.key) if per_user and tops else None

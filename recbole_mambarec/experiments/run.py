@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
@@ -35,7 +34,7 @@ from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.curve import Curve
 from recbole_mambarec.experiments.plan import Run, effective_config
 from recbole_mambarec.experiments.processes import call_apart
-from recbole_mambarec.experiments.provenance import git_state, versions
+from recbole_mambarec.experiments.provenance import device_name, git_state, versions
 from recbole_mambarec.experiments.store import FAILED, Record
 from recbole_mambarec.memory import peak_gib
 from recbole_mambarec.mistakes import user_errors_of_recbole
@@ -168,7 +167,7 @@ def train(
         )
     record = replace(
         new_record(run),
-        device=torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
+        device=device_name(config["device"]),
         valid={name: float(value) for name, value in valid.items()},
         curve=curve.entries,
         best_epoch=curve.best_epoch(trainer.valid_metric, score),

@@ -201,6 +201,18 @@ def append(path: str | os.PathLike, record: Record) -> None:
         os.fsync(stream.fileno())
 
 
+def refuse_unwritable(path: str | os.PathLike) -> None:
+    """:func:`check_writable`, with a sentence for the user.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """Check before hours of work whether :func:`append` will be able to write to ``path``.
 
