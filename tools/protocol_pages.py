@@ -3,7 +3,7 @@
 results/missing-modality.md and results/new-items.md consist of a text, results/notes/<page>, in which a line such as
 ``<!-- mask baby -->`` stands for a table. Runs are in results/missing-modality.jsonl and results/new-items.jsonl, the
 same models with all features and items in the records of each dataset. What is said of groups of items, and the tests,
-need the results per user, which lie beside the records and are not part of the repository.
+need the results per user, which `python -m tools.records restore` writes from the ranks that were kept.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def table(train, loader, tops: dict[str, TopK], config) -> polars.DataFrame:
         UserError: polars is not installed.
     """
     pl = need("polars", "compare")
-    evaluated, rows, items = _test_pairs(loader)
+    evaluated, rows, items = test_pairs(loader)
     active = np.bincount(train.inter_feat[train.uid_field].numpy(), minlength=train.user_num)
     popular = np.bincount(train.inter_feat[train.iid_field].numpy(), minlength=train.item_num)
     tokens = {field: np.asarray(train.field2id_token[field]) for field in (train.uid_field, train.iid_field)}
@@ -137,13 +137,13 @@ def of_items(top: TopK, loader, chosen: np.ndarray) -> TopK:
         top: of the users of ``loader``.
         chosen: the items, bool ``(item_num,)``.
     """
-    _, rows, items = _test_pairs(loader)
+    _, rows, items = test_pairs(loader)
     positives = np.bincount(rows[chosen[items]], minlength=len(top.positives))
     those = positives > 0
     return TopK(top.items[those], top.hits[those] & chosen[top.items[those]], positives[those])
 
 
-def _test_pairs(loader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def test_pairs(loader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(the evaluated users, row and item of each test interaction), all as internal ids; pairs are distinct."""
     test = loader._dataset
     users, items = test.inter_feat[test.uid_field].numpy(), test.inter_feat[test.iid_field].numpy()
