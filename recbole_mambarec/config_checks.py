@@ -501,10 +501,8 @@ CHECKS: dict[str, Check] = {
     "cold_users": one_of("id", "popularity", "features"),
     "user_features": lambda name, value: None if value is None or isinstance(value, str) else _NAMES(name, value),
     "user_neighbours": whole(1),
-    **dict.fromkeys(
-        ("modality_dropout", "self_dropout", "mutual_dropout"),
-        kind("a number from 0 to below 1", lambda value: is_number(value, 0, 1) and value < 1),
-    ),
+    "modality_dropout": kind("a number from 0 to below 1", lambda value: is_number(value, 0, 1) and value < 1),
+    **dict.fromkeys(("self_dropout", "mutual_dropout"), number(0, 1)),
     "derive_modalities": unset_or(mapping_of(_recipe, "a mapping of modalities to recipes")),
 }
 

@@ -3,9 +3,11 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 from recbole.config import Config
 from recbole.quick_start import run_recbole
+from recbole.utils import get_model
 
 from recbole_mambarec import presets, registry
 from recbole_mambarec.config import default_properties
@@ -14,6 +16,7 @@ from recbole_mambarec.experiments import group
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.search import Search, shipped_space
 from recbole_mambarec.experiments.space import read_space
+from recbole_mambarec.testing.data import batch, model_config, random_dataset
 from recbole_mambarec.testing.planted import QUICK, write_planted
 from recbole_mambarec_common.card import CARD_FORMAT
 
@@ -51,6 +54,17 @@ def test_presets_set_the_same_keys_of_their_model_for_known_data_sets(given, mod
     for name, values in names.items():
         made = Config(model, "planted", config_dict=given | {"preset": name})
         assert {key: made[key] for key in values} == values and made["preset"] == name
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(model, name) for model in WITH_PRESETS for name in presets.presets_of(model)]
+)
+def test_a_model_takes_its_presets(model, name):
+    dataset = random_dataset(n_users=100, n_items=80, dims={"image": 64, "text": 40})
+    made = get_model(model)(model_config(model, **presets.presets_of(model)[name]), dataset)
+    rng = np.random.default_rng(0)
+    loss = made.calculate_loss(batch(dataset.users, dataset.items, rng.integers(0, 80, len(dataset.items))))
+    assert all(part.isfinite() for part in (loss if isinstance(loss, tuple) else (loss,)))
 
 
 @pytest.mark.parametrize("model", [name for name in WITH_PRESETS if "baby" in presets.presets_of(name)])

@@ -9,13 +9,16 @@ from recbole_mambarec.errors import UserError
 
 # widths of a head that all fused kernels take
 _STEP = 8
+# rows up to which the weights may be held: without a fused kernel, gradients have a third of its rounding errors
+_ROWS_HELD = 512
 
 
 class CatalogueAttention(nn.Module):
     """Multi-head self-attention over the rows of a table, ``(n, d) -> (n, d)``.
 
-    Each head computes ``softmax(q k^T / sqrt(d / heads)) v`` over all n rows. A fused kernel takes the rows in blocks,
-    forward and backward, so that the n x n weights are never held: memory is linear in n, arithmetic is not.
+    Each head computes ``softmax(q k^T / sqrt(d / heads)) v`` over all n rows. For more than 512, a fused kernel takes
+    the rows in blocks, forward and backward, so that the n x n weights are never held: memory is linear in n,
+    arithmetic is not.
 
     Args:
         dim: width d of the rows.
@@ -42,8 +45,12 @@ class CatalogueAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, d) -> (n, d)``."""
+        query, key, value = self.parts(x)
+        if len(x) <= _ROWS_HELD:
+            weights = (query @ key.mT * self.width**-0.5).softmax(dim=-1)
+            return self.output((weights @ value).transpose(1, 2).reshape(x.shape))
         # zeros behind the columns of a head change no product; without them some widths fall back to n x n weights
         padding = -self.width % _STEP
-        query, key, value = (F.pad(part, (0, padding)).contiguous() for part in self.parts(x))
+        query, key, value = (F.pad(part, (0, padding)).contiguous() for part in (query, key, value))
         found = F.scaled_dot_product_attention(query, key, value, scale=self.width**-0.5)
         return self.output(found[..., : self.width].transpose(1, 2).reshape(x.shape))

@@ -34,9 +34,9 @@ class ScalarAttention(nn.Module):
     backward pass, for which one bit of each is kept: whether it was dropped.
 
     Args:
-        dropout: rate at which attention weights are dropped in training, from 0 to below 1, in steps of 1/65 536. (A
-            random number of its own per weight, as torch's dropout takes, would be most of the time of a training step
-            on a CPU.)
+        dropout: rate at which attention weights are dropped in training, from 0 to 1, in steps of 1/65 536. (A random
+            number of its own per weight, as torch's dropout takes, would be most of the time of a training step on a
+            CPU.) With 1, ``out_i`` is ``b_o`` in training, as in the settings that REARM's authors give for Sports.
 
     Raises:
         ValueError: a rate outside this range.
@@ -44,8 +44,8 @@ class ScalarAttention(nn.Module):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout of attention weights must be from 0 to below 1, got {dropout}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout of attention weights must be from 0 to 1, got {dropout}")
         self.dropout = dropout
         self.in_weight, self.in_bias = nn.Parameter(torch.empty(3)), nn.Parameter(torch.zeros(3))
         self.out_weight, self.out_bias = nn.Parameter(torch.empty(())), nn.Parameter(torch.zeros(()))
@@ -56,6 +56,9 @@ class ScalarAttention(nn.Module):
         """Query and context of the same rows, ``(n, d)`` each -> ``(n, d)``, in the precision of the parameters."""
         query, context = query.to(self.in_weight.dtype), context.to(self.in_weight.dtype)
         q, k, v = (w * x + b for w, b, x in zip(self.in_weight, self.in_bias, (query, context, context)))
+        if self.training and self.dropout == 1:
+            # gradients of 0, which AdamW takes as an occasion for its decay, as with torch's dropout
+            return self.out_weight * (q * 0.0) + self.out_bias
         draws = Draws(self.dropout, (*q.shape, k.shape[1])) if self.training and self.dropout else None
         return self.out_weight * _Attend.apply(q, k, v, draws) + self.out_bias
 

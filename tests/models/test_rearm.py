@@ -111,12 +111,27 @@ def test_dropout_drops_that_share_of_the_weights_and_scales_the_others(dropout):
     assert torch.equal(attention.eval()(torch.zeros_like(context), context) * width, torch.ones_like(context))
 
 
-@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_at_rate_1_only_the_bias_is_left_as_with_torchs_dropout():
+    """The authors' settings for Sports have it; gradients are 0, not missing, so that AdamW decays the weights."""
+    torch.manual_seed(0)
+    ours, theirs = ScalarAttention(1.0), torch.nn.MultiheadAttention(1, 1, dropout=1.0, batch_first=True)
+    query, context = (torch.randn(7, 8, requires_grad=True) for _ in range(2))
+    with torch.no_grad():
+        theirs.out_proj.bias.fill_(ours.out_bias.fill_(0.3).item())
+    made = ours(query, context)
+    torch.testing.assert_close(made, theirs(query[..., None], context[..., None], context[..., None])[0].squeeze(2))
+    made.sum().backward()
+    assert ours.out_bias.grad == 56
+    assert all((x.grad == 0).all() for x in (query, ours.in_weight, ours.in_bias, ours.out_weight))
+    assert ours.eval()(query, context).std() > 0
+
+
+@pytest.mark.parametrize("dropout", [1.1, -0.1])
 def test_a_rate_that_is_none_is_refused(dropout):
-    with pytest.raises(ValueError, match="from 0 to below 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         ScalarAttention(dropout)
     for key in ("self_dropout", "mutual_dropout"):
-        with pytest.raises(UserError, match=f"{key} must be a number from 0 to below 1"):
+        with pytest.raises(UserError, match=f"{key} must be a number from 0 to 1"):
             Config("REARM", "ml-100k", config_dict={key: dropout})
 
 

@@ -258,3 +258,27 @@ def test_files_that_hold_no_golden_numbers_are_refused(tmp_path):
     for config in ("{}", "[]", '"text"', '{"model": 3, "config": {}}'):
         with pytest.raises(UserError, match="no readable file of golden numbers"):
             check(with_arrays("BPR", tmp_path, config=lambda _, config=config: np.array(config)))
+
+
+def test_of_equally_active_nodes_the_files_order_decides(tmp_path):
+    """REARM: an item without neighbours receives from the first k of the file's list, which is not ordered by ids."""
+    k, lonely = 5, 21
+    with np.load(FOLDER / "REARM.npz") as stored:
+        order, graph = stored["data/top_items"][::-1].copy(), stored["graph/item_co"].copy()
+    graph[lonely] = 0
+    graph[lonely, order[:k]] = 1 / k
+    changed = {"data/top_items": order, "data/top_item_counts": np.full(len(order), 6.0), "graph/item_co": graph}
+    path = with_arrays("REARM", tmp_path, **{name: lambda _, values=values: values for name, values in changed.items()})
+    assert not failed(path)
+    graph[lonely, order[:k]] = 0
+    graph[lonely, np.sort(order)[:k]] = 1 / k
+    assert failed(with_arrays("REARM", tmp_path, **{"graph/item_co": lambda _: graph})) == ["graph/item_co"]
+
+
+def test_rearm_without_and_with_nothing_but_dropout(tmp_path):
+    """Rates of 0 and 1 draw nothing."""
+    for rate in (0.0, 1.0):
+        changed = {f"dropout/mask_{name}": np.zeros_like for name in ("self_image", "self_text")}
+        changed["dropout/rate_self"] = lambda _, rate=rate: np.float64(rate)
+        # other losses than those at the recorded rate, and no error
+        assert "dropout/loss" in failed(with_arrays("REARM", tmp_path, **changed))

