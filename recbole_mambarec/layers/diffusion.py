@@ -23,7 +23,8 @@ class Diffusion(nn.Module):
         scale, least, largest: the variance grows from ``scale * least`` to ``scale * largest``.
     """
 
-    kept: Tensor
+    signal: Tensor
+    noise: Tensor
     weights: Tensor
     of_clean: Tensor
     of_noisy: Tensor
@@ -31,16 +32,17 @@ class Diffusion(nn.Module):
     def __init__(self, steps: int, scale: float, least: float, largest: float) -> None:
         super().__init__()
         self.steps = steps
-        signal = 1.0 - np.linspace(scale * least, scale * largest, steps)
-        betas = np.minimum(1.0 - signal / np.concatenate([[1.0], signal[:-1]]), _LARGEST)
+        planned = 1.0 - np.linspace(scale * least, scale * largest, steps)
+        betas = np.minimum(1.0 - planned / np.concatenate([[1.0], planned[:-1]]), _LARGEST)
         betas[0] = _FIRST
         kept = np.cumprod(1.0 - betas)
         before = np.concatenate([[1.0], kept[:-1]])
         ratio = kept / (1.0 - kept)
         constants = {
             "betas": betas,
-            # share of the signal after each step
-            "kept": kept,
+            # shares of the signal and of the noise after each step: in float32, 1 - kept would lose four digits
+            "signal": np.sqrt(kept),
+            "noise": np.sqrt(1.0 - kept),
             # what a step loses of the ratio of signal to noise, as its weight in the loss
             "weights": np.concatenate([[1.0], ratio[:-1] - ratio[1:]]),
             "of_clean": betas * np.sqrt(before) / (1.0 - kept),
@@ -51,8 +53,7 @@ class Diffusion(nn.Module):
 
     def noisy(self, rows: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
         """Rows ``(B, n)`` after as many steps as each has, ``(B,)``, with standard normal ``noise``."""
-        kept = self.kept[steps][:, None]
-        return kept.sqrt() * rows + (1.0 - kept).sqrt() * noise
+        return self.signal[steps, None] * rows + self.noise[steps, None] * noise
 
     def denoised(self, denoiser: Denoiser, rows: Tensor) -> Tensor:
         """The mean of the reverse process from the last step to the first, ``(B, n)`` -> the same shape."""

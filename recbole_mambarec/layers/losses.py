@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -218,6 +218,60 @@ class _SumsOfExponentials(torch.autograd.Function):
         return of_anchors, of_candidates, None
 
 
+def sums_and_listed_sums(
+    anchors: Tensor, candidates: Tensor, lists: Sequence[Tensor], temperature: float
+) -> list[Tensor]:
+    """``sum_j exp(anchors[r] . candidates[j] / temperature)`` over all candidates and over those on a list, ``(B,)``.
+
+    All sums are of the same exponentials, so that little is lost where a list has nearly all of the sum and is
+    subtracted from it. The ``(B, n)`` exponentials exist in row blocks only, computed once forward and once backward.
+
+    Args:
+        anchors, candidates: ``(B, d)`` and ``(n, d)``, rows of length 1.
+        lists: distinct candidates of each anchor, ``(B, k)`` each.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        return list(_SumsAndListedSums.apply(anchors.float(), candidates.float(), temperature, *lists))
+
+
+class _SumsAndListedSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, anchors: Tensor, candidates: Tensor, temperature: float, *lists: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(anchors, candidates, *lists)
+        ctx.temperature = temperature
+        sums = anchors.new_empty(1 + len(lists), len(anchors))
+        for rows in _row_blocks(anchors, candidates):
+            powers = _exponentials(anchors[rows], candidates, temperature)
+            sums[0, rows] = powers.sum(dim=1)
+            for total, chosen in zip(sums[1:], lists):
+                total[rows] = powers.gather(1, chosen[rows]).sum(dim=1)
+        return tuple(sums.unbind())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *of_lists: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, candidates, *lists = ctx.saved_tensors
+        of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        with torch.autocast(anchors.device.type, enabled=False):
+            for rows in _row_blocks(anchors, candidates):
+                weights = _exponentials(anchors[rows], candidates, ctx.temperature)
+                listed = [weights.gather(1, chosen[rows]) for chosen in lists]
+                weights *= gradient[rows, None]
+                for own, chosen, of_list in zip(listed, lists, of_lists):
+                    weights.scatter_add_(1, chosen[rows], own.mul_(of_list[rows, None]))
+                of_anchors[rows] = (weights @ candidates) / ctx.temperature
+                of_candidates.addmm_(weights.T, anchors[rows] / ctx.temperature)
+        return of_anchors, of_candidates, None, *(None for _ in lists)
+
+
+def _exponentials(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """``exp(anchors[r] . candidates[j] / temperature)``, ``(rows, n)``."""
+    powers = anchors.new_empty(len(anchors), len(candidates))
+    for tile, own in zip(_tiles(candidates), _tiles(powers.T)):
+        torch.mm(anchors, tile.T, out=own.T)
+    # not as a power of two: where little is left beside the lists, it is these roundings that the published code has
+    return powers.div_(temperature).exp_()
+
+
 @_in_float32
 def info_nce_both(anchors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """In-batch InfoNCE in one direction, ``(B, d)`` each, with the other anchors as negatives, too (MMSSL)."""
@@ -335,9 +389,15 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 @_in_float32
+def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Mean cosine of rows of ``(B, d)`` each (SELFCFED_LGN)."""
+    return row_cosines(a, b).mean()
+
+
+@_in_float32
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """One minus the mean cosine of rows of ``(B, d)`` each (BM3)."""
-    return 1.0 - row_cosines(a, b).mean()
+    """One minus :func:`mean_cosine` (BM3)."""
+    return 1.0 - mean_cosine(a, b)
 
 
 @_in_float32

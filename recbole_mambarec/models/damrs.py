@@ -7,12 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_mambarec.layers.containers import ModuleDict
-from recbole_mambarec.layers.losses import (
-    bernoulli_divergence,
-    listed_similarities,
-    mean_over_distinct,
-    sums_of_exponentials,
-)
+from recbole_mambarec.layers.losses import bernoulli_divergence, mean_over_distinct, sums_and_listed_sums
 from recbole_mambarec.layers.propagation import light_gcn, propagate
 from recbole_mambarec.layers.rows import all_rows
 from recbole_mambarec.layers.unit import unit_rows
@@ -120,11 +115,7 @@ class DAMRS(MultimodalRecommender):
         lists = self._lists({name: x.detach() for name, x in unit.items()}, batch)
         terms = []
         for name, x in unit.items():
-            anchors = x[batch]
-            total = sums_of_exponentials(anchors, x, 1 / TEMPERATURE)
-            common, single = (
-                torch.exp(listed_similarities(anchors, x, chosen) / TEMPERATURE).sum(dim=1) for chosen in lists[name]
-            )
+            total, common, single = sums_and_listed_sums(x[batch], x, lists[name], TEMPERATURE)
             # nothing is left beyond the common ones in a catalogue of ten items
             rest = (total - common).clamp_min(EPSILON)
             rows = -torch.log(common / total + EPSILON) - torch.log(single / rest + EPSILON)

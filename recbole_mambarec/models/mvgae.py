@@ -170,7 +170,8 @@ def reconstruction(users: Tensor, positives: Tensor, negatives: Tensor, released
     if released:
         candidates = all_rows(negatives)
         with torch.no_grad():
-            hardest = torch.cat([(block @ candidates.T).argmax(dim=1) for block in users.split(512)])
+            # of sigmoids that are equal in float32, the first counts as the largest
+            hardest = torch.cat([(block @ candidates.T).sigmoid().argmax(dim=1) for block in users.split(512)])
         other = (users * candidates[hardest]).sum(dim=1)
         margins = preferred.sigmoid() - other.sigmoid()
     else:

@@ -7,7 +7,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mambarec.layers.edge_dropout import EdgeDropout
-from recbole_mambarec.layers.losses import cosine_distance, l2_half
+from recbole_mambarec.layers.losses import l2_half, mean_cosine
 from recbole_mambarec.layers.noise import row_dropout
 from recbole_mambarec.layers.propagation import Graph, light_gcn
 from recbole_mambarec.memory import StepMemory
@@ -62,5 +62,5 @@ class SELFCFED_LGN(MultimodalRecommender):
         all_users, all_items = self._online()
         u, i = all_users[users], all_items[positives]
         user_target, item_target = (row_dropout(x.detach(), self.dropout_prob) for x in (u, i))
-        distances = cosine_distance(self.predictor(u), item_target) + cosine_distance(self.predictor(i), user_target)
-        return {"pairs": distances / 2 - 1, "reg": self.reg_weight * l2_half(u, i, batch_size=1)}
+        likeness = mean_cosine(self.predictor(u), item_target) + mean_cosine(self.predictor(i), user_target)
+        return {"pairs": -likeness / 2, "reg": self.reg_weight * l2_half(u, i, batch_size=1)}

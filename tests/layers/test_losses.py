@@ -83,6 +83,24 @@ def test_tiles_of_a_contrast_change_nothing(monkeypatch, pairs, columns):
             torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("pairs", "columns"), [(1 << 20, 1 << 20), (45, 4)])
+def test_sums_on_lists_and_their_gradients(pairs, columns, monkeypatch):
+    """In blocks of rows and of columns, as at once."""
+    monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", {"cpu": pairs})
+    monkeypatch.setattr(losses, "_COLUMNS_AT_A_TIME", {"cpu": columns})
+    anchors, candidates = (torch.randn(n, 5).requires_grad_() for n in (7, 15))
+    lists = [torch.stack([torch.randperm(15)[:k] for _ in range(7)]) for k in (3, 14)]
+    found = losses.sums_and_listed_sums(anchors, candidates, lists, 0.7)
+    plain = (anchors @ candidates.T / 0.7).exp()
+    expected = [plain.sum(dim=1), *(plain.gather(1, chosen).sum(dim=1) for chosen in lists)]
+    weights = torch.randn(3, 7)
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
+    totals = ((torch.stack(list(sums)) * weights).sum() for sums in (found, expected))
+    for ours, theirs in zip(*(torch.autograd.grad(total, (anchors, candidates)) for total in totals)):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_info_nce_survives_a_small_temperature():
     a = torch.randn(20, 6)
     assert torch.isfinite(info_nce(a, -a, 0.001))
@@ -161,6 +179,8 @@ def test_small_losses_equal_their_formulas():
     torch.testing.assert_close(embedding_norm(a, b[:3]), (a.norm() + b[:3].norm()) / 3)
     torch.testing.assert_close(moment_gap(a, a + 2), torch.tensor(2.0))
     torch.testing.assert_close(moment_gap(a, 2 * a), 3 * a.var() + a.mean().abs())
+    small = losses.mean_cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1e-6, 1.0]]))
+    torch.testing.assert_close(small, torch.tensor(1e-6), rtol=1e-5, atol=0.0)
     assert cosine_distance(a, 3 * a).abs() < 1e-6 and (cosine_distance(a, -a) - 2).abs() < 1e-6
     torch.testing.assert_close(dot_nce(a, b, 0.5), F.cross_entropy(2 * a @ b.T, torch.arange(6)))
 

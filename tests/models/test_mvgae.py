@@ -52,6 +52,15 @@ def test_the_released_loss_takes_the_best_negative_of_all_rows():
     torch.testing.assert_close(best, (1 + (-margins).exp()).log2().sum())
 
 
+def test_of_negatives_with_equal_sigmoids_the_first_is_the_best():
+    """Their products may still differ in the last digit of float32."""
+    users, ties = torch.ones(1, 1), torch.tensor([[1.0], [1.0]]).nextafter(torch.tensor([[0.0], [2.0]]))
+    assert ties[1] > ties[0] and ties[0].sigmoid() == ties[1].sigmoid()
+    negatives = ties.requires_grad_()
+    reconstruction(users.repeat(2, 1), torch.zeros(2, 1), negatives, released=True).backward()
+    assert negatives.grad[0] > 0 and negatives.grad[1] == 0
+
+
 def test_a_standard_gaussian_does_not_diverge():
     zeros = torch.zeros(4, 3)
     assert standard_divergence(zeros, zeros) == 0

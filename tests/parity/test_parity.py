@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_mambarec import registry
 from recbole_mambarec.config import properties_folder
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.testing.parity.__main__ import main
 from recbole_mambarec.testing.parity.adapter import NoAdapter, adapter_of, models_with_adapter
+from recbole_mambarec.testing.parity.adapters import damrs
 from recbole_mambarec.testing.parity.runner import Fixture, check, model_of
 from tests import warm
 
@@ -282,3 +284,45 @@ def test_rearm_without_and_with_nothing_but_dropout(tmp_path):
         changed["dropout/rate_self"] = lambda _, rate=rate: np.float64(rate)
         # other losses than those at the recorded rate, and no error
         assert "dropout/loss" in failed(with_arrays("REARM", tmp_path, **changed))
+
+
+@pytest.mark.parametrize("stem", ["LayerGCN", "BM3", "COHESION"])
+def test_parts_are_told_from_a_loss_that_gives_them_no_weight(stem, tmp_path):
+    """Loss and gradients are others then, and the parts the same."""
+    wrong = failed(with_config(stem, tmp_path, reg_weight=0.0))
+    assert "train/loss" in wrong and not [name for name in wrong if "/part/" in name]
+
+
+@pytest.mark.parametrize("stem", ["BM3", "COHESION", "DiffMM", "MMSSL"])
+def test_the_order_of_the_arrays_does_not_matter(stem, tmp_path):
+    with np.load(FOLDER / f"{stem}.npz") as stored:
+        arrays = {name: stored[name] for name in reversed(stored.files)}
+    np.savez(tmp_path / f"{stem}.npz", **arrays)
+    assert not failed(tmp_path / f"{stem}.npz")
+
+
+def test_an_item_with_fewer_informative_neighbours_than_wanted(tmp_path):
+    """TMLP: places that are not taken, -1 or the item itself, change nothing."""
+
+    def padded(index):
+        itself = np.arange(len(index))[:, None]
+        return np.concatenate([index, np.full_like(itself, -1), itself], axis=1).astype(index.dtype)
+
+    with np.load(FOLDER / "TMLP.npz") as stored:
+        meta = json.loads(str(stored["config"]))
+    meta["config"]["sampling_size"] += 2
+    more = {"data/pruned_index": padded, "config": lambda _: np.array(json.dumps(meta))}
+    assert not failed(with_arrays("TMLP", tmp_path, **more))
+
+
+def test_lists_with_ties_are_as_good_as_others():
+    shares = torch.tensor([[0.4, 0.3, 0.2, 0.2, 0.1]])
+    assert damrs._as_similar(shares, torch.tensor([[3, 0, 1]])) and damrs._as_similar(shares, torch.tensor([[1, 0, 2]]))
+    assert not damrs._as_similar(shares, torch.tensor([[0, 1, 4]]))
+    assert not damrs._as_similar(shares, torch.tensor([[0, 0, 1]]))
+
+
+def test_dgmrec_where_no_graph_is_blended(tmp_path):
+    """The weight of the published settings for Clothing: the graphs of what is generated stay as they are."""
+    wrong = failed(with_config("DGMRec_missing", tmp_path, avg_lambda=0.0))
+    assert wrong == ["generate/image_knn", "generate/text_knn"]

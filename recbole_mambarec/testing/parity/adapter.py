@@ -47,6 +47,7 @@ class TrainingPass:
         batch: in RecBole's ids.
         parts: our weighted loss parts by name.
         calls: name of a watched function -> its calls.
+        with_weight_1: key of a weight -> the parts where it is 1, computed anew.
     """
 
     model: AbstractRecommender
@@ -54,6 +55,12 @@ class TrainingPass:
     batch: dict[str, Tensor]
     parts: dict[str, float]
     calls: dict[str, list[Call]]
+    with_weight_1: Callable[[str], dict[str, Tensor]]
+
+    def unweighted(self, part: str, weight: str) -> float:
+        """One of our loss parts without its weight, the value of the key ``weight``."""
+        value = self.config[weight]
+        return self.parts[part] / value if value else self.with_weight_1(weight)[part].item()
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,18 @@ GRADIENT_SHARE = 1e-5
 INPUTS = (
     *("config", "data/*", "batch_*", "param/*"),
     *("dropout/rate*", "dropout/mask_*", "noise/draw_*", "prune/rate", "prune/kept_edges"),
-    *("user_graph/index", "user_graph/weights", "club/perm_*", "edges/rate", "edges/draw", "edges/order"),
+    *("user_graph/index", "club/perm_*", "edges/rate", "edges/draw", "edges/order"),
 )
 
 
 # letters in the names of lists of items that lack a modality, ``data/missing_<letters>``
 _MODALITIES = {"v": "image", "t": "text", "a": "audio"}
+
+
+def _place(modality: str) -> int:
+    """Where a modality stands among those of a model: image, text, audio, others."""
+    known = list(_MODALITIES.values())
+    return known.index(modality) if modality in known else len(known)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,8 @@ class Fixture:
             for key in self.keys("data/")
             if key.endswith("_feat")
         }
+        # models are built in this order, whatever that of the file's arrays
+        features = {m: features[m] for m in sorted(features, key=_place)}
         for key in self.keys("data/missing_"):
             kind = key[len("data/missing_") :]
             for modality in features if kind == "all" else (_MODALITIES[letter] for letter in kind):
@@ -227,7 +235,9 @@ def check(path: str | Path, find: Callable[[str], Adapter] = adapter_of) -> list
             # a result that is not recomputed is a failure
             results.append(Result(key, float("nan"), 0.0, "nothing recomputes it"))
             continue
-        golden, ours = (np.asarray(values, dtype=np.float64) for values in (golden, computed[key]))
+        ours = computed[key]
+        ours = ours.detach() if isinstance(ours, Tensor) else ours
+        golden, ours = (np.asarray(values, dtype=np.float64) for values in (golden, ours))
         if golden.squeeze().shape != ours.squeeze().shape:
             results.append(Result(key, float("nan"), 0.0, f"its shape is {golden.shape}, ours {ours.shape}"))
             continue
@@ -266,14 +276,20 @@ def _run_of(fixture: Fixture, prefix: str) -> Run | None:
 
 def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object]) -> AbstractRecommender:
     """One training pass: adds loss, parts and gradients to ``computed``; returns the model with its gradients."""
-    model = fixture.build(**run.settings(fixture)).train()
-    run.change(model, fixture)
-    with recorded(run.draws(fixture)), calls_of(fixture.adapter.watched) as calls:
-        parts = fixture.losses(model)
+
+    def forward(**settings) -> tuple[AbstractRecommender, dict[str, Tensor]]:
+        model = fixture.build(**(run.settings(fixture) | settings)).train()
+        run.change(model, fixture)
+        with recorded(run.draws(fixture)):
+            return model, fixture.losses(model)
+
+    with calls_of(fixture.adapter.watched) as calls:
+        model, parts = forward()
     loss = cast(Tensor, sum(parts.values()))
     loss.backward()
     computed[f"{prefix}/loss"] = loss.item()
-    made = TrainingPass(model, fixture.config, fixture.batch(), {k: v.item() for k, v in parts.items()}, calls)
+    numbers = {name: part.item() for name, part in parts.items()}
+    made = TrainingPass(model, fixture.config, fixture.batch(), numbers, calls, lambda key: forward(**{key: 1.0})[1])
     for name, compute in fixture.adapter.parts.items():
         value = compute(made)
         value = value.detach() if isinstance(value, Tensor) else value

@@ -61,12 +61,6 @@ def take_drawn_users(model: AbstractRecommender, fixture: Fixture) -> None:
     model.user_graph.each_once = model.user_graph.drawn = graph
 
 
-def user_graph_results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
-    """The user graph, and the weights with which the drawn users of each user count."""
-    dense = model.user_graph.each_once.scipy().toarray()
-    yield "graph/user_user", dense
-
-
 def branch_results(model: AbstractRecommender) -> Iterator[tuple[str, object]]:
     """Nodes of the branches."""
     with torch.no_grad():

@@ -13,8 +13,8 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor, nn
 
 from recbole_mambarec.testing.parity.adapter import Adapter, Slot, TrainingPass
-from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, dense, neighbour_graphs, pair, renamed, same
-from recbole_mambarec.testing.parity.adapters.drawn_users import drawn_user_graph
+from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, neighbour_graphs, pair, renamed, same
+from recbole_mambarec.testing.parity.adapters.drawn_users import drawn_user_graph, user_graph_results
 from recbole_mambarec.testing.parity.runner import Fixture
 
 _RANKING = "recbole_mambarec.models.cohesion.bpr"
@@ -51,7 +51,7 @@ def _preference(modality: str) -> Callable[[TrainingPass], float]:
     def compute(made: TrainingPass) -> float:
         others = [m for m in made.model.modalities if m != modality]
         squares = (made.model.preference[m][made.batch["user_id"] - 1].square().mean().item() for m in others)
-        return made.parts["reg"] / made.config["reg_weight"] - sum(squares)
+        return made.unweighted("reg", "reg_weight") - sum(squares)
 
     return compute
 
@@ -76,7 +76,7 @@ def _branch_weights(made: TrainingPass) -> Tensor:
 
 def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
     yield from neighbour_graphs(model, fixture)
-    yield "graph/user_user", dense(model.user_graph.each_once)
+    yield from user_graph_results(model, fixture)
     with torch.no_grad():
         for branch in _BRANCHES:
             yield f"eval/branch_{branch}", model._branch(branch)
@@ -97,7 +97,7 @@ ADAPTER = Adapter(
         "branch_weights": _branch_weights,
         "reg_image_pref": _preference("image"),
         "reg_text_pref": _preference("text"),
-        "reg_weight_u": lambda made: made.parts["reg_weight_u"] / made.config["reg_weight"],
+        "reg_weight_u": lambda made: made.model.weight_u.square().mean(),
     },
     watched=(_RANKING,),
     results=_results,

@@ -33,7 +33,7 @@ def pair(published: str, ours: str, parts=("weight", "bias"), rows: slice = slic
 
 def weighted(part: str, weight: str) -> Callable[[TrainingPass], float]:
     """A published loss part that is one of ours without its weight."""
-    return lambda made: made.parts[part] / made.config[weight]
+    return lambda made: made.unweighted(part, weight)
 
 
 def same(part: str) -> Callable[[TrainingPass], float]:

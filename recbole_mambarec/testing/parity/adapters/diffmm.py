@@ -121,7 +121,7 @@ def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
     diffusion = model.diffusion
     constants = {
         "betas": diffusion.betas,
-        "alphas_cumprod": diffusion.kept,
+        "alphas_cumprod": diffusion.signal.square(),
         "posterior_mean_coef1": diffusion.of_clean,
         "posterior_mean_coef2": diffusion.of_noisy,
     }

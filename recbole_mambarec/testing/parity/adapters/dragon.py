@@ -14,9 +14,9 @@ from recbole_mambarec.testing.parity.adapters.branches import (
     branch_results,
     branch_slots,
     take_drawn_users,
-    user_graph_results,
 )
 from recbole_mambarec.testing.parity.adapters.common import FEATURE_WIDTH, neighbour_graphs
+from recbole_mambarec.testing.parity.adapters.drawn_users import user_graph_results
 from recbole_mambarec.testing.parity.runner import Fixture
 
 _UNUSED = ("MLP_v", "MLP_t", "MLP_user", "weight_i", "image_trs", "text_trs", "image_embedding", "text_embedding")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_mambarec.data.graphs.co_occurrence import CoOccurrences
 from recbole_mambarec.data.graphs.sparse import SparseGraph
@@ -27,3 +30,14 @@ def drawn_user_graph(fixture: Fixture) -> SparseGraph:
     if any(drawn.sum() not in (0, k) for drawn in times):
         raise UserError(f"{fixture.path}: user_graph/index names users who are not among the {k} neighbours of a user")
     return co_users.weighted(np.concatenate(times))
+
+
+def user_graph_results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str, object]]:
+    """The user graph, and the weights with which the drawn users of each user count."""
+    dense = model.user_graph.each_once.scipy().toarray()
+    drawn = fixture.arrays["user_graph/index"]
+    users = np.arange(len(drawn))[:, None]
+    # a user who was drawn several times has the sum in the graph
+    times = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=2)
+    yield "graph/user_user", dense
+    yield "user_graph/weights", dense[users, drawn] / times

@@ -16,9 +16,9 @@ from recbole_mambarec.testing.parity.adapters.branches import (
     branch_results,
     branch_slots,
     take_drawn_users,
-    user_graph_results,
 )
 from recbole_mambarec.testing.parity.adapters.common import dense
+from recbole_mambarec.testing.parity.adapters.drawn_users import user_graph_results
 from recbole_mambarec.testing.parity.runner import Fixture
 
 

@@ -93,7 +93,7 @@ def _discriminated(fixture: Fixture, prefix: str, number: int) -> Iterator[tuple
     yield f"{prefix}/discriminator_loss", sum(parts.values()).item()
     yield f"{prefix}/part/discriminator_fake", parts["fake"].item()
     yield f"{prefix}/part/discriminator_real", -parts["real"].item()
-    yield f"{prefix}/part/penalty", parts["penalty"].item() / fixture.config["penalty_weight"]
+    yield f"{prefix}/part/penalty", (parts["penalty"] / model.penalty_weight).item()
     with torch.no_grad():
         for modality, rows in similarities(model._views().features, users, model.seen(users)).items():
             yield f"{prefix}/part/{modality}_similarity", rows

@@ -38,10 +38,10 @@ def _results(model: AbstractRecommender, fixture: Fixture) -> Iterator[tuple[str
 
 
 def _part(number: int):
-    return lambda made: made.calls[_DISTANCE][number].result - 1
+    return lambda made: -made.calls[_LIKENESS][number].result
 
 
-_DISTANCE = "recbole_mambarec.models.selfcfed_lgn.cosine_distance"
+_LIKENESS = "recbole_mambarec.models.selfcfed_lgn.mean_cosine"
 
 ADAPTER = Adapter(
     slots=lambda model: (
@@ -50,7 +50,7 @@ ADAPTER = Adapter(
     ),
     config=_config,
     parts={"user_item": _part(0), "item_user": _part(1), "reg": weighted("reg", "reg_weight")},
-    watched=(_DISTANCE,),
+    watched=(_LIKENESS,),
     runs={
         "dropout": Run(
             settings=_masked, draws=lambda f: [f.arrays[f"dropout/mask_{side}"] for side in ("user", "item")]

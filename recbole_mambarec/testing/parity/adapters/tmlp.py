@@ -38,10 +38,13 @@ def _prepare(model: AbstractRecommender, fixture: Fixture) -> None:
     chosen = torch.from_numpy(fixture.arrays["data/pruned_index"].astype(np.int32))
     weights = torch.from_numpy(fixture.arrays["data/pruned_graph"])
     itself = torch.arange(len(chosen), dtype=torch.int32)[:, None]
-    chosen = torch.cat([chosen.where(chosen >= 0, itself), itself], dim=1)
+    # where an item has fewer, the item itself stands in for the others, with a weight of 0
+    listed = (chosen >= 0) & (chosen != itself)
+    chosen = torch.cat([chosen.where(listed, itself), itself], dim=1)
     if chosen.shape != model.informative.shape:
         raise UserError(f"{fixture.path}: data/pruned_index does not list mi_neighbors items per item")
     model.informative_weights.copy_(weights.gather(1, chosen.long()))
+    model.informative_weights[:, :-1] *= listed
     model.informative.copy_(chosen)
 
 
