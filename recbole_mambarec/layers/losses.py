@@ -27,6 +27,8 @@ _PAIRS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 21)
 _COLUMNS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 10)
 # exponentials are computed as powers of two, which take a third of the time: e^x = 2^(x log2 e)
 _LOG2_E = 1.0 / math.log(2.0)
+# of so few, little is left beside lists of ten, and its rounding is that of the exponentials as they are written
+_FEW_CANDIDATES = 512
 
 
 def _is_floating(value: object) -> bool:
@@ -265,11 +267,12 @@ class _SumsAndListedSums(torch.autograd.Function):
 
 def _exponentials(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
     """``exp(anchors[r] . candidates[j] / temperature)``, ``(rows, n)``."""
-    powers = anchors.new_empty(len(anchors), len(candidates))
+    if len(candidates) <= _FEW_CANDIDATES:
+        return (anchors @ candidates.T).div_(temperature).exp_()
+    scaled, powers = _LOG2_E / temperature * anchors, anchors.new_empty(len(anchors), len(candidates))
     for tile, own in zip(_tiles(candidates), _tiles(powers.T)):
-        torch.mm(anchors, tile.T, out=own.T)
-    # not as a power of two: where little is left beside the lists, it is these roundings that the published code has
-    return powers.div_(temperature).exp_()
+        torch.mm(scaled, tile.T, out=own.T)
+    return powers.exp2_()
 
 
 @_in_float32
