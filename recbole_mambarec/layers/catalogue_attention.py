@@ -10,13 +10,13 @@ from recbole_mambarec.errors import UserError
 # widths of a head that all fused kernels take
 _STEP = 8
 # rows up to which the weights may be held: without a fused kernel, gradients have a third of its rounding errors
-_ROWS_HELD = 512
+_ROWS_HELD = 100
 
 
 class CatalogueAttention(nn.Module):
     """Multi-head self-attention over the rows of a table, ``(n, d) -> (n, d)``.
 
-    Each head computes ``softmax(q k^T / sqrt(d / heads)) v`` over all n rows. For more than 512, a fused kernel takes
+    Each head computes ``softmax(q k^T / sqrt(d / heads)) v`` over all n rows. For more than 100, a fused kernel takes
     the rows in blocks, forward and backward, so that the n x n weights are never held: memory is linear in n,
     arithmetic is not.
 

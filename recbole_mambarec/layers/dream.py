@@ -11,6 +11,8 @@ from recbole_mambarec.layers.containers import ModuleList
 DILATIONS = (6, 12, 18)
 CHANNEL_ATTENTION = ("scalar", "squeeze")
 SPATIAL_ATTENTION = ("channels", "mean")
+# BatchNorm over so few vectors magnifies rounding errors, which are those of the published code if computed as there
+_FEW_VECTORS = 100
 
 
 class DREAM(nn.Module):
@@ -21,9 +23,9 @@ class DREAM(nn.Module):
     ``ReLU(BN(conv1x1(max(F * M_c, F * M_s) * F)))``.
 
     An item is one vector, a 1 x 1 map, on which only the centre tap of a padded 3x3 kernel has an effect and the global
-    mean is the identity. For vectors the five branches are therefore computed as one matrix product, which equals the
-    convolutions; maps with more positions take the convolutions. All parameters exist in both paths, so a state dict
-    fits either; on vectors the outer taps get zero gradient.
+    mean is the identity. For more than 100 vectors the five branches are therefore computed as one matrix product,
+    which equals the convolutions; maps with more positions take the convolutions. All parameters exist in both paths,
+    so a state dict fits either; on vectors the outer taps get zero gradient.
 
     Args:
         dim: channels in and out, d.
@@ -66,6 +68,8 @@ class DREAM(nn.Module):
             x: ``(n, d)`` -> ``(n, d)``; a sequence ``(n, s, d)`` is seen as a map ``(n, d, 1, s)``; ``(n, d, h, w)``
                 -> ``(n, d, h, w)``.
         """
+        if x.ndim == 2 and len(x) <= _FEW_VECTORS:
+            return self._mix(self._map_branches(x[:, :, None, None])).flatten(1)
         if x.ndim == 2:
             return self._mix(self._vector_branches(x))
         if x.ndim == 3:

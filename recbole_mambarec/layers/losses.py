@@ -28,7 +28,7 @@ _COLUMNS_AT_A_TIME = defaultdict(lambda: 1 << 26, cpu=1 << 10)
 # exponentials are computed as powers of two, which take a third of the time: e^x = 2^(x log2 e)
 _LOG2_E = 1.0 / math.log(2.0)
 # of so few, little is left beside lists of ten, and its rounding is that of the exponentials as they are written
-_FEW_CANDIDATES = 512
+_FEW_CANDIDATES = 100
 
 
 def _is_floating(value: object) -> bool:

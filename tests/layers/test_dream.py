@@ -1,7 +1,14 @@
 import pytest
 import torch
 
+from recbole_mambarec.layers import dream
 from recbole_mambarec.layers.dream import DREAM
+
+
+@pytest.fixture
+def short_path(monkeypatch):
+    """However few vectors there are, they take the matrix product."""
+    monkeypatch.setattr(dream, "_FEW_VECTORS", 0)
 
 
 def randomised(**options):
@@ -22,7 +29,7 @@ def test_parameter_count_of_the_released_form():
 @pytest.mark.parametrize("channel", ["scalar", "squeeze"])
 @pytest.mark.parametrize("spatial", ["channels", "mean"])
 @pytest.mark.parametrize("training", [True, False])
-def test_vectors_take_a_short_path_that_equals_the_convolutions(channel, spatial, training):
+def test_vectors_take_a_short_path_that_equals_the_convolutions(short_path, channel, spatial, training):
     options = {"channel_attention": channel, "spatial_attention": spatial}
     vectors, maps = (randomised(**options).train(training) for _ in range(2))
     x = torch.randn(12, 8)
@@ -31,7 +38,13 @@ def test_vectors_take_a_short_path_that_equals_the_convolutions(channel, spatial
         torch.testing.assert_close(value, maps.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
-def test_outer_taps_are_inert_on_vectors_and_alive_on_maps():
+def test_few_vectors_are_maps_of_one_position():
+    vectors, maps = randomised(), randomised()
+    x = torch.randn(12, 8)
+    assert torch.equal(vectors(x), maps(x[:, :, None, None])[:, :, 0, 0])
+
+
+def test_outer_taps_are_inert_on_vectors_and_alive_on_maps(short_path):
     module = randomised().eval()
     x, image = torch.randn(5, 8), torch.randn(2, 8, 15, 15)
     before, before_map = module(x), module(image)

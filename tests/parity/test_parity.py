@@ -326,3 +326,18 @@ def test_dgmrec_where_no_graph_is_blended(tmp_path):
     """The weight of the published settings for Clothing: the graphs of what is generated stay as they are."""
     wrong = failed(with_config("DGMRec_missing", tmp_path, avg_lambda=0.0))
     assert wrong == ["generate/image_knn", "generate/text_knn"]
+
+
+def test_a_gradient_of_zero_and_none_are_the_same(tmp_path):
+    """FREEDOM's feature tables, where its loss of features has no weight."""
+    with np.load(FOLDER / "FREEDOM.npz") as stored:
+        features = [
+            name for name in stored.files if name.startswith(("grad/image", "grad/text")) and "bias" not in name
+        ]
+    assert len(features) == 4
+    path = with_config("FREEDOM", tmp_path, reg_weight=0.0)
+    assert set(features) <= set(failed(path))
+    with np.load(path) as stored:
+        arrays = {name: 0 * stored[name] if name in features else stored[name] for name in stored.files}
+    np.savez(path, **arrays)
+    assert not set(features) & set(failed(path))

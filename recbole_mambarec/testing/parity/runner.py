@@ -299,8 +299,10 @@ def _train(fixture: Fixture, prefix: str, run: Run, computed: dict[str, object])
     parameters = dict(model.named_parameters())
     folder = "grad" if prefix == "train" else f"{prefix}/grad"
     for name, slot in fixture.adapter.slots(model).items():
-        gradient = parameters[slot.name].grad if slot is not None and slot.name in parameters else None
-        if gradient is not None:
+        if slot is not None and slot.name in parameters:
+            # what a weight of 0 takes out of the loss has no gradient here and one of 0 there
+            parameter = parameters[slot.name]
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             computed[f"{folder}/{name}"] = slot.of(gradient)
     return model
 
