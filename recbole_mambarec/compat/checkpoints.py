@@ -113,7 +113,8 @@ def load_checkpoint(f, *args, **kwargs):
                 return _torch_load(stream, *args, weights_only=False, **kwargs)
             except Exception as error:
                 failure = error
-    reason = (str(failure).splitlines() or [""])[0].rstrip(".")
+    # torch's advice for archives that cannot be read is for writers of archives
+    reason = (str(failure).splitlines() or [""])[0].split(". ")[0].rstrip(".")
     raise UserError(
         f"the checkpoint {path} is damaged or not a checkpoint ({type(failure).__name__}: {reason})."
     ) from failure

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None, prog: str = "recbole-mambarec fuse") -> 
         help="what is done with each user's scores before they are added: deviations from their mean, "
         "1 / (60 + rank), or nothing (default %(default)s)",
     )
-    add("--search", choices=list(SEARCHES), default=DEFAULT_SEARCH, help="for weights (default %(default)s)")
+    add("--search", choices=list(SEARCHES), help=f"for weights (default {DEFAULT_SEARCH})")
     add("--metric", help="by which validation chooses the weights (default: the one that chose the epochs)")
     add("--weights", help="weights, separated by commas, instead of a search")
     add("--per_user", choices=("True", "False"), default="True", help="keep results per user (default %(default)s)")

@@ -82,7 +82,7 @@ def fuse(
     out: str | Path | None = None,
     label: str | None = None,
     normalisation: str = DEFAULT_NORMALISATION,
-    search: str = DEFAULT_SEARCH,
+    search: str | None = None,
     metric: str | None = None,
     weights: Sequence[float] | None = None,
     per_user: bool = True,
@@ -99,9 +99,9 @@ def fuse(
         out: the file of the fusion; None: beside the checkpoint of the first part.
         label: its name in tables; None: ``Fusion: A + B``.
         normalisation: a name in :data:`~recbole_mambarec.scoring.fused.NORMALISATIONS`.
-        search: a name in :data:`~recbole_mambarec.experiments.fusion_search.SEARCHES`.
+        search: a name in :data:`~recbole_mambarec.experiments.fusion_search.SEARCHES`; None: :data:`DEFAULT_SEARCH`.
         metric: by which weights are chosen; None: the validation metric of the first part.
-        weights: one per part, instead of a search.
+        weights: one per part, instead of a search (``search`` and ``metric`` must be None).
         per_user: also write results per user.
         data_path: see :func:`~recbole_mambarec.scoring.restore.restore`.
 
@@ -109,16 +109,20 @@ def fuse(
         UserError: the runs cannot be fused, see the messages; nothing has been written by then.
     """
     check_choice("normalisation", normalisation, NORMALISATIONS)
-    check_choice("search", search, SEARCHES)
-    keep_freed_memory()
     if weights is not None:
+        for name, value in {"search": search, "metric": metric}.items():
+            if value is not None:
+                raise UserError(f"{name}={value} has no effect on weights that are given: leave one of them out")
         check_weights(weights, len(parts))
-        search = GIVEN
+    search = check_choice("search", search or DEFAULT_SEARCH, SEARCHES) if weights is None else GIVEN
+    keep_freed_memory()
     if per_user:
         need("polars", "compare")
     _check_distinct(parts)
     if out is not None:
-        _check_free(Path(out))  # now, not after minutes of reading
+        # now, not after minutes of reading
+        _check_free(Path(out))
+        store.refuse_unwritable(out)
     restored = _restored(parts, data_path, progress)
     splits = restored[0].splits
     metric = metric or splits.config["valid_metric"]

@@ -34,7 +34,7 @@ def choose(
     Raises:
         UserError: there is no such run, or no checkpoint of it.
     """
-    runs = [r for r in store.latest(list(records)) if r.is_finished and r.kind == "run"]
+    runs = _runs(records)
     here = [r for r in runs if r.dataset == dataset]
     if not here:
         have = ", ".join(sorted({r.dataset for r in runs})) or "none"
@@ -43,8 +43,7 @@ def choose(
         raise UserError(f"a run cannot be fused with itself: {', '.join(names)} names one of them twice")
     parts = []
     for name in names:
-        found = [r for r in here if r.label == name] or [r for r in here if r.model == name]
-        found = [r for r in found if seed in (None, r.seed)]
+        found = [r for r in _named(here, name) if seed in (None, r.seed)]
         if not found:
             have = ", ".join(sorted({r.label for r in here}))
             which = "" if seed is None else f" with seed {seed}"
@@ -66,12 +65,21 @@ def common_seeds(records: Sequence[Record], names: Sequence[str], dataset: str) 
     Raises:
         UserError: there are none.
     """
-    runs = [r for r in records if r.is_finished and r.kind == "run" and r.dataset == dataset]
-    seeds = [{r.seed for r in runs if name in (r.label, r.model)} for name in names]
+    here = [r for r in _runs(records) if r.dataset == dataset]
+    seeds = [{r.seed for r in _named(here, name)} for name in names]
     common = sorted(set.intersection(*seeds)) if seeds else []
     if not common:
         raise UserError(f"{', '.join(names)} have no seed in common on '{dataset}': run them with the same seeds")
     return common
+
+
+def _runs(records: Sequence[Record]) -> list[Record]:
+    return [r for r in store.latest(list(records)) if r.is_finished and r.kind == "run"]
+
+
+def _named(records: Sequence[Record], name: str) -> list[Record]:
+    """Those with this label; if there are none, those of this model."""
+    return [r for r in records if r.label == name] or [r for r in records if r.model == name]
 
 
 def _validation(record: Record) -> float:

@@ -56,10 +56,13 @@ class Comparison:
 def paired(label: str, best: np.ndarray, other: np.ndarray) -> Comparison:
     """Compare two samples ``(n,)`` whose k-th entries form a pair; p-values are not corrected."""
     difference = np.asarray(best, dtype=np.float64) - np.asarray(other, dtype=np.float64)
-    # means that were equal before rounding errors must count as equal
-    difference[np.abs(difference) < 1e-12] = 0.0
+    # means that were equal before rounding errors must count as equal: values by user are stored in float32, and
+    # records have six decimals
+    difference[np.abs(difference) < 5e-7] = 0.0
     n, nonzero = len(difference), difference[difference != 0]
     spread = difference.std(ddof=1) if n > 1 else math.nan
+    if spread <= 1e-9 * abs(difference.mean()):
+        spread = 0.0
     p_wilcoxon = p_t = 1.0
     rank_biserial = math.nan
     if len(nonzero):

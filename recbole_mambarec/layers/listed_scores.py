@@ -32,7 +32,10 @@ class ListedScores(nn.Module):
         starts = np.concatenate([[0], scores.indptr]).astype(np.int64)
         pairs = rows * self.n_columns + scores.indices + 1
         self.longest = int(np.diff(starts).max())
-        for name, array in (("pairs", pairs), ("values", scores.data), ("starts", starts)):
+        values = scores.data
+        if not len(pairs):  # places are looked up in any case
+            pairs, values = np.array([-1]), np.zeros(1, dtype=np.float32)
+        for name, array in (("pairs", pairs), ("values", values), ("starts", starts)):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def of_pairs(self, rows: Tensor, items: Tensor) -> Tensor:
@@ -55,5 +58,5 @@ class ListedScores(nn.Module):
     def matrix(self) -> sp.csr_array:
         """The scores that were given."""
         pairs, values, starts = (tensor.cpu().numpy() for tensor in (self.pairs, self.values, self.starts))
-        shape = (len(starts) - 2, self.n_columns - 1)
-        return sp.csr_array((values, pairs % self.n_columns - 1, starts[1:]), shape=shape)
+        shape, count = (len(starts) - 2, self.n_columns - 1), starts[-1]
+        return sp.csr_array((values[:count], pairs[:count] % self.n_columns - 1, starts[1:]), shape=shape)

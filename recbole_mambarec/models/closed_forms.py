@@ -29,6 +29,8 @@ SOLVERS = ("dense", "sparse")
 _SECONDS, _ITEMS = 25, 7050
 # time of a multiplication in a product of sparse matrices, measured in that of one in a product of dense ones
 _SPARSE_COST = 130
+# entries of centred unit rows that are rounding errors of float32
+_ALIKE = 1e-6
 
 
 def memory_of_matrices(model: str, config, data: TrainingData, matrices: float) -> StepMemory:
@@ -171,6 +173,9 @@ def _centred(data: TrainingData, modality: str, width: int) -> np.ndarray:
         centred[place] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
     centred -= centred[present].mean(axis=0)
     centred[~present] = 0.0
+    # of items that are all alike, rounding errors would be left: the same for all, they explain who is popular
+    if np.abs(centred).max(initial=0.0) < _ALIKE:
+        centred[:] = 0.0
     if not 0 < width < columns:
         return centred
     _, axes = np.linalg.eigh(centred.T @ centred)

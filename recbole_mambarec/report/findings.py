@@ -28,11 +28,12 @@ def sentences(rows: Sequence[Row], mask: str, metric: str | None, tests: Paired 
         score, next_score = mean(best.test(mask, metric)), mean(second.test(mask, metric))
         assert score is not None and next_score is not None
         ahead = f"{number(100 * abs(score - next_score) / next_score, 1)} % ahead of " if next_score else "ahead of "
-        place = f"is the best of {len(scored)} models" if score != next_score else "shares the first place"
-        sentence = (
-            f"On {dataset}, {best.label} {place} in test {metric} with {number(score)} "
-            f"({count(len(best.seeds), 'seed')}), {ahead}{second.label} ({number(next_score)})."
-        )
+        place = f"is the best of {len(scored)} models in test {metric} with {number(score)}"
+        rest = f"{ahead}{second.label} ({number(next_score)})"
+        if score == next_score:
+            place = f"shares the first of {len(scored)} places in test {metric} with {second.label}"
+            rest = f"both have {number(score)}"
+        sentence = f"On {dataset}, {best.label} {place} ({count(len(best.seeds), 'seed')}), {rest}."
         found.append(f"{sentence} {_tested(best, len(scored), tests, dataset, metric)}".rstrip())
     return found
 

@@ -16,7 +16,7 @@ from recbole_mambarec.compat.checkpoints import TRUST_VARIABLE
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import fuse_cli, run, store, users
 from recbole_mambarec.experiments.fusion import fuse
-from recbole_mambarec.experiments.fusion_parts import Part, choose
+from recbole_mambarec.experiments.fusion_parts import Part, choose, common_seeds
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.experiments.significance import over_users
 from recbole_mambarec.report import load
@@ -274,6 +274,12 @@ def state(root):
         ("--models=BPR,EASE --weights=0,0", "all weights are zero"),
         ("--models=BPR,EASE --weights=1", "2 models to fuse, and 1 weights"),
         ("--models=BPR,EASE --weights=a,b", "--weights=a,b is not understood"),
+        (
+            "--models=BPR,EASE --weights=1,2 --metric=Recall@3",
+            "metric=Recall@3 has no effect on weights that are given",
+        ),
+        ("--models=BPR,EASE --weights=1,2 --search=greedy", "search=greedy has no effect on weights that are given"),
+        ("--models=BPR,EASE --out=runs.jsonl/f.pth", "f.pth cannot be written"),
         ("--models=BPR,EASE --metric=AUC", "weights cannot be found by AUC"),
         ("--models=BPR,EASE --out=saved", "saved exists: delete it, or name another file with --out"),
         ("--models=BPR,EASE --seeds=each --out=x.pth --runs=many.jsonl", "--out names one file"),
@@ -300,6 +306,16 @@ def test_mistakes_are_explained_and_nothing_is_written(root, monkeypatch, argume
     with pytest.raises(UserError, match=sentence):
         fuse_cli.main([*(["--runs=runs.jsonl"] if "--runs" not in arguments else []), *given])
     assert state(root) == before
+
+
+def test_seeds_in_common_are_those_of_the_runs_that_are_chosen(root):
+    """A model's name stands for the runs that are labelled so, if there are any."""
+    records = [r for r in store.read(root / "runs.jsonl") if r.is_finished]
+    bpr, ease = (next(r for r in records if r.label == name) for name in ("BPR", "EASE"))
+    seed = bpr.seed + 1
+    other = [replace(bpr, seed=seed, key="b"), replace(ease, seed=seed, key="e", label="EASE (paper)")]
+    assert common_seeds([bpr, ease, *other], ["BPR", "EASE"], "planted") == [bpr.seed]
+    assert common_seeds([bpr, *other], ["BPR", "EASE"], "planted") == [seed]
 
 
 def refused(root, parts, sentence, runs="new.jsonl", **options):

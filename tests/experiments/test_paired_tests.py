@@ -67,6 +67,13 @@ def test_a_constant_difference_and_a_single_pair():
 def test_rounding_errors_are_not_differences():
     third = np.array([0.1 + 0.2, 0.3])
     assert paired_tests.paired("same", third, np.array([0.3, 0.1 + 0.2])).nonzero == 0
+    # means of two seeds of values that are stored in float32
+    thirds, ones = np.float32([[1 / 3, 2 / 3], [1, 0]]).astype(np.float64).repeat(60).reshape(2, 2, 60).mean(axis=1)
+    found = paired_tests.paired("same", thirds, ones)
+    assert (thirds != ones).all() and (found.nonzero, found.p_wilcoxon) == (0, 1.0)
+    # the smallest difference of two records
+    assert paired_tests.paired("other", np.array([0.105613]), np.array([0.105612])).nonzero == 1
+    assert paired_tests.paired("other", third + 0.1, third).d_z == math.inf
 
 
 def test_the_bootstrap_interval_agrees_with_scipy(monkeypatch):

@@ -3,13 +3,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from recbole.utils import get_model
 
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models import itemknncbf
 from recbole_mambarec.models.item_to_item import Factors
 from recbole_mambarec.models.modality_shares import modality_shares
 from recbole_mambarec.testing.contract import ModelContract
-from recbole_mambarec.testing.data import InMemoryDataset, random_dataset
+from recbole_mambarec.testing.data import InMemoryDataset, model_config, random_dataset
 
 ALL_USERS = {"user_id": torch.arange(1, 31)}
 
@@ -119,3 +120,15 @@ def test_similarities_that_explain_nothing_count_alike():
     dataset = random_dataset()
     nothing = {m: Factors(np.zeros((20, 2), np.float32), np.zeros((20, 2), np.float32)) for m in ("x", "y")}
     assert modality_shares(None, nothing, dataset.training_data().history) == {"x": 0.5, "y": 0.5}
+
+
+@pytest.mark.parametrize("model", ["ItemFeatureKNN", "ItemKNNCBF"])
+def test_items_of_which_no_two_resemble_each_other_have_scores_of_0(model):
+    data = random_dataset()
+    nothing = {m: np.zeros((20, 3), dtype=np.float32) for m in ("image", "text")}
+    dataset = InMemoryDataset(data.users, data.items, 30, 20, nothing)
+    made = get_model(model)(model_config(model, embedding_size=8), dataset)
+    scores = made.full_sort_predict(ALL_USERS).view(30, 21)
+    assert (scores[:, 1:] == 0).all()
+    pairs = {"user_id": torch.tensor([1, 30]), "item_id": torch.tensor([20, 1])}
+    assert (made.predict(pairs) == 0).all()

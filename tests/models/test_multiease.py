@@ -197,3 +197,23 @@ class TestMultiEASE(ModelContract):
     def test_settings_that_cannot_be_meant(self, settings, sentence):
         with pytest.raises(UserError, match=sentence):
             self.build(**settings)
+
+
+@pytest.mark.parametrize("lengths", [1.0, np.linspace(0.5, 7.0, 20)[:, None]])
+def test_a_modality_that_is_the_same_for_all_items_counts_for_nothing(lengths):
+    """Its rounding errors are the same for all items and would pass for what makes items popular."""
+    # users like items of their own kind, which the image shows
+    users, items = (ends.ravel() for ends in np.indices((30, 20)))
+    own = (users % 4 == items % 4) & (users % 5 < items)
+    image = np.eye(4, dtype=np.float32)[np.arange(20) % 4]
+    alike = (lengths * np.random.default_rng(0).normal(size=(1, 384)) * np.ones((20, 1))).astype(np.float32)
+    history = closed_forms.weighted_history(
+        InMemoryDataset(users[own], items[own], 30, 20, {"image": image}).training_data(), 0.5
+    )
+    alone, beside = (
+        closed_forms.centred_features(
+            InMemoryDataset(users[own], items[own], 30, 20, {"image": image} | more).training_data(), 0, None, history
+        )
+        for more in ({}, {"text": alike})
+    )
+    np.testing.assert_allclose(beside, alone)
