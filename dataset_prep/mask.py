@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_mambarec_common.errors import UserError
-from recbole_mambarec_common.masks import Rule, draw, popularity_groups, write_mask
+from recbole_mambarec_common.masks import DEFAULT_SEED, Rule, draw, popularity_groups, write_mask
 from recbole_mambarec_common.terminal import table
 
 from .folder import interaction_files, read_card, read_items, rows
@@ -19,7 +19,7 @@ def draw_mask(folder: str | Path, rule: Rule, out: str | Path | None = None) -> 
     Args:
         folder: of the dataset.
         rule: how it is drawn.
-        out: the file; None: ``<name>.missing-<rate>.csv`` in the folder.
+        out: the file; None: ``<name>.missing-<rate>.csv`` in the folder, with kinds and seed if they are not the usual.
 
     Raises:
         UserError: the folder is not a prepared dataset, the rule does not fit its modalities, or it hides nothing or
@@ -34,7 +34,8 @@ def draw_mask(folder: str | Path, rule: Rule, out: str | Path | None = None) -> 
         raise UserError(f"a mask of rate {rule.rate:g} hides nothing: give a rate above 0")
     if hidden.all():
         raise UserError(f"a mask of rate {rule.rate:g} would hide every modality of every item: give a rate below 1")
-    path = Path(out) if out else folder / f"{card['name']}.missing-{rule.rate:g}.csv"
+    more = "".join(f"-{kind}" for kind in rule.kinds or ()) + (f"-seed{rule.seed}" if rule.seed != DEFAULT_SEED else "")
+    path = Path(out) if out else folder / f"{card['name']}.missing-{rule.rate:g}{more}.csv"
     write_mask(path, mask, items, str(rule))
     return path, _summary(modalities, hidden)
 

@@ -283,6 +283,13 @@ _MASK = fields(
 )
 
 
+def _beside(name: str, value: Mapping, allowed: Mapping[str, Collection[str]]) -> str | None:
+    """What a mapping has beside the one of the keys of ``allowed`` that it has, and that has no effect there."""
+    way = next(key for key in allowed if key in value)
+    idle = [key for key, entry in value.items() if key != way and key not in allowed[way] and entry is not None]
+    return f"{name}: {idle[0]} has no effect beside {way}: leave it out" if idle else None
+
+
 def _mask(name: str, value: Any) -> str | None:
     if value is None or _PATH(name, value) is None:
         return None
@@ -290,7 +297,7 @@ def _mask(name: str, value: Any) -> str | None:
         fault = _MASK(name, value)
         if fault is None and ("rate" in value) == ("file" in value):
             return f"{name} needs either a rate or a file, got {short(dict(value))}"
-        return fault
+        return fault or _beside(name, value, {"rate": ("kinds", "seed"), "file": ("sha256",)})
     if is_number(value):
         return number(0, 1)(name, value)
     return (
@@ -319,7 +326,7 @@ def _new_items(name: str, value: Any) -> str | None:
         fault = _NEW_ITEMS(name, value)
         if fault is None and sum(key in value for key in ("share", "since", "file")) != 1:
             return f"{name} needs one of share, since and file, got {short(dict(value))}"
-        return fault
+        return fault or _beside(name, value, {"share": ("seed",), "since": (), "file": ("sha256",)})
     if is_number(value, 0, 1) and 0 < value < 1:
         return None
     return (

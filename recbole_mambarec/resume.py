@@ -15,7 +15,7 @@ from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.data.cache import content_key
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.renamed import under_new_names
-from recbole_mambarec.run_keys import NO_EFFECT, neutral_values
+from recbole_mambarec.run_keys import NO_EFFECT, neutral_values, normal
 
 # keys that decide how long a training lasts and what is reported: they leave every single epoch as it was
 _MAY_DIFFER = (NO_EFFECT - {"model", "dataset", "seed", "world_size"}) | {
@@ -77,7 +77,7 @@ def check_configuration(path: str, before: dict, config: Config) -> list[str]:
         new = now.get(key, neutral_values(config["model"]).get(key))
         if key == "valid_metric":
             old, new = str(old).lower(), str(new).lower()
-        if old != new:
+        if normal(old) != normal(new):
             changed.append((key, old, new))
     refused = [entry for entry in changed if entry[0] not in _DIFFER_WITH_WARNING]
     if refused:

@@ -56,18 +56,19 @@ def run_key(model: str, config: dict, seed: int, data_hash: str) -> str:
     same = neutral_values(model).items()
     config = under_old_names(model, config)
     counts = {name: value for name, value in config.items() if name not in NO_EFFECT and (name, value) not in same}
-    content = {"model": model, "config": _normal(counts), "seed": seed, "data": data_hash}
+    content = {"model": model, "config": normal(counts), "seed": seed, "data": data_hash}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _normal(value: object) -> object:
+def normal(value: object) -> object:
+    """A value as it counts for the key of a run: without what is unset, and without the paths of hashed files."""
     if isinstance(value, dict):
         hashed = "sha256" in value
         return {
-            key: _normal(entry) for key, entry in value.items() if entry is not None and not (hashed and key == "file")
+            key: normal(entry) for key, entry in value.items() if entry is not None and not (hashed and key == "file")
         }
     if isinstance(value, list):
-        return [_normal(entry) for entry in value]
+        return [normal(entry) for entry in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

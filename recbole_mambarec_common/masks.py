@@ -185,7 +185,9 @@ def write_mask(path: str | Path, mask: Mapping[str, np.ndarray], items: Sequence
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def read_mask(path: str | Path, items: Sequence[str], modalities: Sequence[str], numbered: bool = False) -> Mask:
+def read_mask(
+    path: str | Path, items: Sequence[str], modalities: Sequence[str], numbered: bool = False, drawn: bool = False
+) -> Mask:
     """Read a mask, in the published form (``.npz``) or ours (CSV, or YAML: modality -> ids of the items that lack it).
 
     The arrays of a ``.npz`` are called by kinds (:func:`kind_of`) and hold numbers of items: their ids where the ids
@@ -196,6 +198,7 @@ def read_mask(path: str | Path, items: Sequence[str], modalities: Sequence[str],
         modalities: of the dataset. What a mask says of text, image or audio, which the dataset may not have, is left
             out.
         numbered: whether the rows of the ``.item`` file are in the order of the published numbers.
+        drawn: whether the file stands for the rule by which it was drawn, so that it must be as it was written.
 
     Raises:
         UserError: the file cannot be read, names items or modalities that do not exist, was made for another catalogue,
@@ -215,20 +218,25 @@ def read_mask(path: str | Path, items: Sequence[str], modalities: Sequence[str],
         _check_items(path, pairs.values(), items, of_other_items)
     row_of = {str(item): row for row, item in enumerate(items)}
     mask = {modality: np.zeros(len(items), dtype=bool) for modality in modalities}
+    complete = True
     for name, ids in pairs.items():
         try:
             kind = kind_of(name, modalities)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         rows = [row_of[item] for item in ids]
+        complete = complete and set(kind) <= mask.keys()
         for modality in kind:
             if modality in mask:
                 mask[modality][rows] = True
-    if comments.get("content") not in (None, mask_key(mask)) and all(name in modalities for name in pairs):
+    content = comments.get("content")
+    if drawn and content != mask_key(mask):
         raise UserError(
-            f"{path} was changed after it was drawn: delete its line '# content: ...' to use it as it is, or delete "
-            "the file to draw it again"
+            f"{path} was changed after it was drawn: delete the file to draw it again, or rename it and name it with "
+            "missing_modalities"
         )
+    if content not in (None, mask_key(mask)) and complete:
+        raise UserError(f"{path} was changed after it was drawn: delete its line '# content: ...' to use it as it is")
     if not any(hidden.any() for hidden in mask.values()):
         raise UserError(f"{path} hides nothing that the dataset has: its modalities are {', '.join(modalities)}")
     return mask
@@ -324,10 +332,21 @@ def _from_csv(path: Path, lines: list[str]) -> dict[str, list[str]]:
     return pairs
 
 
+class _EveryKeyOnce(yaml.BaseLoader):
+    """YAML whose mappings name no key twice, of which the last would count."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _from_yaml(path: Path, text: str) -> dict[str, list[str]]:
     try:
         # every scalar as it is written: 007 is an id, not a number
-        content = yaml.load(text, Loader=yaml.BaseLoader)
+        content = yaml.load(text, Loader=_EveryKeyOnce)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in content.values()):

@@ -120,6 +120,16 @@ def test_keys_without_effect_on_the_epochs_may_differ(folder, model, tmp_path, c
             assert trainer.train_loss_dict[epoch] == pytest.approx(whole[0].train_loss_dict[epoch], rel=1e-6)
 
 
+def test_a_mask_may_have_moved_but_not_changed(folder, tmp_path):
+    (folder / "mask.csv").write_text("item_id,modality\ni3,image\n")
+    file = checkpoint(folder, "MambaRec", missing_modalities="mask.csv")
+    shutil.copy(folder / "mask.csv", tmp_path / "moved.csv")
+    resumed(folder, "MambaRec", file, missing_modalities=str(tmp_path / "moved.csv"))
+    (tmp_path / "moved.csv").write_text("item_id,modality\ni4,image\n")
+    with pytest.raises(UserError, match="was written with missing_modalities"):
+        resumed(folder, "MambaRec", file, missing_modalities=str(tmp_path / "moved.csv"))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_another_learning_rate_is_used_with_a_warning(folder, model, caplog):
     constant = {"lr_boost": 1.0, "lr_decay_rate": 1.0} if model in ("MambaRec", "BM3") else {}

@@ -53,7 +53,7 @@ def add_steps(command: argparse.ArgumentParser) -> None:
         default=Options.split,
         help="mmrec: random 8:1:1 per user (default); none leaves splitting to RecBole",
     )
-    steps.add_argument("--seed", type=int, default=Options.seed, help="of the random split (default: %(default)s)")
+    steps.add_argument("--seed", type=seed, default=Options.seed, help="of the random split (default: %(default)s)")
     steps.add_argument(
         "--text-encoder",
         default=Options.text_encoder,
@@ -130,6 +130,12 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 

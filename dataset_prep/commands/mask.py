@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .arguments import add_command, names, share
+from .arguments import add_command, names, seed, share
 
 
 def add(commands) -> None:
@@ -26,8 +26,12 @@ def add(commands) -> None:
         metavar="A,B,A+B",
         help="what an item can lack: modalities, several joined by +, or all (default: every combination)",
     )
-    command.add_argument("--seed", type=int, help="of the draw (default: 999)")
-    command.add_argument("--out", metavar="FILE", help="default: NAME.missing-RATE.csv in the folder of the dataset")
+    command.add_argument("--seed", type=seed, help="of the draw (default: 999)")
+    command.add_argument(
+        "--out",
+        metavar="FILE",
+        help="default: NAME.missing-RATE.csv in the folder of the dataset, with kinds and seed if they are given",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ In RecBole these mistakes show later, as a ``KeyError`` in a sampler, as an endl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader, UserDataLoader
@@ -17,6 +18,7 @@ from recbole.utils import EvaluatorType, FeatureType, ModelType
 
 from recbole_mambarec.compat.patching import wrap
 from recbole_mambarec.config_checks import samples_negatives, short
+from recbole_mambarec.data.missing import hidden_in_folder
 from recbole_mambarec.data.new_items import NEW
 from recbole_mambarec.errors import UserError
 
@@ -43,10 +45,13 @@ def install() -> None:
 
 
 def _check_columns(original: Callable, dataset: Dataset) -> None:
-    """Refuse keys that name columns that are missing or of the wrong type."""
+    """Refuse keys that name columns that are missing or of the wrong type, and faulty masks of modalities."""
     for fault in _column_faults(dataset):
         raise UserError(fault)
     original(dataset)
+    # also of a model that reads no features: results per user say what the tested items lack, after the training
+    if dataset.config["missing_modalities"] is not None:
+        hidden_in_folder(dataset.config, Path(dataset.dataset_path), dataset.dataset_name)
 
 
 def _column_faults(dataset: Dataset) -> Iterator[str]:

@@ -61,18 +61,23 @@ def hashed_file(name: str, given: Mapping, folder: Path) -> dict[str, str]:
 
     Args:
         name: of the configuration key, for messages.
-        given: ``file``, a path here or in ``folder``, and perhaps ``sha256``.
+        given: ``file``, a path here or in ``folder``, and perhaps ``sha256``, which decides if there are several.
+        folder: where else the file, or one of its name, may be.
 
     Raises:
         UserError: there is no such file, or its contents are not those whose hash is given.
     """
-    path = next((path for path in (Path(given["file"]), folder / given["file"]) if path.is_file()), None)
-    if path is None:
-        raise UserError(f"{name}: there is no file {given['file']}, neither here nor in {folder}")
-    found = sha256_file(path)
-    if given.get("sha256") not in (None, found):
-        raise UserError(f"{path} has changed since its hash was recorded: leave sha256 out to use it as it is")
-    return {"file": str(path), "sha256": found}
+    named = Path(given["file"])
+    found = {path: sha256_file(path) for path in (named, folder / named, folder / named.name) if path.is_file()}
+    if not found:
+        raise UserError(f"{name}: there is no file {named}, neither here nor in {folder}")
+    for path, content in found.items():
+        if given.get("sha256") in (None, content):
+            return {"file": str(path), "sha256": content}
+    raise UserError(
+        f"{name}: {next(iter(found))} has changed since its hash was recorded: put the file back that it was (here or "
+        f"in {folder}), or leave sha256 out to use it as it is"
+    )
 
 
 def _hash_of(path: Path) -> str:

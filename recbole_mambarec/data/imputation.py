@@ -36,11 +36,11 @@ from recbole_mambarec.data.training import TrainingData
 from recbole_mambarec.errors import UserError
 
 #: part of the cache key: raise it when a method computes something else
-IMPUTATION_VERSION = 2
+IMPUTATION_VERSION = 3
 LEARNED = "learned"
 # values held at a time by a search (64 MiB of float32) and by the propagation
 _BLOCK_VALUES = 1 << 24
-# steps and relative size of the remainder at which propagation counts as settled
+# steps (or as many as there are rows) and relative size of the remainder at which propagation counts as settled
 _MOST_STEPS, _SETTLED = 500, 1e-6
 
 
@@ -322,7 +322,7 @@ def _conjugate_gradients(
     direction = scaled
     size = (remainder * scaled).sum(axis=0)
     goal = _SETTLED**2 * size
-    for _ in range(_MOST_STEPS):
+    for _ in range(max(_MOST_STEPS, len(right))):
         if (size <= goal).all():
             break
         image = times(direction)
@@ -334,6 +334,8 @@ def _conjugate_gradients(
         scaled = remainder / diagonal
         before, size = size, (remainder * scaled).sum(axis=0)
         direction = scaled + np.divide(size, before, out=np.zeros_like(size), where=before > 0) * direction
+    if (size > goal).any():
+        getLogger().warning("impute_missing: propagate has not settled, so that some filled-in features are inexact")
     return x
 
 

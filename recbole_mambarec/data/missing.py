@@ -15,7 +15,7 @@ from recbole.config import Config
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.cache import default_cache_folder
 from recbole_mambarec.data.fingerprint import hashed_file
-from recbole_mambarec.data.folder import modality_files, read_atomic
+from recbole_mambarec.data.folder import item_tokens, modality_files, read_atomic
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.card import read_card
 from recbole_mambarec_common.masks import (
@@ -75,8 +75,8 @@ def hidden_items(
         return None
     items = [str(item) for item in items]
     if isinstance(value, Mapping) and "file" in value:
-        mask = read_mask(value["file"], items, modalities, numbered=is_numbered(folder))
-        what = value["file"]
+        what = hashed_file("missing_modalities", value, folder)["file"]
+        mask = read_mask(what, items, modalities, numbered=is_numbered(folder))
     else:
         rule = _rule(value)
         if rule.rate == 0:
@@ -85,13 +85,33 @@ def hidden_items(
         if rule.rate == 1:
             getLogger().info("missing_modalities: rate 1 leaves no item with all of its modalities")
         mask = _drawn(rule, config, folder, name, items, modalities)
-        what = f"missing_modalities ({rule})"
+        what = _name_of(rule)
+    _check_something_is_left(mask, what)
+    return mask
+
+
+def _name_of(rule: Rule) -> str:
+    return f"missing_modalities ({rule})"
+
+
+def _check_something_is_left(mask: Mask, what: str) -> None:
     if mask and all(hidden.all() for hidden in mask.values()):
         raise UserError(
             f"{what} hides every modality of every item, which leaves nothing to learn from features: lower the rate, "
             "or set modalities to [] for ids alone"
         )
-    return mask
+
+
+def hidden_in_folder(config: Config, folder: Path, name: str) -> Mask | None:
+    """:func:`hidden_items` of a dataset in its folder, whatever a run reads of it; None too if it has no features.
+
+    Raises:
+        UserError: see :func:`hidden_items`.
+    """
+    modalities = all_modalities(config, modality_files(folder, name))
+    if config["missing_modalities"] is None or not modalities:
+        return None
+    return hidden_items(config, folder, name, item_tokens(folder / f"{name}.item", Layout.of(config)), modalities)
 
 
 def all_modalities(config: Config, arrays: Mapping[str, Path]) -> list[str]:
@@ -119,12 +139,13 @@ def _drawn(
     prepared = read_card(folder) is not None or bool(modality_files(folder, name))
     path = (folder if prepared else Path(config["cache_dir"] or default_cache_folder())) / file_name
     if path.is_file():
-        return read_mask(path, items, modalities)
+        return read_mask(path, items, modalities, drawn=True)
     mask = draw(rule, modalities, popularity_groups(counts))
     if not any(hidden.any() for hidden in mask.values()):
         raise UserError(
             f"missing_modalities: the rate {rule.rate} of {len(items)} items hides nothing: give a higher rate, or 0"
         )
+    _check_something_is_left(mask, _name_of(rule))
     try:
         write_mask(path, mask, items, str(rule))
     except OSError as error:

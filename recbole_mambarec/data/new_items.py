@@ -81,7 +81,9 @@ def _seconds(value: object) -> float:
 
 
 def read_items(path: Path, items: Sequence[str], numbered: bool) -> set[str]:
-    """The ids that a list names: one per line (a first line ``item_id`` is a header), or ``items`` of a ``.npz``.
+    """The ids that a list names: one per line, the first column of a table, or ``items`` of a ``.npz``.
+
+    A table has a first line that begins with ``item_id``, and commas or tabs between its columns.
 
     Args:
         items: ids of the catalogue.
@@ -99,8 +101,7 @@ def read_items(path: Path, items: Sequence[str], numbered: bool) -> set[str]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path} is not a list of items but {what_it_is(path) or 'no text in UTF-8'}") from None
-    cells = [row[0].strip() for row in csv.reader(line.replace("\t", ",") for line in lines) if row and row[0].strip()]
-    named = dict.fromkeys(cells[1:] if cells and cells[0].partition(":")[0] == "item_id" else cells)
+    named = dict.fromkeys(_ids_of_lines([line.strip("\r") for line in lines if line.strip()]))
     listed = set(items)
     unknown = [item for item in named if item not in listed]
     if unknown:
@@ -111,11 +112,21 @@ def read_items(path: Path, items: Sequence[str], numbered: bool) -> set[str]:
     return set(named)
 
 
+def _ids_of_lines(lines: list[str]) -> list[str]:
+    separator = "\t" if lines and "\t" in lines[0] else ","
+    header = lines[0].split(separator)[0].partition(":")[0].strip(' "') if lines else ""
+    if header == "item_id":
+        return [row[0].strip() for row in csv.reader(lines[1:], delimiter=separator) if row]
+    # an id may contain a comma
+    ids = [line.strip() for line in lines]
+    return [each[1:-1].replace('""', '"') if each[:1] == each[-1:] == '"' and len(each) > 1 else each for each in ids]
+
+
 def _chosen(value: object, dataset: Dataset, training: Dataset) -> np.ndarray:
     """Which items the key names, bool ``(item_num,)``."""
     items = training.inter_feat[dataset.iid_field].numpy()
     if isinstance(value, Mapping) and "file" in value:
-        return _listed(Path(value["file"]), dataset)
+        return _listed(Path(hashed_file("new_items", value, Path(dataset.dataset_path))["file"]), dataset)
     if isinstance(value, Mapping) and "since" in value:
         return _first_seen_since(value["since"], dataset)
     share, seed = (value["share"], value["seed"]) if isinstance(value, Mapping) else (value, DEFAULT_SEED)

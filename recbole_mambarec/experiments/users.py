@@ -30,7 +30,7 @@ from recbole.evaluator.register import metrics_dict
 
 from recbole_mambarec.data.atomic import Layout
 from recbole_mambarec.data.folder import item_tokens, modality_files
-from recbole_mambarec.data.missing import all_modalities, hidden_items
+from recbole_mambarec.data.missing import hidden_in_folder
 from recbole_mambarec.data.modality import Modality
 from recbole_mambarec.errors import UserError
 from recbole_mambarec_common.extras import need
@@ -178,7 +178,7 @@ def _presence(dataset) -> dict[str, np.ndarray]:
     folder, name = Path(dataset.dataset_path), dataset.dataset_name
     arrays = modality_files(folder, name)
     ids = item_tokens(folder / f"{name}.item", Layout.of(dataset.config)) if arrays else None
-    mask = hidden_items(dataset.config, folder, name, ids, all_modalities(dataset.config, arrays)) if arrays else None
+    mask = hidden_in_folder(dataset.config, folder, name)
     presence = {}
     for modality, path in arrays.items():
         # a row is NaN throughout or nowhere, which is checked where a model reads the array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_mambarec.errors import UserError
@@ -98,14 +99,15 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
     elif not any(_lacked_modalities(by_modality).values()):
         note = "by modality: no tested item lacks one"
     # what items lack depends on the mask of a run, and rows of different masks are not comparable
-    masks: dict[str, list[str]] = {}
+    masks: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        mask_of_row = row.config.get("missing_modalities")
-        known = mask_of_row.get("file", mask_of_row) if isinstance(mask_of_row, dict) else mask_of_row
-        masks.setdefault(text(known), []).append(row.label)
+        masks.setdefault(_mask_of(row), []).append(row.label)
+    # the name of a file stands for one mask, unless its contents have changed between runs
+    named = [given for _, given in masks]
     (title, *rest), split = ways.pop("modality")
-    for number, (given, labels) in enumerate(masks.items(), start=1):
+    for number, ((content, given), labels) in enumerate(masks.items(), start=1):
         several = len(masks) > 1
+        given += f" ({content[:8]})" if named.count(given) > 1 else ""
         name, suffix = (f"modality-{number}", f", missing_modalities {given}") if several else ("modality", "")
         of_mask = {key: buckets for key, buckets in by_modality.items() if key[0] in labels}
         tables[name] = _lacked_modalities(of_mask)
@@ -114,6 +116,14 @@ def groupings(rows: Sequence[Row], mask: str, metric: str, step: Callable = lamb
         _combined(name, texts, tables[name], seeds) for name, (texts, _) in ways.items() if any(tables[name].values())
     ]
     return made, note
+
+
+def _mask_of(row: Row) -> tuple[str, str]:
+    """What tells the mask of a row from others, and how it is called."""
+    given = row.config.get("missing_modalities")
+    if isinstance(given, dict) and "file" in given:
+        return str(given.get("sha256", given["file"])), Path(given["file"]).name
+    return text(given), text(given)
 
 
 def _if_some_are_new(buckets: list[users.Bucket]) -> list[users.Bucket]:

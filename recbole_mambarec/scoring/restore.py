@@ -14,6 +14,7 @@ from recbole.utils import ModelType, get_model, init_seed
 
 from recbole_mambarec.checkpoint import CHECKPOINT_FORMAT, FUSION_FORMAT, is_fusion, plain
 from recbole_mambarec.compat.checkpoints import load_checkpoint
+from recbole_mambarec.data.fingerprint import hashed_file
 from recbole_mambarec.data.saved import NotPackable, pack, unpack
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.models.base import MultimodalRecommender
@@ -182,20 +183,13 @@ def _lists(config: Mapping, folder: Path) -> dict[str, dict]:
     """Keys that name a file, with the place where it is now: where it was, or in the folder of the dataset.
 
     Raises:
-        UserError: it is in neither of them.
+        UserError: it is in neither of them, or has changed.
     """
     found = {}
     for key in _LISTS:
         value = config.get(key)
         if isinstance(value, Mapping) and "file" in value:
-            places = Path(value["file"]), folder / Path(value["file"]).name
-            file = next((place for place in places if place.is_file()), None)
-            if file is None:
-                raise UserError(
-                    f"{key}: the file {value['file']} with which the model was trained is missing, also in {folder}: "
-                    "put it there"
-                )
-            found[key] = {**value, "file": str(file)}
+            found[key] = hashed_file(key, value, folder)
     return found
 
 

@@ -160,6 +160,8 @@ def test_published_masks_name_items_by_number(tmp_path):
         ("m.csv", "# content: 0123\nitem_id,modality\ni1,text\n", "changed after it was drawn"),
         ("m.yaml", "- i1\n", "must map modalities to lists"),
         ("m.yaml", "text: [i1", "is not YAML"),
+        ("m.yaml", "text: [i1]\ntext: [i2]\n", "the key 'text' occurs twice"),
+        ("m.csv", "# content: 0123\nitem_id,modality\ni1,all\n", "changed after it was drawn"),
         ("m.npz", b"PK\x03\x04broken", "not an archive of arrays"),
         ("m.npz", b"PK\x03\x04" + bytes(50), "not an archive of arrays"),
         ("m.npz", {"items": np.array([1])}, "give it as new_items"),

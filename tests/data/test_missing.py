@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recbole.config import Config
 from recbole.data import create_dataset
+from recbole.quick_start import load_data_and_model, run_recbole
 
 from dataset_prep.__main__ import main as prepare
 from recbole_mambarec.errors import UserError
@@ -52,9 +53,16 @@ def test_a_rate_hides_features_and_is_kept_beside_the_dataset(tmp_path, caplog):
     stamp = kept.stat().st_mtime_ns
     assert absent(load(folder, missing_modalities=0.5, modalities=["text"]), "text") == text
     assert kept.stat().st_mtime_ns == stamp
-    kept.write_text(kept.read_text().replace("text\n", "image\n", 1))
-    with pytest.raises(UserError, match="was changed after it was drawn"):
-        load(folder, missing_modalities=0.5)
+    drawn = kept.read_text()
+    changes = (
+        drawn.replace("text\n", "image\n", 1),
+        drawn + f"{next(iter(set(order) - image))},all\n",
+        drawn.replace("# content", "# was") + "i1,text\n",
+    )
+    for changed in changes:
+        kept.write_text(changed)
+        with pytest.raises(UserError, match="was changed after it was drawn"):
+            load(folder, missing_modalities=0.5)
 
 
 def test_a_file_here_or_in_the_folder_of_the_dataset(tmp_path):
@@ -65,6 +73,66 @@ def test_a_file_here_or_in_the_folder_of_the_dataset(tmp_path):
     present = _presence(dataset)
     tokens = dataset.field2id_token["item_id"]
     assert {m: set(tokens[~has]) for m, has in present.items()} == {"image": {"i3", "i4"}, "text": {"i4"}}
+
+
+def test_a_file_that_has_changed_is_not_that_of_the_run(tmp_path, monkeypatch):
+    """Neither when a dataset is made nor when a model is loaded; the file of the same name that has not is taken."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_planted(tmp_path)
+    mask = tmp_path / "mask.csv"
+    mask.write_text("item_id,modality\ni3,image\n")
+    settings = {"data_path": str(tmp_path), "epochs": 1, "missing_modalities": "mask.csv"}
+    config = configured(folder, "VBPR", **settings)
+    file = run_recbole("VBPR", "planted", config_dict=QUICK | settings, saved=True)
+    (file,) = (tmp_path / "saved").glob("VBPR*.pth")
+    before = mask.read_text()
+    mask.write_text(before + "i4,image\n")
+    with pytest.raises(UserError, match=r"mask\.csv has changed since its hash was recorded"):
+        create_dataset(config)
+    with pytest.raises(UserError, match=r"mask\.csv has changed since its hash was recorded"):
+        load_data_and_model(str(file))
+    (folder / "mask.csv").write_text(before)
+    dataset = load_data_and_model(str(file))[2]
+    assert absent(dataset, "image") == absent(create_dataset(config), "image") == {"i3"}
+
+
+def test_a_faulty_mask_is_found_before_a_training_that_reads_no_features(tmp_path):
+    folder = write_planted(tmp_path)
+    (folder / "mask.csv").write_text("item_id,modality\nx1,image\nx2,image\n")
+    for model in ("BPR", "LayerGCN"):
+        for value, sentence in (("mask.csv", "only 0 of the 2 item ids"), ({"rate": 0.4, "kinds": ["foo"]}, "foo")):
+            with pytest.raises(UserError, match=sentence):
+                create_dataset(configured(folder, model, missing_modalities=value))
+
+
+def test_a_rule_that_is_refused_leaves_no_file(tmp_path):
+    folder = write_planted(tmp_path, modalities={"text": 3})
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match="hides every modality of every item"):
+        load(folder, missing_modalities=1)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "idle"),
+    [
+        ("missing_modalities", {"file": "m.csv", "kinds": ["image"]}, "kinds has no effect beside file"),
+        ("missing_modalities", {"rate": 0.4, "sha256": "abc"}, "sha256 has no effect beside rate"),
+        ("new_items", {"since": "2014-05-01", "seed": 4}, "seed has no effect beside since"),
+        ("new_items", {"share": 0.2, "sha256": "abc"}, "sha256 has no effect beside share"),
+    ],
+)
+def test_parts_of_a_value_that_have_no_effect(tmp_path, key, value, idle):
+    with pytest.raises(UserError, match=f"{key}: {idle}: leave it out"):
+        configured(write_planted(tmp_path), **{key: value})
+
+
+def test_seeds_of_masks_are_those_of_the_key(tmp_path, capsys):
+    folder = write_planted(tmp_path)
+    for seed in ("-1", str(2**32), "x"):
+        with pytest.raises(SystemExit):
+            prepare(["mask", str(folder), "--rate", "0.5", "--seed", seed])
+        assert "is not a whole number from 0 to" in capsys.readouterr().err
 
 
 def test_equal_masks_have_equal_keys(tmp_path):
@@ -143,7 +211,7 @@ def test_the_command_draws_what_the_key_draws(tmp_path, capsys):
     settings = {"topk": [2], "valid_metric": "Recall@2", "metrics": ["Recall"]}
     drawn, from_file = (
         load(folder, missing_modalities=value, **settings)
-        for value in ({"rate": 0.5, "seed": 3}, "small.missing-0.5.csv")
+        for value in ({"rate": 0.5, "seed": 3}, "small.missing-0.5-seed3.csv")
     )
     for modality in drawn.item_features:
         assert absent(drawn, modality) == absent(from_file, modality)

@@ -11,7 +11,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_mambarec.data.imputation import nearest_by_features
-from recbole_mambarec.data.new_items import items_without_training
+from recbole_mambarec.data.new_items import items_without_training, read_items
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments.plan import resolve
 from recbole_mambarec.models.cold import ColdScale, choices
@@ -69,6 +69,20 @@ def test_lists(tmp_path, name, text):
     folder = write_planted(tmp_path)
     (folder / name).write_text(text)
     assert new_tokens(loaders(folder, new_items=name)[0]) == {"i3", "i5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x,y\n", {"x,y"}),
+        ('"x,y"\r\n x\r\n', {"x,y", "x"}),
+        ("item_id\ttitle\nx,y\ta, b\n", {"x,y"}),
+        ('item_id,title\n"x,y",a\nx,"b, c"\n\n', {"x,y", "x"}),
+    ],
+)
+def test_ids_may_contain_commas(tmp_path, text, found):
+    (tmp_path / "new.txt").write_text(text)
+    assert read_items(tmp_path / "new.txt", ["x", "x,y", "z"], numbered=False) == found
 
 
 def write_timed(root):

@@ -148,7 +148,7 @@ def test_lists_move_with_the_data(root, tmp_path):
     found = evaluate(checkpoint(root, record), data_path=elsewhere, progress=False)
     assert found.test == record.test
     (elsewhere / "planted" / "new.txt").unlink()
-    with pytest.raises(UserError, match=r"new_items: the file .*new.txt with which the model was trained is missing"):
+    with pytest.raises(UserError, match=r"new_items: there is no file .*new.txt, neither here nor in"):
         evaluate(checkpoint(root, record), data_path=elsewhere, progress=False)
 
 

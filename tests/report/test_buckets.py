@@ -47,6 +47,15 @@ def test_what_items_lack_is_grouped_by_mask(tmp_path):
     assert found[2].names == ["with text", "without text"] and found[2].counts == [2, 1]
     assert found[2].values == {"low A": [1.0, 0.0], "low B": [0.5, 1.0]}
     assert found[3].values == {"file": [1.0, 0.5]}
+    # a file is known by its contents: the same one under another path, and another one of the same name
+    for label, path, content in (("moved", "x/m.csv", "0"), ("changed", "m.csv", "1234567890")):
+        given = {"file": path, "sha256": content}
+        made.append(row_with_users(tmp_path, label, [True, False, False], [1, 2, 3], missing_modalities=given))
+    found, _ = buckets.groupings(load.rows(made[3:]), "train", "recall@20")
+    assert [(g.title, list(g.values)) for g in found[2:]] == [
+        ("By modality, missing_modalities m.csv (0)", ["file", "moved"]),
+        ("By modality, missing_modalities m.csv (12345678)", ["changed"]),
+    ]
     found, note = buckets.groupings(load.rows(made[:1]), "train", "recall@20")
     assert [g.name for g in found] == ["activity", "popularity"] and note == "by modality: no tested item lacks one"
 
