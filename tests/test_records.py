@@ -12,7 +12,8 @@ from tests.experiments.test_run import planned
 from tools import records
 
 MASK = {"missing_modalities": 0.5}
-NEW = {"new_items": 0.3, "rank_items": "new", "cold_scale": 1}
+# keys that have no effect on the model by which the data are read
+NEW = {"new_items": 0.3, "rank_items": "new", "cold_scale": 1, "lr_decay_rate": 0.9}
 
 
 @pytest.fixture(scope="module")

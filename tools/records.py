@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from recbole.config import Config
 from tqdm import tqdm
 
-from recbole_mambarec.config import no_command_line
 from recbole_mambarec.errors import UserError
 from recbole_mambarec.experiments import store, users
 from recbole_mambarec.experiments.run import users_file
 from recbole_mambarec.experiments.store import Record
+from recbole_mambarec.restored import config_from_checkpoint
 from recbole_mambarec.scoring.changed import CHANGEABLE
 from recbole_mambarec.scoring.splits import Splits
 from recbole_mambarec_common.files import atomic_file
@@ -38,7 +37,8 @@ from recbole_mambarec_common.files import atomic_file
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 #: whose data, as a model without features reads them, are those of every run
 _READER = "BPR"
-# what RecBole adds to a configuration by itself, what is about the training alone, and what changes scores alone
+# what RecBole adds to a configuration by itself, what is about the training alone, and what changes scores alone: the
+# data of runs that differ in nothing else are read once
 _DERIVED = ("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "valid_neg_sample_args", "test_neg_sample_args")
 _OF_TRAINING = ("train_neg_sample_args", "learning_rate", "embedding_size", "train_batch_size", "epochs")
 _OF_SCORES = tuple(key for key in CHANGEABLE if key != "rank_items")
@@ -103,12 +103,9 @@ def _settings(record: Record) -> str:
 
 @lru_cache(maxsize=1)
 def _splits(dataset: str, settings: str, data_path: str) -> tuple[Splits, dict]:
-    given = json.loads(settings)
-    paths = {"data_path": data_path, "show_progress": False}
-    with no_command_line():
-        known = Config(_READER, dataset, config_dict=paths).final_config_dict
-        config = Config(_READER, dataset, config_dict={key: given[key] for key in given if key in known} | paths)
-    splits = Splits(config)
+    paths = {"model": _READER, "dataset": dataset, "data_path": str(Path(data_path) / dataset), "show_progress": False}
+    # as they are: read as a user's input, some would be refused as being without effect on the reader
+    splits = Splits(config_from_checkpoint(json.loads(settings) | paths))
     return splits, splits.tests()
 
 
