@@ -154,5 +154,5 @@ ADAPTER = Adapter(
     },
     results=_results,
     # what is left of sums that are 10 000 times as large where the parameters are small
-    noise={"*part/club_*": 1e-2},
+    noise={"*part/club_*": 7e-3},
 )
